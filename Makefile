@@ -1,0 +1,95 @@
+# Every target makes its own virtual environment, with just what it needs.
+
+PYTHON ?= python3
+# Seconds: how long to fuzz, and how long one soak test may take.
+MPSR_FUZZ_SECONDS ?= 600
+SOAK_TIMEOUT ?= 3600
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PY   := $(BIN)/python
+PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
+PYTEST := $(PY) -m pytest
+
+BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/wire/*.c)
+# mypy refuses a folder that is not there.
+CODE := $(wildcard src tests examples benchmarks)
+CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test test-pure soak fuzz coverage lint format bench docs build clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(VENV)/.dev ## make .venv with everything a contributor needs
+
+demo: $(VENV)/.run ## watch many producers reach one receiver
+	@$(BIN)/mpsr demo
+
+test: $(VENV)/.test ## run the tests
+	@$(PYTEST)
+
+test-pure: $(VENV)/.test ## run the core's tests on the Python twin of the codec
+	@MPSR_SPEEDUPS=off $(PYTEST) $(CORE_TESTS)
+
+soak: $(VENV)/.test ## run the tests that take minutes
+	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT)
+
+fuzz: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
+	@MPSR_FUZZ_SECONDS=$(MPSR_FUZZ_SECONDS) $(PYTEST) -m soak --timeout=0 tests/wire/test_fuzz.py
+
+coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
+	@$(PY) -m coverage erase
+	@$(PY) -m coverage run -m pytest -q
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
+	@echo "The core alone:"
+	@$(PY) -m coverage report --omit='*/mpsr/cli/*' --fail-under=95 --format=total
+
+lint: $(VENV)/.test $(VENV)/.lint ## check style, types and who imports whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.lint ## put the code into the house format
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## run the benchmarks
+ifneq ($(wildcard benchmarks/__main__.py),)
+	@$(PY) -m benchmarks
+else
+	@echo "There are no benchmarks in this checkout yet." >&2; exit 1
+endif
+
+docs: $(VENV)/.docs ## build the documentation into build/docs
+	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
+
+build: $(VENV)/.dev ## build the sdist and the wheel into dist
+	@$(PY) -m build
+
+clean: ## remove everything these targets made
+	@rm -rf $(VENV) build dist src/*.egg-info .coverage .coverage.* htmlcov \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp a set: .run is the bare package, any other is the extra of that name.
+
+$(PY):
+	@echo "making $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mpsr needs Python 3.11 or later: make PYTHON=…")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BUILT_FROM) | $(PY)
+	@echo "installing mpsr"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.%: $(BUILT_FROM) | $(PY)
+	@echo "installing mpsr[$*]"
+	@$(PIP) -e '.[$*]'
+	@touch $@
