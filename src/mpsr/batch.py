@@ -1,0 +1,132 @@
+"""Hold what a receiver hands out: a batch of messages that knows its sender."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, overload
+
+from mpsr.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=bytes)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+class Peer(NamedTuple):
+    """The kernel's word for who is at the other end; an item is None where it does not tell."""
+
+    pid: int | None
+    uid: int | None
+    gid: int | None
+
+
+UNKNOWN_PEER: Final = Peer(None, None, None)
+
+
+class ProducerIdentity(NamedTuple):
+    """What a native producer says of itself."""
+
+    id: bytes
+    """16 random bytes, new for every producer object and every fork."""
+    label: str
+
+
+class Batch(Sequence[T], Generic[T]):
+    """Messages of one sender, in order, that arrived together.
+
+    A batch is lazy: its length and size are known at once, its messages are made when one is
+    first touched.
+
+    Attributes:
+        peer: who sent it, in the kernel's word.
+        producer: who sent it, in the native producer's own word; None in other framings.
+        first_seq: the sequence number of the first message. A native producer counts all its
+            messages; in other framings it counts those of the connection (or, for datagrams,
+            those of the socket).
+        lost: how many messages the producer dropped just before this batch, as it reported.
+            A batch that has only this to say is empty.
+        nbytes: bytes of all messages, without framing.
+
+    """
+
+    __slots__ = (
+        "_count",
+        "_decode",
+        "_raw",
+        "_split",
+        "first_seq",
+        "lost",
+        "nbytes",
+        "peer",
+        "producer",
+    )
+
+    def __init__(
+        self,
+        split: Callable[[], list[bytes]],
+        *,
+        count: int,
+        nbytes: int,
+        peer: Peer = UNKNOWN_PEER,
+        producer: ProducerIdentity | None = None,
+        first_seq: int = 0,
+        lost: int = 0,
+        decode: Callable[[bytes], T] | None = None,
+    ) -> None:
+        self._split = split
+        self._raw: list[bytes] | None = None
+        self._decode = decode
+        self._count = count
+        self.nbytes = nbytes
+        self.peer = peer
+        self.producer = producer
+        self.first_seq = first_seq
+        self.lost = lost
+
+    @property
+    def raw(self) -> list[bytes]:
+        """The messages as they came, before ``decode=``."""
+        if self._raw is None:
+            self._raw = self._split()
+        return self._raw
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over the messages; raise DecodeError at one that ``decode=`` refuses."""
+        if self._decode is None:
+            return iter(cast("list[T]", self.raw))
+        return map(partial(decode_body, self._decode), self.raw)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if self._decode is None:
+            return cast("list[T]", self.raw)[index]
+        if isinstance(index, slice):
+            return [decode_body(self._decode, body) for body in self.raw[index]]
+        return decode_body(self._decode, self.raw[index])
+
+    def __repr__(self) -> str:
+        lost = f", {self.lost} lost before it" if self.lost else ""
+        return f"<Batch of {self._count}, {self.nbytes} bytes, from pid {self.peer.pid}{lost}>"
+
+
+def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Apply a user's decoder to one message; raise DecodeError, which carries it."""
+    try:
+        return decode(body)
+    except Exception as exc:  # whatever a foreign decoder raises
+        error = f"decode= failed on a message of {len(body)} bytes: {exc!r}"
+        raise DecodeError(error, body=body) from exc

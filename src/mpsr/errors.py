@@ -1,0 +1,154 @@
+"""Name everything that can go wrong.
+
+MpsrError
+├── ConfigurationError      an argument makes no sense (also a ValueError)
+├── AddressError            an address cannot be claimed or reached
+│   ├── InvalidAddress      the text is no usable address
+│   ├── AddressInUse        a live process holds it; ``pid`` where known
+│   ├── AddressOccupied     something that is not ours to remove is there
+│   ├── AddressDenied       the permissions forbid it
+│   ├── NoReceiver          nobody listens there
+│   ├── ReceiverBusy        somebody listens there, but its backlog is full
+│   └── WrongSocketType     the socket there is of another type
+├── MessageError            a message cannot be sent as it is (also a ValueError)
+│   ├── MessageTooLarge     it is larger than the limit
+│   └── UnframeableMessage  its bytes would be taken for a boundary
+├── NotSent                 messages that were not taken; ``messages`` gives them back
+│   ├── BufferFull          the buffer is full and ``on_full="raise"``
+│   └── Undelivered         the end came before the receiver accepted them
+├── TimedOut                the time-out passed (also a TimeoutError)
+│   └── SendTimedOut        ... while waiting for room (also a NotSent)
+├── DecodeError             ``decode=`` failed; ``message`` holds the bytes
+├── Closed                  the object was closed, or belongs to a parent process
+└── ProtocolError           the wire format was broken
+    ├── LocalProtocolError  by this side: a defect of the caller
+    └── RemoteProtocolError by the other side; ``code`` says how
+        └── Rejected        the receiver refused this producer, and said why
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class MpsrError(Exception):
+    """Any error that mpsr raises on purpose."""
+
+
+class ConfigurationError(MpsrError, ValueError):
+    """An argument makes no sense, alone or beside another."""
+
+
+class AddressError(MpsrError):
+    """An address cannot be claimed or reached. ``address`` is its text."""
+
+    def __init__(self, message: str, *, address: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.address = address
+        self.pid = pid
+
+
+class InvalidAddress(AddressError, ValueError):
+    """The text is no usable address."""
+
+
+class AddressInUse(AddressError):
+    """A live process holds the address; ``pid`` is its process id where known."""
+
+
+class AddressOccupied(AddressError):
+    """Something that is not ours to remove stands at the path; it was left untouched."""
+
+
+class AddressDenied(AddressError):
+    """The permissions of the path forbid it."""
+
+
+class NoReceiver(AddressError):
+    """Nobody listens at the address."""
+
+
+class ReceiverBusy(AddressError):
+    """Somebody listens at the address, but its backlog is full for now."""
+
+
+class WrongSocketType(AddressError):
+    """The socket at the address is of another type (stream, datagram)."""
+
+
+class MessageError(MpsrError, ValueError):
+    """A message cannot be sent as it is."""
+
+
+class MessageTooLarge(MessageError):
+    """A message is larger than the limit."""
+
+
+class UnframeableMessage(MessageError):
+    """The bytes of a message would be taken for a message boundary in this framing."""
+
+
+class NotSent(MpsrError):
+    """Messages that were not taken. ``messages`` gives them back, in order."""
+
+    def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.messages = messages
+
+
+class BufferFull(NotSent):
+    """The producer's buffer is full and ``on_full="raise"``."""
+
+
+class Undelivered(NotSent):
+    """The producer ended before the receiver accepted everything.
+
+    ``messages`` holds the encoded messages, in order; ``count`` says how many they are.
+    """
+
+    def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
+        super().__init__(message, messages=messages)
+        self.count = len(messages)
+
+
+class TimedOut(MpsrError, TimeoutError):
+    """The time-out passed; the message says what was waited for, and why it did not come."""
+
+
+class SendTimedOut(TimedOut, NotSent):
+    """The time-out passed before there was room for ``messages``."""
+
+
+class DecodeError(MpsrError):
+    """``decode=`` failed on ``message``; the cause is chained."""
+
+    def __init__(self, message: str, *, body: bytes) -> None:
+        super().__init__(message)
+        self.message = body
+
+
+class Closed(MpsrError):
+    """The object was closed, or was inherited from a parent process."""
+
+
+class ProtocolError(MpsrError):
+    """The wire format was broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried what the wire format forbids."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side broke the wire format. ``code`` is the REJECT code that names how."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Rejected(RemoteProtocolError):
+    """The receiver refused this producer for good, and said why."""

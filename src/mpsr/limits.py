@@ -1,0 +1,54 @@
+"""Name every default limit, with its unit and its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mpsr.errors import ConfigurationError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- messages and frames --------------------------------------------------------------------
+
+MAX_MESSAGE: Final = 16 * MIB  # bytes: one message must fit a receiver's memory budget
+FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to its body
+MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
+MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
+BATCH_TARGET: Final = 128 * KIB  # bytes: larger batches save no more system calls
+READ_SIZE: Final = 256 * KIB  # bytes: one bounded read; about what a socket buffer holds
+
+# -- receiver -------------------------------------------------------------------------------
+
+BACKLOG: Final = 4096  # connections waiting to be accepted: the kernel's own usual maximum
+MAX_CONNECTIONS: Final = 1024  # connections: bounds memory and descriptors until raised
+ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starve the connected
+DESCRIPTOR_RESERVE: Final = 32  # descriptors left to the caller's own files
+ACCEPT_PAUSE: Final = 0.1  # seconds: how long accepting rests after descriptors ran out
+HELLO_DEADLINE: Final = 5.0  # seconds: a native producer introduces itself at once
+FRAME_DEADLINE: Final = 10.0  # seconds: a frame, once begun, must be complete
+REPLY_DEADLINE: Final = 30.0  # seconds: a peer that reads no acknowledgement so long is closed
+ACK_DELAY: Final = 0.01  # seconds: how long an acknowledgement may wait to ride with others
+MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
+PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
+DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
+
+# -- producer -------------------------------------------------------------------------------
+
+BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages
+MIN_BATCHES: Final = 16  # a full buffer holds at least so many batches: drops stay fine-grained
+LINGER: Final = 0.001  # seconds: how long a burst gathers before it is sent
+IDLE_FRACTION: Final = 10  # a message is sent at once after a tenth of the linger in silence
+BACKOFF_FIRST: Final = 0.01  # seconds before the first reconnect
+BACKOFF_MOST: Final = 1.0  # seconds: a receiver that returns is found within one
+CLOSE_PATIENCE: Final = 5.0  # seconds without progress before close() gives up
+WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
+WRITE_BUFFERS: Final = 64  # frames gathered for one system call: far below IOV_MAX
+
+
+def check_positive(**limits: float) -> None:
+    """Raise ConfigurationError for a limit that is not above zero."""
+    for name, value in limits.items():
+        if value <= 0:
+            error = f"{name}={value}: it must be above zero"
+            raise ConfigurationError(error)

@@ -1,0 +1,1 @@
+"""Turn bytes into frames and events, and back: no sockets, no clock."""

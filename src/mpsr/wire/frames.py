@@ -1,0 +1,196 @@
+"""Turn one native frame into bytes and back.
+
+Every frame is ``u32 length of the payload, u8 type, u8 flags, u16 zero``, little-endian, then
+the payload; docs/protocol.md draws them. A BATCH's payload belongs to the codec.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_LABEL
+
+VERSION: Final = 1
+PREFACE: Final = b"\x89MPSR\r\n" + bytes([VERSION])
+HEADER: Final = struct.Struct("<IBBH")
+PRODUCER_ID_SIZE: Final = 16
+
+_HELLO: Final = struct.Struct(f"<{PRODUCER_ID_SIZE}sQ")
+_WELCOME: Final = struct.Struct("<IQI")
+_LOST: Final = struct.Struct("<QQI")
+_ACK: Final = struct.Struct("<Q")
+_REJECT: Final = struct.Struct("<I")
+_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class FrameType(IntEnum):
+    """The type byte."""
+
+    HELLO = 1
+    WELCOME = 2
+    BATCH = 3
+    LOST = 4
+    ACK = 5
+    REJECT = 6
+    BYE = 7
+
+
+FROM_RECEIVER: Final = frozenset({FrameType.WELCOME, FrameType.ACK, FrameType.REJECT})
+FROM_PRODUCER: Final = frozenset(FrameType) - FROM_RECEIVER
+
+
+class RejectCode(IntEnum):
+    """Why a receiver closes a connection."""
+
+    VERSION = 1  # the preface is of a version that this receiver does not speak
+    MALFORMED = 2  # a frame breaks the format
+    UNEXPECTED = 3  # a good frame at the wrong moment
+    GAP = 4  # sequence numbers are missing
+    TOO_LARGE = 5  # a frame or message is larger than the limit
+    FENCED = 6  # a newer connection speaks for this producer
+    BUSY = 7  # the receiver can take no more producers for now: try again later
+    DEADLINE = 8  # a frame did not come in time: try again
+
+
+RETRY_CODES: Final = frozenset({RejectCode.BUSY, RejectCode.DEADLINE})
+
+
+class LostReason(IntEnum):
+    """Why a producer dropped messages."""
+
+    DROPPED_NEWEST = 1  # the buffer was full and on_full="drop_newest"
+    DROPPED_OLDEST = 2  # the buffer was full and on_full="drop_oldest"
+    TOO_LARGE = 3  # the receiver's largest frame is smaller than the message
+
+
+class Hello(NamedTuple):
+    """A producer introduces itself."""
+
+    producer_id: bytes
+    lowest_seq: int
+    label: str
+
+
+class Welcome(NamedTuple):
+    """A receiver says where to go on."""
+
+    epoch: int
+    expected_seq: int
+    max_frame: int
+
+
+class Lost(NamedTuple):
+    """These were dropped at the producer; expect the one after."""
+
+    first_seq: int
+    dropped: int
+    reason: int
+
+
+class Ack(NamedTuple):
+    """Everything below ``seq`` is accepted."""
+
+    seq: int
+
+
+class Reject(NamedTuple):
+    """The receiver closes the connection, and says why."""
+
+    code: int
+    text: str
+
+
+class Bye(NamedTuple):
+    """An orderly end."""
+
+
+ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye
+
+
+def max_frame(max_message: int) -> int:
+    """Return the largest payload length that carries messages of up to ``max_message`` bytes."""
+    return max(max_message + FRAME_OVERHEAD, MAX_CONTROL_FRAME)
+
+
+def encode(frame: ControlFrame) -> bytes:
+    """Return a whole frame, header included."""
+    match frame:
+        case Hello(producer_id, lowest_seq, label):
+            payload = _HELLO.pack(producer_id, lowest_seq) + encode_label(label)
+            return _with_header(FrameType.HELLO, payload)
+        case Welcome():
+            return _with_header(FrameType.WELCOME, _WELCOME.pack(*frame))
+        case Lost():
+            return _with_header(FrameType.LOST, _LOST.pack(*frame))
+        case Ack():
+            return _with_header(FrameType.ACK, _ACK.pack(*frame))
+        case Reject(code, text):
+            room = MAX_CONTROL_FRAME - _REJECT.size
+            payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
+            return _with_header(FrameType.REJECT, payload)
+        case Bye():
+            return _with_header(FrameType.BYE, b"")
+
+
+def decode(kind: int, payload: bytes) -> ControlFrame:
+    """Return the frame of a control type; raise RemoteProtocolError if it is malformed."""
+    try:
+        match kind:
+            case FrameType.HELLO:
+                return _decode_hello(payload)
+            case FrameType.WELCOME:
+                return Welcome(*_WELCOME.unpack(payload))
+            case FrameType.LOST:
+                return _decode_lost(payload)
+            case FrameType.ACK:
+                return Ack(*_ACK.unpack(payload))
+            case FrameType.REJECT:
+                (code,) = _REJECT.unpack_from(payload)
+                return Reject(code, payload[_REJECT.size :].decode("utf-8", "replace"))
+            case FrameType.BYE if not payload:
+                return Bye()
+    except struct.error:
+        raise malformed(FrameType(kind).name, f"its payload has {len(payload)} bytes") from None
+    if kind == FrameType.BYE:
+        raise malformed("BYE", "it has a payload")
+    raise malformed("frame", f"its type is {kind}")
+
+
+def _decode_hello(payload: bytes) -> Hello:
+    producer_id, lowest_seq = _HELLO.unpack_from(payload)
+    label = payload[_HELLO.size :]
+    if len(label) > MAX_LABEL:
+        raise malformed("HELLO", f"its label is longer than {MAX_LABEL} bytes")
+    try:
+        return Hello(producer_id, lowest_seq, label.decode())
+    except UnicodeDecodeError:
+        raise malformed("HELLO", "its label is not UTF-8") from None
+
+
+def _decode_lost(payload: bytes) -> Lost:
+    lost = Lost(*_LOST.unpack(payload))
+    if lost.dropped == 0 or lost.first_seq > _U64 - lost.dropped:
+        raise malformed("LOST", f"it counts {lost.dropped} from {lost.first_seq}")
+    return lost
+
+
+def malformed(what: str, why: str) -> RemoteProtocolError:
+    """Return the error for a frame that breaks the format."""
+    return RemoteProtocolError(f"malformed {what}: {why}", code=RejectCode.MALFORMED)
+
+
+def encode_label(label: str) -> bytes:
+    """Return a label as at most MAX_LABEL bytes of UTF-8, cut between characters."""
+    return clip_utf8(label.encode("utf-8", "replace"), MAX_LABEL)
+
+
+def clip_utf8(text: bytes, room: int) -> bytes:
+    """Return at most ``room`` bytes of UTF-8, cut between characters."""
+    return text if len(text) <= room else text[:room].decode("utf-8", "ignore").encode()
+
+
+def _with_header(kind: FrameType, payload: bytes) -> bytes:
+    return HEADER.pack(len(payload), kind, 0, 0) + payload

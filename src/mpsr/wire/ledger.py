@@ -1,0 +1,90 @@
+"""Keep each producer's expected and accepted sequence numbers.
+
+A producer is known by (uid, producer id), so that nobody can speak for another user's. Its
+track is never forgotten while it is connected, and afterwards only when it has been gone for
+long, or said goodbye with nothing left to send again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import MAX_PRODUCERS, PRODUCER_EXPIRY
+from mpsr.wire.frames import RejectCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpsr.batch import ProducerIdentity
+
+    Key = tuple[int | None, bytes]
+
+
+class Track:
+    """Where one producer stands."""
+
+    __slots__ = ("accepted_seq", "epoch", "expected_seq", "fence", "identity", "key")
+
+    def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
+        self.key = key
+        self.identity = identity
+        self.expected_seq = seq  # everything below was received
+        self.accepted_seq = seq  # everything below was acknowledged
+        self.epoch = 0  # how many connections it has had
+        self.fence: Callable[[], None] | None = None  # ends the live connection
+
+
+class Ledger:
+    """The tracks of all producers that may still send again."""
+
+    def __init__(self, *, most: int = MAX_PRODUCERS, expiry: float = PRODUCER_EXPIRY) -> None:
+        self._most = most
+        self._expiry = expiry
+        self._live: dict[Key, Track] = {}
+        self._gone: dict[Key, tuple[Track, float]] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._gone)
+
+    def open(
+        self, uid: int | None, identity: ProducerIdentity, lowest_seq: int, now: float
+    ) -> Track:
+        """Return the track for a new connection, after fencing an older one.
+
+        What lies below ``lowest_seq`` was accepted, by the producer's own word, so a track
+        never expects less. Raises RemoteProtocolError (BUSY) when there are too many.
+        """
+        key = (uid, identity.id)
+        track = self._live.get(key)
+        if track is not None:
+            if track.fence is not None:
+                track.fence()
+        elif key in self._gone:
+            track, _ = self._gone.pop(key)
+        else:
+            self._make_room(now)
+            track = Track(key, identity, lowest_seq)
+        track.identity = identity
+        track.epoch += 1
+        track.expected_seq = max(track.expected_seq, lowest_seq)
+        track.accepted_seq = max(track.accepted_seq, lowest_seq)
+        self._live[key] = track
+        return track
+
+    def gone(self, track: Track, now: float, *, orderly: bool) -> None:
+        """Note that a producer's live connection ended."""
+        del self._live[track.key]
+        track.fence = None
+        if not (orderly and track.accepted_seq == track.expected_seq):
+            self._gone[track.key] = (track, now)
+
+    def _make_room(self, now: float) -> None:
+        while self._gone:
+            key = next(iter(self._gone))
+            if now - self._gone[key][1] < self._expiry:
+                break
+            del self._gone[key]
+        if len(self) >= self._most:
+            error = f"the receiver already knows {len(self)} producers"
+            raise RemoteProtocolError(error, code=RejectCode.BUSY)
