@@ -1,0 +1,608 @@
+"""Receive from a listener and its connections, never waiting.
+
+The inbox owns one selector, whose descriptor (``fileno``) is readable when there is something
+to do, and gives out batches one at a time (``next_batch``). It reads only when it has none
+left, one bounded read at a time, so that the kernel's socket buffers are the queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+import selectors
+import socket
+import struct
+import sys
+from collections import deque
+from fcntl import ioctl
+from functools import partial
+from mmap import mmap
+from termios import FIONREAD
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
+from mpsr.endpoint import peer_of
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import (
+    ACCEPT_PAUSE,
+    ACCEPTS_PER_ROUND,
+    ACK_DELAY,
+    DATAGRAMS_PER_ROUND,
+    DESCRIPTOR_RESERVE,
+    FRAME_DEADLINE,
+    HELLO_DEADLINE,
+    MAX_CONNECTIONS,
+    MAX_MESSAGE,
+    READ_SIZE,
+    REPLY_DEADLINE,
+)
+from mpsr.wakeup import Wakeup
+from mpsr.wire.frames import Hello, RejectCode
+from mpsr.wire.ledger import Ledger, Track
+from mpsr.wire.session import Received, ReceivingSession, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mpsr.endpoint import Claim, SocketType
+    from mpsr.wire.framing import Framing
+
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_DEADLINE_CHECK: Final = 0.25  # seconds between looks at the deadlines
+
+
+class ReceiverStats(NamedTuple):
+    """What a receiver has seen since it was created."""
+
+    connections: int
+    """Connections open now."""
+    accepted: int
+    """Connections accepted in all."""
+    batches: int
+    """Batches handed out."""
+    messages: int
+    """Messages handed out."""
+    nbytes: int
+    """Bytes of the messages handed out."""
+    lost: int
+    """Messages that producers reported as dropped."""
+    rejected: int
+    """Connections closed, or datagrams discarded, for breaking a rule."""
+    discarded: int
+    """Bytes of foreign messages that were read and not handed out when the receiver closed."""
+    paused: bool
+    """Whether accepting rests because connections or descriptors ran out."""
+
+
+class _Connection:
+    """One accepted connection."""
+
+    __slots__ = ("out", "peer", "session", "socket", "track")
+
+    def __init__(self, sock: socket.socket, session: ReceivingSession) -> None:
+        self.socket = sock
+        self.session = session
+        self.peer = peer_of(sock)
+        self.track: Track | None = None  # set while it speaks for a native producer
+        self.out = b""  # what the peer has not taken yet
+
+    def __str__(self) -> str:
+        name = f"pid {self.peer.pid}, uid {self.peer.uid}"
+        if self.track is not None and self.track.identity.label:
+            name += f", {self.track.identity.label!r}"
+        return name
+
+
+class _Entry(NamedTuple):
+    """A batch on its way to the caller."""
+
+    batch: Batch[Any]
+    track: Track | None  # None where nothing is to be acknowledged
+    end_seq: int  # acknowledging this accepts the batch
+
+
+class Inbox:
+    """The receiving engine."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "auto",
+        max_message: int = MAX_MESSAGE,
+        max_connections: int = MAX_CONNECTIONS,
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        self._claim = claim
+        self._listener = claim.socket
+        self._framing: Framing = framing
+        self._max_message = max_message
+        self._max_connections = min(max_connections, _spare_descriptors())
+        self._decode = decode
+        self._ledger = Ledger()
+
+        self._selector = selectors.DefaultSelector()
+        self._wakeup = Wakeup()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._connections: set[_Connection] = set()
+        self._speakers: dict[Track, _Connection] = {}
+        self._ready: deque[tuple[Any, int]] = deque()  # what the selector found to do
+        self._pending: deque[_Entry] = deque()  # read and not handed out
+        self._handed: _Entry | None = None  # handed out and not acknowledged
+        self._told: set[Track] = set()  # acknowledged here, not yet told the producer
+        self._told_at = 0.0
+
+        # Deadlines run on a clock that stands still while the caller handles a batch: nothing
+        # is read then, so a producer that waits for us is not late.
+        self._now = 0.0
+        self._away = 0.0
+        self._handed_at: float | None = None
+        self._due: dict[tuple[_Connection, str], float] = {}
+        self._check_at = 0.0
+
+        self._resume_at: float | None = None  # accepting rests until then
+        self._paused = False
+        self._stop_asked = False
+        self._stopping = False
+        self._draining: deque[tuple[_Connection, int]] = deque()
+        self.finished = False
+        self.closed = False
+        self._signal = False  # whether somebody waits on our descriptor from outside
+
+        self._accepted = self._batches = self._messages = self._nbytes = 0
+        self._lost = self._rejected = self._discarded = 0
+
+        if type == "dgram":
+            self._buffer = memoryview(mmap(-1, max_message + 1))  # untouched pages cost nothing
+            self._datagrams = 0
+            self._read_listener: Callable[[], None] = self._read_datagrams
+        else:
+            self._buffer = memoryview(bytearray(READ_SIZE))
+            self._read_listener = self._accept
+        self._selector.register(self._listener, selectors.EVENT_READ, self)
+
+    # -- for the fronts ---------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``next_batch`` has something to do."""
+        return self._selector.fileno()
+
+    def watch(self) -> None:
+        """Keep ``fileno`` readable also while batches that were read wait to be handed out."""
+        self._signal = True
+
+    def signal(self, more: bool) -> None:  # noqa: FBT001 - a flag by nature
+        """Tell a watcher whether the caller has something to come back for."""
+        if self._signal and not self._stop_asked:
+            if more or self._pending:
+                self._wakeup.set()
+            else:
+                self._wakeup.clear()
+                if self._stop_asked:  # meanwhile, in another thread
+                    self._wakeup.set()
+
+    def next_batch(self, now: float) -> Batch[Any] | None:
+        """Acknowledge the batch handed out before; return the next, or None for now."""
+        if self._handed_at is not None:
+            self._away += now - self._handed_at
+            self._handed_at = None
+        self._now = now - self._away
+        self.acknowledge()
+        if not self._pending:
+            self.tell()
+            self._look(now)
+        elif now - self._told_at > ACK_DELAY:
+            self.tell()
+            self._told_at = now
+        if not self._pending:
+            return None
+        entry = self._handed = self._pending.popleft()
+        self._handed_at = now
+        batch = entry.batch
+        self._batches += 1
+        self._messages += len(batch)
+        self._nbytes += batch.nbytes
+        return batch
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Accept the batch handed out last, or its first ``count`` messages alone."""
+        entry, self._handed = self._handed, None
+        if entry is None or entry.track is None:
+            return
+        seq = entry.end_seq if count is None else entry.batch.first_seq + count
+        if seq > entry.track.accepted_seq:
+            entry.track.accepted_seq = seq
+            self._told.add(entry.track)
+
+    def disown(self) -> None:
+        """Leave the batch handed out last unacknowledged: its handler did not finish."""
+        self._handed = None
+
+    def wait_time(self, now: float) -> float | None:
+        """Return the seconds after which ``next_batch`` has something to do in any case."""
+        times = []
+        if self._resume_at is not None:
+            times.append(self._resume_at - now)
+        if self._due:
+            times.append(self._check_at - (now - self._away))
+        return max(0.0, min(times)) if times else None
+
+    def stop(self) -> None:
+        """Ask for an orderly end: take what has arrived by now, then finish.
+
+        Safe in a signal handler and in any thread.
+        """
+        self._stop_asked = True
+        self._wakeup.set()
+
+    def close(self) -> None:
+        """Tell what was acknowledged, then close everything and give the address up."""
+        if self.closed:
+            return
+        self.closed = self.finished = True
+        self.tell()
+        for entry in self._pending:
+            if entry.track is None:
+                self._discarded += entry.batch.nbytes
+        for connection in self._connections:
+            if connection.session.state is State.FOREIGN:
+                self._discarded += connection.session.pending + _unread(connection.socket)
+            connection.socket.close()
+        if self._discarded:
+            _warn("closed with %d bytes of foreign messages not handed out", self._discarded)
+        self._connections.clear()
+        self._claim.close()
+        self._release()
+
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child inherited; the parent's stay as they are."""
+        self.closed = self.finished = True
+        for connection in self._connections:
+            connection.socket.close()
+        self._connections.clear()
+        self._claim.abandon()
+        self._release()
+
+    def stats(self) -> ReceiverStats:
+        """Return what was seen so far."""
+        return ReceiverStats(
+            connections=len(self._connections),
+            accepted=self._accepted,
+            batches=self._batches,
+            messages=self._messages,
+            nbytes=self._nbytes,
+            lost=self._lost,
+            rejected=self._rejected,
+            discarded=self._discarded,
+            paused=self._paused,
+        )
+
+    # -- a round ----------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Read from one ready connection after the other, until there is a batch."""
+        if self._stop_asked and not self._stopping:
+            self._begin_stop()
+        if self._stopping:
+            self._drain()
+            return
+        if self._resume_at is not None and now >= self._resume_at:
+            self._resume()
+        if not self._ready:
+            self._ready.extend((key.data, mask) for key, mask in self._selector.select(0))
+        while self._ready and not self._pending:
+            source, mask = self._ready.popleft()
+            if source is self:
+                self._read_listener()
+            elif source in self._connections:
+                if mask & selectors.EVENT_WRITE:
+                    self._flush(source)
+                if mask & selectors.EVENT_READ:
+                    self._read(source)
+        if self._due and self._now >= self._check_at and not self._ready:
+            self._check_deadlines()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_ROUND):
+            if len(self._connections) >= self._max_connections:
+                self._pause(f"{len(self._connections)} connections are open, the most allowed")
+                return
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in _NO_DESCRIPTORS:
+                    self._pause(str(exc), self._now + self._away + ACCEPT_PAUSE)
+                    return
+                continue  # that connection is gone; the next may be well
+            sock.setblocking(False)
+            session = ReceivingSession(self._framing, max_message=self._max_message)
+            connection = _Connection(sock, session)
+            self._connections.add(connection)
+            self._selector.register(sock, selectors.EVENT_READ, connection)
+            self._accepted += 1
+            self._watch_deadlines(connection, 0)
+
+    def _read(self, connection: _Connection) -> int:
+        """Read once; return how many bytes came, 0 where the connection ended or had none."""
+        session = connection.session
+        try:
+            size = connection.socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return 0
+        except OSError:  # reset: the peer is gone, and so is what it had not sent
+            size = 0
+        failure: RemoteProtocolError | None = None
+        try:
+            if size:
+                session.receive_data(self._buffer[:size])
+            else:
+                session.receive_eof()
+        except RemoteProtocolError as exc:
+            failure = exc
+        failure = self._deliver(connection) or failure
+        if failure is not None:
+            self._fail(connection, failure)
+        elif size == 0:
+            self._close(connection)
+        else:
+            self._watch_deadlines(connection, size)
+            self._flush(connection)
+        return size
+
+    def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
+        """Take what the session has understood; return what went wrong in answering it."""
+        for event in connection.session.events_received():
+            if isinstance(event, Received):
+                self._enqueue(connection, event)
+            elif isinstance(event, Hello):
+                try:
+                    self._greet(connection, event)
+                except RemoteProtocolError as exc:
+                    connection.session.reject(exc.code, str(exc))
+                    self._deliver(connection)
+                    return exc
+                return self._deliver(connection)
+            elif connection.track is not None:
+                self._leave(connection, orderly=event.orderly)
+        return None
+
+    def _enqueue(self, connection: _Connection, event: Received) -> None:
+        first_seq, run, lost = event
+        track = connection.track
+        self._lost += lost
+        batch = Batch(
+            run.split,
+            count=run.length,
+            nbytes=run.nbytes,
+            peer=connection.peer,
+            producer=track.identity if track is not None else None,
+            first_seq=first_seq,
+            lost=lost,
+            decode=self._decode,
+        )
+        self._pending.append(_Entry(batch, track, first_seq + run.length))
+
+    def _greet(self, connection: _Connection, hello: Hello) -> None:
+        identity = ProducerIdentity(hello.producer_id, hello.label)
+        track = self._ledger.open(connection.peer.uid, identity, hello.lowest_seq, self._now)
+        track.fence = partial(self._fence, connection)
+        self._speakers[track] = connection
+        connection.track = track
+        connection.session.welcome(track)
+
+    def _fence(self, connection: _Connection) -> None:
+        connection.track = None
+        text = "a newer connection speaks for this producer"
+        self._fail(connection, RemoteProtocolError(text, code=RejectCode.FENCED))
+
+    def _leave(self, connection: _Connection, *, orderly: bool) -> None:
+        """Part a connection from its producer's track."""
+        track, connection.track = connection.track, None
+        if track is not None:
+            del self._speakers[track]
+            self._told.discard(track)
+            self._ledger.gone(track, self._now, orderly=orderly)
+
+    def _fail(self, connection: _Connection, failure: RemoteProtocolError) -> None:
+        """Close a connection that broke a rule, after telling it why."""
+        self._rejected += 1
+        _warn("closed the connection of %s: %s", connection, failure)
+        connection.session.reject(failure.code, str(failure))
+        self._flush(connection)
+        if connection in self._connections:
+            self._close(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        self._leave(connection, orderly=False)
+        self._connections.discard(connection)
+        for what in ("hello", "frame", "reply"):
+            self._due.pop((connection, what), None)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if self._paused and not self._stopping:
+            self._resume()
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Send the acknowledgements that are due, one a producer."""
+        if not self._told:
+            return
+        told, self._told = self._told, set()
+        for track in told:
+            connection = self._speakers.get(track)
+            if connection is None:
+                continue
+            if connection.out:
+                self._told.add(track)  # the peer is slow to read: one will stand for many
+                continue
+            connection.session.acknowledge(track.accepted_seq)
+            self._flush(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        """Send what the peer will take now, and wait for room for the rest."""
+        had = bool(connection.out)
+        out = connection.out + connection.session.data_to_send()
+        if not out:
+            return
+        try:
+            sent = connection.socket.send(out)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # gone: reading will tell
+            sent = len(out)
+        connection.out = out[sent:]
+        if bool(connection.out) != had:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.out else 0)
+            self._selector.modify(connection.socket, events, connection)
+        if connection.out:
+            self._due.setdefault((connection, "reply"), self._now + REPLY_DEADLINE)
+        else:
+            self._due.pop((connection, "reply"), None)
+
+    # -- limits -----------------------------------------------------------------------------
+
+    def _watch_deadlines(self, connection: _Connection, size: int) -> None:
+        """Note, after ``size`` bytes came, what the connection owes and until when."""
+        session = connection.session
+        if session.framing not in ("native", "length"):
+            return
+        if session.state in (State.PREFACE, State.HELLO):
+            self._due.setdefault((connection, "hello"), self._now + HELLO_DEADLINE)
+        else:
+            self._due.pop((connection, "hello"), None)
+        pending = session.pending
+        if 0 < pending <= size:  # it began in this read
+            self._due[connection, "frame"] = self._now + FRAME_DEADLINE
+        elif not pending:
+            self._due.pop((connection, "frame"), None)
+
+    def _check_deadlines(self) -> None:
+        self._check_at = self._now + _DEADLINE_CHECK
+        for connection, what in [key for key, due in self._due.items() if due < self._now]:
+            if connection in self._connections:
+                text = f"its {what} did not come in time"
+                if what == "reply":
+                    text = "it does not read its acknowledgements"
+                self._fail(connection, RemoteProtocolError(text, code=RejectCode.DEADLINE))
+
+    def _pause(self, why: str, until: float | None = None) -> None:
+        """Stop accepting; what connects meanwhile waits in the backlog."""
+        _warn("stopped accepting for now: %s", why)
+        self._selector.unregister(self._listener)
+        self._paused = True
+        self._resume_at = until
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._resume_at = None
+        self._selector.register(self._listener, selectors.EVENT_READ, self)
+
+    # -- stopping ---------------------------------------------------------------------------
+
+    def _begin_stop(self) -> None:
+        """Note what has arrived by now; nothing that comes later is waited for."""
+        self._stopping = True
+        self._read_listener()
+        if not self._paused:
+            self._selector.unregister(self._listener)
+            self._paused = True
+        self._ready.clear()
+        self._draining.extend((item, _unread(item.socket)) for item in self._connections)
+
+    def _drain(self) -> None:
+        while self._draining and not self._pending:
+            connection, left = self._draining.popleft()
+            if connection not in self._connections:
+                continue
+            if left > 0:
+                size = self._read(connection)
+                if size:
+                    self._draining.appendleft((connection, left - size))
+            elif _at_end(connection.socket):
+                self._read(connection)
+        if not self._pending:
+            self.finished = True
+
+    # -- datagrams --------------------------------------------------------------------------
+
+    def _read_datagrams(self) -> None:
+        """Read a round of datagrams; neighbours from one sender make one batch."""
+        peer: Peer | None = None
+        bodies: list[bytes] = []
+        for _ in range(DATAGRAMS_PER_ROUND):
+            try:
+                size, ancillary, flags, _ = self._listener.recvmsg_into(
+                    [self._buffer], socket.CMSG_SPACE(_CREDENTIALS.size)
+                )
+            except (BlockingIOError, ConnectionError):
+                break
+            if flags & socket.MSG_TRUNC or size > self._max_message:
+                self._rejected += 1
+                _warn("discarded a datagram of more than %d bytes", self._max_message)
+                continue
+            sender = _sender(ancillary)
+            if sender != peer:
+                self._enqueue_datagrams(peer, bodies)
+                peer, bodies = sender, []
+            bodies.append(bytes(self._buffer[:size]))
+        self._enqueue_datagrams(peer, bodies)
+
+    def _enqueue_datagrams(self, peer: Peer | None, bodies: list[bytes]) -> None:
+        if peer is None or not bodies:
+            return
+        batch = Batch(
+            partial(list, bodies),
+            count=len(bodies),
+            nbytes=sum(map(len, bodies)),
+            peer=peer,
+            first_seq=self._datagrams,
+            decode=self._decode,
+        )
+        self._datagrams += len(bodies)
+        self._pending.append(_Entry(batch, None, self._datagrams))
+
+    def _release(self) -> None:
+        self._selector.close()
+        self._wakeup.close()
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> Peer:
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_CREDENTIALS", None)):
+            pid, uid, gid = _CREDENTIALS.unpack_from(data)
+            return Peer(pid or None, uid, gid)
+    return UNKNOWN_PEER
+
+
+def _spare_descriptors() -> int:
+    """Return how many connections the process's descriptor limit leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS * 1024 if soft < 0 else max(1, soft - DESCRIPTOR_RESERVE)
+
+
+def _unread(sock: socket.socket) -> int:
+    """Return how many bytes the kernel holds for a stream socket."""
+    size = bytearray(4)
+    ioctl(sock, FIONREAD, size)
+    return int.from_bytes(size, sys.byteorder)
+
+
+def _at_end(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _warn(message: str, *args: object) -> None:
+    import logging  # noqa: PLC0415 - seldom needed, and not light
+
+    logging.getLogger("mpsr").warning(message, *args)
