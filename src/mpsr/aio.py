@@ -1,0 +1,359 @@
+"""Receive and send, waiting with anyio: the async fronts, on asyncio, uvloop and trio."""
+
+from __future__ import annotations
+
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Generic
+
+import anyio
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+
+from mpsr.errors import Closed, Undelivered
+from mpsr.forking import watch_forks
+from mpsr.limits import CLOSE_PATIENCE
+from mpsr.producer import ProducerBase
+from mpsr.receiver import ReceiverBase
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from anyio.abc import TaskGroup
+    from typing_extensions import Buffer, TypeVar
+
+    from mpsr.batch import Batch
+
+    T = TypeVar("T", default=bytes)
+    S = TypeVar("S", default=Buffer)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    S = TypeVar("S")
+
+
+class AsyncReceiver(ReceiverBase[T]):
+    """Receives messages from any number of producers; one task iterates it.
+
+    It is Receiver with its waiting methods awaited. They are cancel safe: a receive that is
+    cancelled has taken no message, and like every way of coming back for more it has
+    acknowledged what was handed out before.
+    """
+
+    async def receive(self, timeout: float | None = None) -> T:
+        """Return the next message.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever, 0 not at all.
+
+        Raises:
+            TimedOut: none came in time. Nothing is lost by it.
+            DecodeError: ``decode=`` failed on this message; the next call goes on behind it.
+            Closed: the receiver was closed or stopped.
+
+        """
+        self._engine()
+        while True:
+            for body in self._cursor:
+                return self._decoded(body)
+            self._open(await self.receive_batch(timeout))
+
+    async def receive_batch(self, timeout: float | None = None) -> Batch[T]:
+        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        # The checkpoint comes before the batch is taken, so that cancelling loses nothing.
+        await checkpoint()
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            batch = self.try_receive_batch()
+            if batch is not None:
+                return batch
+            engine = self._engine()
+            now = monotonic()
+            if deadline is not None and now >= deadline:
+                raise self._timed_out(timeout or 0)
+            waits = [engine.wait_time(now), None if deadline is None else deadline - now]
+            with anyio.move_on_after(min((w for w in waits if w is not None), default=None)):
+                await anyio.wait_readable(engine.fileno())
+
+    def batches(self) -> AsyncIterator[Batch[T]]:
+        """Iterate over batches until the receiver is stopped."""
+        return _Batches(self)
+
+    def __aiter__(self) -> Self:
+        """Iterate over messages until the receiver is stopped."""
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self.receive()
+        except Closed:
+            raise StopAsyncIteration from None
+
+    async def close(self) -> None:
+        """Acknowledge what was handed out, then give the address up; never waits.
+
+        What was not handed out stays with the native producers, for the next receiver.
+        """
+        self._finish(handled=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; after an exception the message or batch in hand stays unacknowledged."""
+        self._finish(handled=kind is None)
+
+
+class _Batches(Generic[T]):
+    """Iterates over a receiver's batches; unlike a generator it may be left at any point."""
+
+    def __init__(self, receiver: AsyncReceiver[T]) -> None:
+        self._receiver = receiver
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch[T]:
+        try:
+            return await self._receiver.receive_batch()
+        except Closed:
+            raise StopAsyncIteration from None
+
+
+class AsyncProducer(ProducerBase[S]):
+    """Sends messages to a receiver, from the tasks of one event loop.
+
+    It is Producer with its waiting methods awaited, and it works inside ``async with`` alone,
+    because the task that connects, lingers and reads acknowledgements lives there. Sending is
+    cancel safe: a ``send`` that is cancelled while it waits for room has not taken the
+    message; otherwise it has, and cannot be cancelled. Cancelling ``flush`` loses nothing.
+    Cancelling ``close``, or the end of the ``async with`` block, gives up what is not
+    delivered; a warning says how much that is.
+    """
+
+    _tasks: TaskGroup | None = None
+
+    async def send(self, message: S, timeout: float | None = None) -> None:
+        """Take a message; it is sent at once on an idle producer, else with the burst.
+
+        Args:
+            message: bytes-like, or what ``encode=`` takes.
+            timeout: seconds to wait for room; None stands for the producer's own ``timeout``.
+
+        Raises:
+            SendTimedOut: with ``on_full="block"``: there was no room in time.
+            BufferFull: with ``on_full="raise"``: there is no room.
+            MessageError: the message is too large, or the framing cannot carry it.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed, or its ``async with`` block not entered.
+
+        """
+        body = self._prepare(message)
+        now = monotonic()
+        if not self._take(body, now):
+            await self._take_all([body], [message], timeout)
+        elif self._pump(now):
+            await cancel_shielded_checkpoint()
+
+    def try_send(self, message: S) -> bool:
+        """Take a message if there is room, else return False; never waits."""
+        now = monotonic()
+        taken = self._take(self._prepare(message), now)
+        self._pump(now)
+        return taken
+
+    async def send_many(self, messages: Iterable[S], timeout: float | None = None) -> None:
+        """Take several messages, in order; errors and time-out are those of ``send``.
+
+        A message that cannot be sent at all stops it before the first is taken; SendTimedOut
+        and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
+        """
+        messages = list(messages)
+        await self._take_all([self._prepare(message) for message in messages], messages, timeout)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Return once the receiver has accepted everything sent so far.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimedOut: it has not, and why. Nothing is lost by it.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed.
+
+        """
+        await checkpoint()
+        self._check()
+        deadline = None if timeout is None else monotonic() + timeout
+        target = self._outbox.next_seq
+        self._outbox.seal()
+        self._pump(monotonic())
+        while self._outbox.accepted_seq < target:
+            self._check()
+            if not await self._wait(deadline):
+                raise self._late(timeout or 0)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Deliver what is buffered, say goodbye and close.
+
+        Args:
+            timeout: seconds; None waits as long as the receiver makes progress, and gives up
+                after five seconds without.
+
+        Raises:
+            Undelivered: it carries what the receiver has not accepted.
+
+        """
+        undelivered = await self._drain_and_close(timeout)
+        if undelivered is not None:
+            raise undelivered from self._outbox.failure
+
+    async def __aenter__(self) -> Self:
+        super()._check()
+        self._changed = anyio.Event()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        undelivered: Undelivered | None = None
+        try:
+            undelivered = await self._drain_and_close(None)
+        finally:
+            if self._tasks is not None:
+                self._tasks.cancel_scope.cancel()
+                await self._tasks.__aexit__(None, None, None)
+        if undelivered is not None:
+            if error is None:
+                raise undelivered from self._outbox.failure
+            error.add_note(str(undelivered))
+
+    def after_fork_in_child(self) -> None:
+        """Close: an event loop does not survive a fork; the parent's producer goes on."""
+        if not self._closed:
+            self._closed = True
+            self._outbox.close()
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        watch_forks(self)
+
+    def _check(self) -> None:
+        super()._check()
+        if self._tasks is None:
+            error = f"the producer for {self.address} is not open: use it inside async with"
+            raise Closed(error)
+
+    def _take(self, body: bytes, now: float) -> bool:
+        self._check()
+        taken = self._outbox.offer(body, now)
+        self._arm(now)
+        return taken
+
+    async def _take_all(
+        self, bodies: list[bytes], messages: Sequence[S], timeout: float | None
+    ) -> None:
+        timeout = self._timeout if timeout is None else timeout
+        deadline = None if timeout is None else monotonic() + timeout
+        position = 0
+        while position < len(bodies):
+            self._check()
+            now = monotonic()
+            position = self._outbox.offer_many(bodies, position, now)
+            self._arm(now)
+            if self._pump(now):
+                await cancel_shielded_checkpoint()
+            elif position < len(bodies):
+                if self._on_full == "raise":
+                    raise self._full(messages[position:], None)
+                if not await self._wait(deadline):
+                    raise self._full(messages[position:], timeout)
+
+    async def _wait(self, deadline: float | None) -> bool:
+        """Wait for any change; False once the deadline has passed."""
+        left = None if deadline is None else deadline - monotonic()
+        if left is not None and left <= 0:
+            return False
+        with anyio.move_on_after(left):
+            await self._changed.wait()
+        return True
+
+    def _pump(self, now: float) -> bool:
+        """Write what is due; tell whether anything was."""
+        outbox = self._outbox
+        wrote = False
+        while chosen := outbox.begin_write(now):
+            outbox.end_write(outbox.write(chosen), now)
+            wrote = True
+        return wrote
+
+    async def _run(self) -> None:
+        """Connect, read acknowledgements, and write what lingers: the background task."""
+        outbox = self._outbox
+        try:
+            while not self._closed:
+                now = monotonic()
+                outbox.service(now)
+                self._pump(now)
+                self._changed.set()
+                self._changed = anyio.Event()
+                wait = outbox.wait_time(now)
+                self._wakes_at = inf if wait is None else now + wait
+                with anyio.move_on_after(wait):
+                    await anyio.wait_readable(outbox.fileno())
+        finally:
+            outbox.close()
+
+    async def _drain_and_close(self, timeout: float | None) -> Undelivered | None:
+        if self._closed:
+            return None
+        outbox = self._outbox
+        since = monotonic()
+        deadline = None if timeout is None else since + timeout
+        undelivered: Undelivered | None = None
+        drained = False
+        try:
+            outbox.seal()
+            self._pump(since)
+            accepted_seq = outbox.accepted_seq
+            while outbox.accepted_seq < outbox.next_seq and outbox.failure is None:
+                if outbox.accepted_seq > accepted_seq:
+                    accepted_seq, since = outbox.accepted_seq, monotonic()
+                if not await self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
+                    break
+            outbox.say_bye()
+            self._pump(monotonic())
+            drained = True
+        finally:
+            undelivered = self._undelivered()
+            self._closed = True
+            if self._tasks is None:
+                outbox.close()
+            else:
+                self._changed.set()
+                outbox.wakeup.set()  # the background task closes it
+            if undelivered is not None and not drained:
+                _warn_given_up(undelivered)
+        return undelivered
+
+
+def _warn_given_up(undelivered: Undelivered) -> None:
+    import logging  # noqa: PLC0415 - seldom needed, and not light
+
+    logging.getLogger("mpsr").warning("cancelled: %s", undelivered)

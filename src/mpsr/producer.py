@@ -1,0 +1,478 @@
+"""Send from the caller's thread, with one background thread: the sync front of the outbox."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import select
+import sys
+import threading
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Generic
+from weakref import WeakSet
+
+from mpsr.endpoint import SOCKET_TYPES, parse_address
+from mpsr.errors import (
+    BufferFull,
+    Closed,
+    ConfigurationError,
+    MpsrError,
+    SendTimedOut,
+    TimedOut,
+    Undelivered,
+)
+from mpsr.forking import watch_forks
+from mpsr.limits import BUFFER, CLOSE_PATIENCE, LINGER, MAX_MESSAGE, check_positive
+from mpsr.outbox import Outbox
+from mpsr.wire.codec import to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer, TypeVar
+
+    from mpsr.endpoint import SocketType
+    from mpsr.outbox import OnFull, ProducerStats
+    from mpsr.wire.framing import Framing
+
+    T = TypeVar("T", default=Buffer)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+FRAMINGS: Final = ("native", "lines", "null", "length", "stream")
+ON_FULL: Final = ("block", "raise", "drop_newest", "drop_oldest")
+
+
+class ProducerBase(Generic[T]):
+    """What the sync and the async producer share: everything but waiting.
+
+    Args:
+        address: where the receiver is: a path, ``@name`` or ``fd:N``.
+        type: ``"stream"`` or ``"dgram"``.
+        framing: ``"native"``, or, for a foreign server, ``"lines"``, ``"null"``, ``"length"``
+            or ``"stream"`` (a connection for every message). Only native has acknowledgements:
+            elsewhere a message counts as accepted when the kernel took it.
+        encode: applied to every message; without it messages are bytes-like.
+        label: a name for the receiver to show; the program's own name if left out.
+        on_full: what a full buffer does: ``"block"`` (wait for room, see ``timeout``),
+            ``"raise"`` (BufferFull), ``"drop_newest"`` or ``"drop_oldest"`` (counted, and told
+            to the receiver).
+        timeout: seconds that ``send`` waits for room; None waits for ever.
+        buffer: bytes that may wait to be accepted; a single message always fits.
+        linger: seconds that a burst gathers before it is sent.
+        max_message: bytes; a longer message is refused.
+
+    Raises:
+        AddressError: the address makes no sense. That nobody listens there is no error: the
+            producer keeps trying.
+        ConfigurationError: an argument makes no sense.
+
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "native",
+        encode: Callable[[T], Buffer] | None = None,
+        label: str | None = None,
+        on_full: OnFull = "block",
+        timeout: float | None = None,
+        buffer: int = BUFFER,
+        linger: float = LINGER,
+        max_message: int = MAX_MESSAGE,
+    ) -> None:
+        for name, value, known in (
+            ("type", type, SOCKET_TYPES),
+            ("framing", framing, FRAMINGS),
+            ("on_full", on_full, ON_FULL),
+        ):
+            if value not in known:
+                error = f"{name}={value!r}: choose one of {', '.join(known)}"
+                raise ConfigurationError(error)
+        check_positive(buffer=buffer, max_message=max_message)
+        if linger < 0:
+            error = f"linger={linger}: it cannot be negative"
+            raise ConfigurationError(error)
+        self.address = parse_address(address)
+        self._encode = encode
+        self._on_full: OnFull = on_full
+        self._timeout = timeout
+        self._closed = False
+        self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
+        self._options: dict[str, Any] = {
+            "type": type,
+            "framing": framing,
+            "label": os.path.basename(sys.argv[0]) if label is None else label,
+            "on_full": on_full,
+            "buffer": buffer,
+            "linger": linger,
+            "max_message": max_message,
+        }
+        self._outbox = Outbox(self.address, **self._options)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare what waiting needs."""
+
+    @property
+    def id(self) -> bytes:
+        """The 16 random bytes by which the receiver knows this producer."""
+        return self._outbox.id
+
+    def stats(self) -> ProducerStats:
+        """Return counters of everything since the producer was created."""
+        return self._outbox.stats()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {self.address}{' closed' * self._closed}>"
+
+    def _prepare(self, message: T) -> bytes:
+        encoded: Any = message if self._encode is None else self._encode(message)
+        return self._outbox.prepare(to_bytes(encoded))
+
+    def _arm(self, now: float) -> None:
+        """Make sure that whoever waits on the outbox looks in time."""
+        if self._outbox.due_at < self._wakes_at:
+            wait = self._outbox.wait_time(now)
+            if wait is not None and now + wait < self._wakes_at:
+                self._outbox.wakeup.set()
+
+    def _check(self) -> None:
+        if self._closed:
+            error = f"the producer for {self.address} is closed"
+            raise Closed(error)
+        if self._outbox.failure is not None:
+            raise self._outbox.failure.with_traceback(None)
+
+    def _full(self, messages: Sequence[T], waited: float | None) -> MpsrError:
+        """Return the error for messages that the buffer has no room for."""
+        what = f"no room for {_messages(len(messages))} to {self.address}"
+        if waited is None:
+            return BufferFull(f"{what}: {self._why()}", messages=messages)
+        return SendTimedOut(f"{what} within {waited:g} s: {self._why()}", messages=messages)
+
+    def _late(self, timeout: float) -> TimedOut:
+        """Return the error for a flush that took too long."""
+        what = _messages(self.stats().buffered)
+        error = f"{self.address} has not accepted {what} within {timeout:g} s: {self._why()}"
+        return TimedOut(error)
+
+    def _undelivered(self) -> Undelivered | None:
+        messages = self._outbox.unaccepted()
+        if not messages:
+            return None
+        error = f"{_messages(len(messages))} to {self.address} not delivered: {self._why()}"
+        return Undelivered(error, messages=messages)
+
+    def _why(self) -> str:
+        """Return why messages are not being accepted."""
+        outbox = self._outbox
+        reason = str(
+            outbox.failure
+            or outbox.obstacle
+            or f"the receiver (pid {outbox.peer_pid}) has not come back for more"
+        )
+        if outbox.peer_pid == os.getpid():
+            reason += (
+                "; it is in this very process: a thread that both iterates a receiver and waits "
+                "for a producer to it waits for itself"
+            )
+        return reason
+
+
+class Producer(ProducerBase[T]):
+    """Sends messages to a receiver; thread-safe and fork-safe.
+
+    Creating one never blocks; it connects, and reconnects, on its own. A message on an idle
+    producer leaves at once, in the caller's thread; a burst is batched. A forked child gets
+    an identity and a connection of its own; what the parent has buffered stays with the parent.
+    """
+
+    def send(self, message: T, timeout: float | None = None) -> None:
+        """Take a message; it is sent at once on an idle producer, else with the burst.
+
+        Args:
+            message: bytes-like, or what ``encode=`` takes.
+            timeout: seconds to wait for room; None stands for the producer's own ``timeout``.
+
+        Raises:
+            SendTimedOut: with ``on_full="block"``: there was no room in time.
+            BufferFull: with ``on_full="raise"``: there is no room.
+            MessageError: the message is too large, or the framing cannot carry it.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed.
+
+        """
+        body = self._prepare(message)
+        if not self._take(body):
+            self._take_all([body], [message], timeout)
+
+    def try_send(self, message: T) -> bool:
+        """Take a message if there is room, else return False; never waits."""
+        return self._take(self._prepare(message))
+
+    def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
+        """Take several messages, in order; errors and time-out are those of ``send``.
+
+        A message that cannot be sent at all stops it before the first is taken; SendTimedOut
+        and BufferFull carry those that were not taken.
+        """
+        messages = list(messages)
+        self._take_all([self._prepare(message) for message in messages], messages, timeout)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return once the receiver has accepted everything sent so far.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimedOut: it has not, and why. Nothing is lost by it.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed.
+
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            self._check()
+            target = self._outbox.next_seq
+            self._outbox.seal()
+        self._pump()
+        with self._lock:
+            while self._outbox.accepted_seq < target:
+                self._check()
+                if not self._wait(deadline):
+                    raise self._late(timeout or 0)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Deliver what is buffered, say goodbye and close.
+
+        Args:
+            timeout: seconds; None waits as long as the receiver makes progress, and gives up
+                after five seconds without.
+
+        Raises:
+            Undelivered: it carries what the receiver has not accepted.
+
+        """
+        undelivered = self.drain_and_close(timeout, since=monotonic())
+        if undelivered is not None:
+            raise undelivered from self._outbox.failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        undelivered = self.drain_and_close(None, since=monotonic())
+        if undelivered is None:
+            return
+        if error is None:
+            raise undelivered from self._outbox.failure
+        error.add_note(str(undelivered))
+
+    def stats(self) -> ProducerStats:
+        """Return counters of everything since the producer was created."""
+        with self._lock:
+            return super().stats()
+
+    def after_fork_in_child(self) -> None:
+        """Take an identity of its own; the parent keeps the connection and the buffer."""
+        if not self._closed:
+            self._outbox.close()
+            self._outbox = Outbox(self.address, **self._options)
+            self._wakes_at = inf
+        self._reset()
+
+    def drain_and_close(self, timeout: float | None, *, since: float) -> Undelivered | None:
+        """Close like ``close``, its patience counted from ``since``; return what is left."""
+        outbox = self._outbox
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            if self._closed:
+                return None
+            outbox.seal()
+        self._pump()
+        with self._lock:
+            accepted_seq = outbox.accepted_seq
+            while outbox.accepted_seq < outbox.next_seq and outbox.failure is None:
+                if outbox.accepted_seq > accepted_seq:
+                    accepted_seq, since = outbox.accepted_seq, monotonic()
+                if not self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
+                    break
+            outbox.say_bye()
+        self._pump()
+        with self._lock:
+            if self._closed:
+                return None  # by another thread
+            self._closed = True
+            undelivered = self._undelivered()
+            outbox.wakeup.set()
+            self._changed.notify_all()
+        if self._thread is None:
+            outbox.close()
+        else:
+            self._thread.join()  # it closes the outbox
+        return undelivered
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._reset()
+        watch_forks(self)
+        self._start()
+
+    def _reset(self) -> None:
+        # Reentrant, because a signal handler may send too.
+        self._lock = threading.RLock()  # guards the outbox; never held during a write
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # threads that wait for a change
+        self._writer: object = None  # stands for the one write under way
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed:
+                name = f"mpsr producer for {self.address}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+                _drain_at_exit(self)
+
+    def _take(self, body: bytes) -> bool:
+        if self._thread is None:
+            self._start()
+        now = monotonic()
+        with self._lock:
+            self._check()
+            taken = self._outbox.offer(body, now)
+            due = self._outbox.due(now)
+            if not due:
+                self._arm(now)
+        if due:
+            self._pump()
+        return taken
+
+    def _take_all(self, bodies: list[bytes], messages: Sequence[T], timeout: float | None) -> None:
+        if self._thread is None:
+            self._start()
+        timeout = self._timeout if timeout is None else timeout
+        deadline = None if timeout is None else monotonic() + timeout
+        position = 0
+        while position < len(bodies):
+            with self._lock:
+                self._check()
+                now = monotonic()
+                position = self._outbox.offer_many(bodies, position, now)
+                due = self._outbox.due(now)
+                if not due:
+                    self._arm(now)
+                    if position < len(bodies):
+                        if self._on_full == "raise":
+                            raise self._full(messages[position:], None)
+                        if not self._wait(deadline):
+                            raise self._full(messages[position:], timeout)
+            if due:
+                self._pump()
+
+    def _wait(self, deadline: float | None) -> bool:
+        """Wait for any change, with the lock held; False once the deadline has passed."""
+        left = None if deadline is None else deadline - monotonic()
+        if left is not None and left <= 0:
+            return False
+        self._waiting += 1
+        try:
+            self._changed.wait(left)
+        finally:
+            self._waiting -= 1
+        return True
+
+    def _pump(self) -> None:
+        """Write what is due."""
+        while self._write_once():
+            pass
+
+    def _write_once(self) -> bool:
+        """Write once, unless another thread is at it: that one will look again."""
+        outbox, me = self._outbox, object()
+        # What stands if an exception (Ctrl-C) breaks in: nobody knows how much went.
+        result: int | OSError = OSError(errno.ECANCELED, "a write was interrupted")
+        try:
+            with self._lock:
+                if self._writer is not None or self._closed:
+                    return False
+                self._writer = me
+                chosen = outbox.begin_write(monotonic())
+            if chosen:
+                result = outbox.write(chosen)
+            return bool(chosen)
+        finally:
+            if self._writer is me:
+                with self._lock:
+                    now = monotonic()
+                    if outbox.in_write:
+                        outbox.end_write(result, now)
+                    self._writer = None
+                    self._arm(now)
+                    if self._waiting:
+                        self._changed.notify_all()
+
+    def _run(self) -> None:
+        """Connect, read acknowledgements, and write what lingers: the background thread."""
+        outbox = self._outbox
+        poll = select.poll()
+        poll.register(outbox.fileno(), select.POLLIN)
+        while not self._closed:
+            with self._lock:
+                outbox.service(monotonic())
+                if self._waiting:
+                    self._changed.notify_all()
+            self._pump()
+            with self._lock:
+                now = monotonic()
+                wait = outbox.wait_time(now)
+                self._wakes_at = inf if wait is None else now + wait
+            poll.poll(None if wait is None else wait * 1000)
+        with self._lock:
+            outbox.close()
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s'[: count != 1]}"
+
+
+# -- at exit --------------------------------------------------------------------------------
+
+_undrained: WeakSet[Producer[Any]] = WeakSet()
+_drained_by_multiprocessing: set[int] = set()  # process ids
+
+
+def _drain_at_exit(producer: Producer[Any]) -> None:
+    """Deliver what a forgotten producer holds when the program ends, or say what is left."""
+    _undrained.add(producer)
+    # A child of multiprocessing ends without atexit, but runs these.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _drained_by_multiprocessing:
+        _drained_by_multiprocessing.add(os.getpid())
+        util.Finalize(None, _drain_all, exitpriority=0)
+
+
+@atexit.register
+def _drain_all() -> None:
+    since = monotonic()
+    for producer in list(_undrained):
+        undelivered = producer.drain_and_close(None, since=since)
+        if undelivered is not None and sys.stderr is not None:
+            print(f"mpsr: {undelivered}", file=sys.stderr)

@@ -1,0 +1,288 @@
+"""Receive, waiting with select: the sync front of the inbox."""
+
+from __future__ import annotations
+
+import select
+import warnings
+from operator import length_hint
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic
+
+from mpsr.batch import decode_body
+from mpsr.endpoint import DEFAULT_MODE, claim, parse_address
+from mpsr.errors import Closed, ConfigurationError, TimedOut
+from mpsr.forking import watch_forks
+from mpsr.inbox import Inbox
+from mpsr.limits import BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE, check_positive
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import TypeVar
+
+    from mpsr.batch import Batch
+    from mpsr.endpoint import SocketType
+    from mpsr.inbox import ReceiverStats
+    from mpsr.wire.framing import Framing
+
+    T = TypeVar("T", default=bytes)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_FRAMINGS = ("auto", "native", "lines", "null", "length", "stream")
+
+
+class ReceiverBase(Generic[T]):
+    """What the sync and the async receiver share: everything but waiting.
+
+    Args:
+        address: a path, ``@name`` (Linux's abstract namespace) or ``fd:N``; ``unix:`` before it
+            is accepted.
+        type: ``"stream"`` or ``"dgram"``.
+        framing: how bytes become messages: ``"auto"`` (by each connection's first byte),
+            ``"native"``, ``"lines"``, ``"null"``, ``"length"`` or ``"stream"``. A datagram is
+            a message whatever the framing.
+        mode: the permissions of a path, such as ``0o660``.
+        group: a group's name or id for the path.
+        decode: applied to every message; without it messages are bytes.
+        max_message: bytes; a connection that sends more in one message is closed, with a word.
+        max_connections: more than so many wait in the backlog.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        AddressError: the address cannot be claimed; its subclasses say why.
+        ConfigurationError: an argument makes no sense.
+
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "auto",
+        mode: int = DEFAULT_MODE,
+        group: str | int | None = None,
+        decode: Callable[[bytes], T] | None = None,
+        max_message: int = MAX_MESSAGE,
+        max_connections: int = MAX_CONNECTIONS,
+        backlog: int = BACKLOG,
+    ) -> None:
+        self._inbox: Inbox | None = None
+        if framing not in _FRAMINGS:
+            error = f"framing={framing!r}: choose one of {', '.join(_FRAMINGS)}"
+            raise ConfigurationError(error)
+        check_positive(max_message=max_message, max_connections=max_connections, backlog=backlog)
+        self.address = parse_address(address)
+        self._decode = decode
+        self._cursor: Iterator[bytes] = iter(())
+        self._opened: Batch[T] | None = None  # the batch that the cursor runs over
+        self._inherited = False
+        place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
+        self._inbox = Inbox(
+            place,
+            type=type,
+            framing=framing,
+            max_message=max_message,
+            max_connections=max_connections,
+            decode=decode,
+        )
+        watch_forks(self)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there may be something to receive.
+
+        It can sit in anyone's select; then call ``try_receive_batch`` until it returns None, or
+        ``receive(timeout=0)`` until it raises TimedOut.
+        """
+        engine = self._engine()
+        engine.watch()
+        return engine.fileno()
+
+    def try_receive_batch(self) -> Batch[T] | None:
+        """Return the next batch, or None where none has arrived; never waits.
+
+        Like every way of coming back for more, it acknowledges what was handed out before.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        engine = self._engine()
+        self._opened = None
+        self._cursor = iter(())
+        batch = engine.next_batch(monotonic())
+        engine.signal(more=batch is not None)
+        if batch is None and engine.finished:
+            error = f"the receiver at {self.address} was stopped and has handed out everything"
+            raise Closed(error)
+        return batch
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Acknowledge now what was handed out, without coming back for more.
+
+        Args:
+            count: only the first so many messages of the batch; the rest will be sent again,
+                to the next receiver.
+
+        """
+        engine = self._engine()
+        engine.acknowledge(self._consumed() if count is None else count)
+        engine.tell()
+
+    def stop(self) -> None:
+        """Ask for an orderly end: iteration ends once what has arrived by now is handed out.
+
+        Safe in a signal handler and in any thread.
+        """
+        self._engine().stop()
+
+    def stats(self) -> ReceiverStats:
+        """Return counters of everything since the receiver was created."""
+        return self._engine(closed_too=True).stats()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the address and the connections to the parent process."""
+        self._inherited = True
+        if self._inbox is not None and not self._inbox.closed:
+            self._inbox.abandon()
+
+    def _engine(self, *, closed_too: bool = False) -> Inbox:
+        if self._inherited:
+            error = f"the receiver at {self.address} belongs to the parent process"
+            raise Closed(error)
+        if self._inbox is None or (self._inbox.closed and not closed_too):
+            error = f"the receiver at {self.address} is closed"
+            raise Closed(error)
+        return self._inbox
+
+    def _open(self, batch: Batch[T]) -> None:
+        """Hand a batch out message by message from here on."""
+        self._opened = batch
+        self._cursor = iter(batch.raw)
+
+    def _consumed(self) -> int | None:
+        """Return how many messages of the open batch were handed out; None: the whole batch."""
+        return None if self._opened is None else len(self._opened) - length_hint(self._cursor)
+
+    def _decoded(self, body: bytes) -> T:
+        return body if self._decode is None else decode_body(self._decode, body)  # type: ignore[return-value]
+
+    def _finish(self, *, handled: bool) -> None:
+        """Close; ``handled`` says whether the last message handed out was dealt with."""
+        if self._inbox is None or self._inbox.closed:
+            return
+        consumed = self._consumed()
+        if handled:
+            self._inbox.acknowledge(consumed)
+        elif consumed:
+            self._inbox.acknowledge(consumed - 1)
+        else:
+            self._inbox.disown()
+        self._inbox.close()
+
+    def _timed_out(self, timeout: float) -> TimedOut:
+        return TimedOut(f"no message came to {self.address} within {timeout:g} s")
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._inbox is None or self._inbox.closed else ""
+        return f"<{type(self).__name__} at {self.address}{closed}>"
+
+    def __del__(self) -> None:
+        inbox = getattr(self, "_inbox", None)
+        if inbox is not None and not inbox.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            inbox.close()
+
+
+class Receiver(ReceiverBase[T]):
+    """Receives messages from any number of producers; one thread iterates it.
+
+    Coming back for the next batch, or for the message behind the last of a batch, acknowledges
+    the one before: what a handler had not finished when it crashed is sent again to the next
+    receiver. While the caller handles a batch nothing is read, and producers feel it.
+    """
+
+    def receive(self, timeout: float | None = None) -> T:
+        """Return the next message.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever, 0 not at all.
+
+        Raises:
+            TimedOut: none came in time. Nothing is lost by it.
+            DecodeError: ``decode=`` failed on this message; the next call goes on behind it.
+            Closed: the receiver was closed or stopped.
+
+        """
+        self._engine()
+        while True:
+            for body in self._cursor:
+                return self._decoded(body)
+            self._open(self.receive_batch(timeout))
+
+    def receive_batch(self, timeout: float | None = None) -> Batch[T]:
+        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        batch = self.try_receive_batch()
+        if batch is not None:
+            return batch
+        engine = self._engine()
+        deadline = None if timeout is None else monotonic() + timeout
+        poll = select.poll()
+        poll.register(engine.fileno(), select.POLLIN)
+        while True:
+            now = monotonic()
+            if deadline is not None and now >= deadline:
+                raise self._timed_out(timeout or 0)
+            waits = [
+                w for w in (engine.wait_time(now), deadline and deadline - now) if w is not None
+            ]
+            poll.poll(min(waits) * 1000 + 1 if waits else None)
+            batch = self.try_receive_batch()
+            if batch is not None:
+                return batch
+
+    def batches(self) -> Iterator[Batch[T]]:
+        """Iterate over batches until the receiver is stopped."""
+        try:
+            while True:
+                yield self.receive_batch()
+        except Closed:
+            return
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over messages until the receiver is stopped."""
+        while True:
+            if self._decode is None:
+                yield from self._cursor  # type: ignore[misc]  # bytes where there is no decode=
+            else:
+                for body in self._cursor:
+                    yield decode_body(self._decode, body)
+            try:
+                self._open(self.receive_batch())
+            except Closed:
+                return
+
+    def close(self) -> None:
+        """Acknowledge what was handed out, then give the address up.
+
+        What was not handed out stays with the native producers, for the next receiver.
+        """
+        self._finish(handled=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; after an exception the message or batch in hand stays unacknowledged."""
+        self._finish(handled=kind is None)

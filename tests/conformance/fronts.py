@@ -1,0 +1,124 @@
+"""Drive every front through the same awaited names."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+import mpsr
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    Test = Callable[["Front"], Coroutine[Any, Any, None]]
+
+
+class Front:
+    """The async fronts, as they are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, test: Test) -> None:
+        backend, options = {
+            "asyncio": ("asyncio", {}),
+            "uvloop": ("asyncio", {"use_uvloop": True}),
+            "trio": ("trio", {}),
+        }[self.name]
+        anyio.run(test, self, backend=backend, backend_options=options)
+
+    def receiver(self, *args: Any, **options: Any) -> Any:
+        return mpsr.AsyncReceiver(*args, **options)
+
+    def producer(self, *args: Any, **options: Any) -> Any:
+        return mpsr.AsyncProducer(*args, **options)
+
+    @asynccontextmanager
+    async def beside(self, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+        """Do some work beside the block, and wait for it at the block's end."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            yield
+
+
+class SyncFront(Front):
+    """The sync front behind the same names: nothing that is awaited ever suspends."""
+
+    def run(self, test: Test) -> None:
+        _run(test(self))
+
+    def receiver(self, *args: Any, **options: Any) -> Any:
+        return _Awaited(mpsr.Receiver(*args, **options))
+
+    def producer(self, *args: Any, **options: Any) -> Any:
+        return _Awaited(mpsr.Producer(*args, **options))
+
+    @asynccontextmanager
+    async def beside(self, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+        failures: list[BaseException] = []
+
+        def target() -> None:
+            try:
+                _run(work())
+            except BaseException as exc:  # noqa: BLE001 - shown in the test's own thread
+                failures.append(exc)
+
+        thread = threading.Thread(target=target)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+
+FRONTS = [SyncFront("sync"), Front("asyncio"), Front("uvloop"), Front("trio")]
+
+_WAITING = frozenset({"send", "send_many", "flush", "close", "receive", "receive_batch"})
+
+
+class _Awaited:
+    """Makes the waiting methods of a sync object awaitable."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if name not in _WAITING:
+            return attribute
+
+        async def awaited(*args: Any, **options: Any) -> Any:
+            return attribute(*args, **options)
+
+        return awaited
+
+    async def __aenter__(self) -> _Awaited:
+        self._target.__enter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        self._target.__exit__(*exc)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for item in self._target:
+            yield item
+
+    async def batches(self) -> AsyncIterator[Any]:
+        for item in self._target.batches():
+            yield item
+
+
+def _run(work: Awaitable[Any]) -> None:
+    async def main() -> None:
+        await work
+
+    try:
+        main().send(None)
+    except StopIteration:
+        return
+    raise AssertionError("the sync front suspended")
