@@ -139,6 +139,7 @@ class AsyncProducer(ProducerBase[S]):
     """
 
     _tasks: TaskGroup | None = None
+    _running = False  # whether the background task is
 
     async def send(self, message: S, timeout: float | None = None) -> None:
         """Take a message; it is sent at once on an idle producer, else with the burst.
@@ -221,6 +222,7 @@ class AsyncProducer(ProducerBase[S]):
         self._changed = anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        self._running = True
         self._tasks.start_soon(self._run)
         return self
 
@@ -318,7 +320,9 @@ class AsyncProducer(ProducerBase[S]):
                 with anyio.move_on_after(wait):
                     await anyio.wait_readable(outbox.fileno())
         finally:
-            outbox.close()
+            self._running = False
+            if self._closed:
+                outbox.close()
 
     async def _drain_and_close(self, timeout: float | None) -> Undelivered | None:
         if self._closed:
@@ -343,11 +347,11 @@ class AsyncProducer(ProducerBase[S]):
         finally:
             undelivered = self._undelivered()
             self._closed = True
-            if self._tasks is None:
-                outbox.close()
-            else:
+            if self._running:
                 self._changed.set()
                 outbox.wakeup.set()  # the background task closes it
+            else:
+                outbox.close()
             if undelivered is not None and not drained:
                 _warn_given_up(undelivered)
         return undelivered

@@ -35,6 +35,7 @@ from mpsr.limits import (
     MAX_MESSAGE,
     READ_SIZE,
     REPLY_DEADLINE,
+    STOP_ROUNDS,
 )
 from mpsr.wakeup import Wakeup
 from mpsr.wire.frames import Hello, RejectCode
@@ -129,7 +130,7 @@ class Inbox:
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._connections: set[_Connection] = set()
         self._speakers: dict[Track, _Connection] = {}
-        self._ready: deque[tuple[Any, int]] = deque()  # what the selector found to do
+        self._ready: deque[tuple[object, int]] = deque()  # what the selector found to do
         self._pending: deque[_Entry] = deque()  # read and not handed out
         self._handed: _Entry | None = None  # handed out and not acknowledged
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
@@ -144,7 +145,7 @@ class Inbox:
         self._check_at = 0.0
 
         self._resume_at: float | None = None  # accepting rests until then
-        self._paused = False
+        self._paused = self._pause_told = False
         self._stop_asked = False
         self._stopping = False
         self._draining: deque[tuple[_Connection, int]] = deque()
@@ -207,9 +208,14 @@ class Inbox:
         self._nbytes += batch.nbytes
         return batch
 
-    def acknowledge(self, count: int | None = None) -> None:
-        """Accept the batch handed out last, or its first ``count`` messages alone."""
-        entry, self._handed = self._handed, None
+    def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
+        """Accept the batch handed out last, or its first ``count`` messages alone.
+
+        ``more`` says that the others are still being handed out.
+        """
+        entry = self._handed
+        if not more:
+            self._handed = None
         if entry is None or entry.track is None:
             return
         seq = entry.end_seq if count is None else entry.batch.first_seq + count
@@ -294,16 +300,18 @@ class Inbox:
         if not self._ready:
             self._ready.extend((key.data, mask) for key, mask in self._selector.select(0))
         while self._ready and not self._pending:
-            source, mask = self._ready.popleft()
-            if source is self:
-                self._read_listener()
-            elif source in self._connections:
-                if mask & selectors.EVENT_WRITE:
-                    self._flush(source)
-                if mask & selectors.EVENT_READ:
-                    self._read(source)
+            self._serve(*self._ready.popleft())
         if self._due and self._now >= self._check_at and not self._ready:
             self._check_deadlines()
+
+    def _serve(self, source: object, mask: int) -> None:
+        if source is self:
+            self._read_listener()
+        elif isinstance(source, _Connection) and source in self._connections:
+            if mask & selectors.EVENT_WRITE:
+                self._flush(source)
+            if mask & selectors.EVENT_READ:
+                self._read(source)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_ROUND):
@@ -493,7 +501,9 @@ class Inbox:
 
     def _pause(self, why: str, until: float | None = None) -> None:
         """Stop accepting; what connects meanwhile waits in the backlog."""
-        _warn("stopped accepting for now: %s", why)
+        if not self._pause_told:
+            self._pause_told = True  # once: a receiver that lives at its limit would flood the log
+            _warn("stopped accepting for now: %s", why)
         self._selector.unregister(self._listener)
         self._paused = True
         self._resume_at = until
@@ -508,7 +518,11 @@ class Inbox:
     def _begin_stop(self) -> None:
         """Note what has arrived by now; nothing that comes later is waited for."""
         self._stopping = True
-        self._read_listener()
+        for _ in range(STOP_ROUNDS):
+            before = (self._accepted, len(self._pending))
+            self._read_listener()
+            if (self._accepted, len(self._pending)) == before:
+                break
         if not self._paused:
             self._selector.unregister(self._listener)
             self._paused = True

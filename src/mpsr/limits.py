@@ -32,6 +32,7 @@ ACK_DELAY: Final = 0.01  # seconds: how long an acknowledgement may wait to ride
 MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
 DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
+STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
 # -- producer -------------------------------------------------------------------------------
 

@@ -36,9 +36,9 @@ from mpsr.limits import (
     BUFFER,
     IDLE_FRACTION,
     LINGER,
+    MAX_CONTROL_FRAME,
     MAX_MESSAGE,
     MIN_BATCHES,
-    MAX_CONTROL_FRAME,
     WRITE_BUFFERS,
     WRITE_SIZE,
 )
@@ -214,8 +214,9 @@ class Outbox:
         return True
 
     def offer_many(self, messages: Sequence[bytes], position: int, now: float) -> int:
-        """Offer messages from ``position`` on; return where it stopped: at the end, for want of
-        room, or when there is enough for a write.
+        """Offer messages from ``position`` on; return where it stopped.
+
+        It stops at the end, for want of room, or when there is enough for a write.
         """
         enough = len(self._unsent) + WRITE_SIZE // BATCH_TARGET
         while position < len(messages) and self.offer(messages[position], now):

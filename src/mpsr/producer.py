@@ -475,4 +475,4 @@ def _drain_all() -> None:
     for producer in list(_undrained):
         undelivered = producer.drain_and_close(None, since=since)
         if undelivered is not None and sys.stderr is not None:
-            print(f"mpsr: {undelivered}", file=sys.stderr)
+            sys.stderr.write(f"mpsr: {undelivered}\n")

@@ -6,7 +6,7 @@ import select
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Generic
 
 from mpsr.batch import decode_body
 from mpsr.endpoint import DEFAULT_MODE, claim, parse_address
@@ -127,12 +127,16 @@ class ReceiverBase(Generic[T]):
         """Acknowledge now what was handed out, without coming back for more.
 
         Args:
-            count: only the first so many messages of the batch; the rest will be sent again,
-                to the next receiver.
+            count: the first so many messages of the last batch alone. Closed then, the receiver
+                leaves the others to be sent again, to the next one.
 
         """
         engine = self._engine()
-        engine.acknowledge(self._consumed() if count is None else count)
+        consumed = self._consumed()
+        if count is not None:
+            engine.acknowledge(count)
+        else:
+            engine.acknowledge(consumed, more=consumed is not None)
         engine.tell()
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ import mpsr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from typing import Self
 
     Test = Callable[["Front"], Coroutine[Any, Any, None]]
 
@@ -37,7 +38,7 @@ class Front:
         return mpsr.AsyncProducer(*args, **options)
 
     @asynccontextmanager
-    async def beside(self, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    async def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
         """Do some work beside the block, and wait for it at the block's end."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(work)
@@ -57,7 +58,7 @@ class SyncFront(Front):
         return _Awaited(mpsr.Producer(*args, **options))
 
     @asynccontextmanager
-    async def beside(self, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    async def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
         failures: list[BaseException] = []
 
         def target() -> None:
@@ -97,11 +98,11 @@ class _Awaited:
 
         return awaited
 
-    async def __aenter__(self) -> _Awaited:
+    async def __aenter__(self) -> Self:
         self._target.__enter__()
         return self
 
-    async def __aexit__(self, *exc: Any) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self._target.__exit__(*exc)
 
     async def __aiter__(self) -> AsyncIterator[Any]:

@@ -127,9 +127,7 @@ def test_flush_waits_until_the_receiver_came_back_for_more(front: Front, address
     front.run(test)
 
 
-def test_messages_sent_before_the_receiver_starts_are_delivered(
-    front: Front, address: str
-) -> None:
+def test_messages_sent_before_the_receiver_starts_are_delivered(front: Front, address: str) -> None:
     """A producer waits for its receiver on its own."""
 
     async def test(front: Front) -> None:
@@ -175,6 +173,26 @@ def test_close_acknowledges_exactly_what_was_handed_out(front: Front, address: s
             async with front.receiver(address) as receiver:
                 assert await receiver.receive(5) == b"2"
         assert producer.stats() == producer.stats()._replace(sent=3, accepted=3, lost=0)
+
+    front.run(test)
+
+
+def test_acknowledging_between_messages_keeps_the_rest_of_the_batch(
+    front: Front, address: str
+) -> None:
+    """acknowledge() accepts what was handed out so far; coming back accepts the rest."""
+
+    async def test(front: Front) -> None:
+        async with front.receiver(address) as receiver, front.producer(address) as producer:
+            await producer.send_many([b"0", b"1"])
+            assert await receiver.receive(5) == b"0"
+            receiver.acknowledge()
+            with pytest.raises(mpsr.TimedOut):
+                await producer.flush(0.05)
+            assert producer.stats().accepted == 1
+            assert await receiver.receive(5) == b"1"
+            receiver.acknowledge()
+            await producer.flush(5)
 
     front.run(test)
 
@@ -279,7 +297,7 @@ def test_a_full_buffer_blocks_until_the_time_out(front: Front, address: str) -> 
 def test_every_dropped_message_is_counted_on_both_ends(
     front: Front, address: str, on_full: str
 ) -> None:
-    """sent = accepted + lost, and the receiver is told the same number."""
+    """Sent = accepted + lost, and the receiver is told the same number."""
 
     async def test(front: Front) -> None:
         async with front.producer(address, on_full=on_full, buffer=10_000) as producer:
@@ -288,7 +306,8 @@ def test_every_dropped_message_is_counted_on_both_ends(
             lost = producer.stats().lost
             assert lost > 0
             async with front.receiver(address) as receiver:
-                got, told = [], 0
+                got: list[int] = []
+                told = 0
                 while len(got) + told < 1000:
                     batch = await receiver.receive_batch(5)
                     told += batch.lost
@@ -392,16 +411,15 @@ def test_a_message_over_the_limit_is_refused_at_the_producer(front: Front, addre
     front.run(test)
 
 
-def test_a_message_over_the_receivers_limit_is_counted_as_lost(
-    front: Front, address: str
-) -> None:
+def test_a_message_over_the_receivers_limit_is_counted_as_lost(front: Front, address: str) -> None:
     """A producer that learns of a smaller limit drops what cannot pass, and says so."""
 
     async def test(front: Front) -> None:
         async with front.producer(address) as producer:
             await producer.send_many([b"before", bytes(6000), b"after"])
             async with front.receiver(address, max_message=5000) as receiver:
-                got, lost = [], 0
+                got: list[bytes] = []
+                lost = 0
                 while len(got) + lost < 3:
                     batch = await receiver.receive_batch(5)
                     lost += batch.lost
@@ -487,9 +505,7 @@ def test_a_closed_receiver_says_so(front: Front, address: str) -> None:
     front.run(test)
 
 
-def test_an_exception_is_not_hidden_by_what_was_not_delivered(
-    front: Front, address: str
-) -> None:
+def test_an_exception_is_not_hidden_by_what_was_not_delivered(front: Front, address: str) -> None:
     """The block's own exception comes out; a note says what was not delivered."""
 
     async def test(front: Front) -> None:
