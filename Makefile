@@ -84,12 +84,15 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mpsr needs Python 3.11 or later: make PYTHON=…")'
 	@$(PYTHON) -m venv $(VENV)
 
+# Compiled at once, so that the first start is as quick as any, also where Python may not write.
 $(VENV)/.run: $(BUILT_FROM) | $(PY)
 	@echo "installing mpsr"
 	@$(PIP) -e .
+	@$(PY) -m compileall -q src
 	@touch $@
 
 $(VENV)/.%: $(BUILT_FROM) | $(PY)
 	@echo "installing mpsr[$*]"
 	@$(PIP) -e '.[$*]'
+	@$(PY) -m compileall -q src
 	@touch $@
