@@ -1,7 +1,5 @@
 """What claiming and reaching an address promises."""
 
-# ruff: noqa: ANN401 - options and answers go through as they come
-
 from __future__ import annotations
 
 import contextlib

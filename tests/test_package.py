@@ -24,7 +24,7 @@ def test_every_public_name_is_there() -> None:
     for name in mpsr.__all__:
         assert getattr(mpsr, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_it"):
-        mpsr.nothing_like_it
+        _ = mpsr.nothing_like_it
 
 
 def test_the_version_is_the_packages() -> None:

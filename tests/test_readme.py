@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from typing import Self
 
 import anyio
 
@@ -22,7 +23,7 @@ def test_the_sync_example_delivers(address: str) -> None:
     listening = threading.Event()
 
     class Receiver(mpsr.Receiver):
-        def __enter__(self) -> Receiver:
+        def __enter__(self) -> Self:
             listening.set()
             return self
 
@@ -42,7 +43,7 @@ def test_the_sync_example_delivers(address: str) -> None:
     thread = threading.Thread(target=exec, args=(receiving, {"mpsr": module, "handle": handle}))
     thread.start()
     assert listening.wait(5)
-    exec(producing, {"mpsr": mpsr})  # noqa: S102 - the example is what is tested
+    exec(producing, {"mpsr": mpsr})
     thread.join(5)
     assert got == [b"hello", b"a", b"b"]
 
@@ -52,7 +53,7 @@ def test_the_async_example_prints_who_sent(address: str) -> None:
     body = "".join(f"    {line}\n" for line in BLOCKS[2].replace(PATH, address).splitlines())
     printed: list[tuple[object, ...]] = []
     names: dict[str, object] = {"mpsr": mpsr, "print": lambda *items: printed.append(items)}
-    exec(f"async def example():\n{body}", names)  # noqa: S102 - the example is what is tested
+    exec(f"async def example():\n{body}", names)
     example = names["example"]
 
     async def main() -> None:
