@@ -28,11 +28,15 @@ class Wakeup:
             self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """Make the descriptor unreadable until the next ``set()``."""
+        """Make the descriptor unreadable until the next ``set()``.
+
+        Whoever clears looks at what was changed afterwards: a ``set()`` that comes between the
+        two lines below is in time for that look, and one behind them is heard anew.
+        """
         if self._is_set:
-            self._is_set = False
             with suppress(BlockingIOError):
                 self._reader.recv(64)
+            self._is_set = False
 
     def close(self) -> None:
         """Close the descriptors."""
