@@ -434,19 +434,20 @@ class Producer(ProducerBase[T]):
         outbox = self._outbox
         poll = select.poll()
         poll.register(outbox.fileno(), select.POLLIN)
-        while not self._closed:
+        while True:
             with self._lock:
                 outbox.service(monotonic())
                 if self._waiting:
                     self._changed.notify_all()
             self._pump()
             with self._lock:
+                if self._closed:  # looked at after the wakeup was cleared
+                    outbox.close()
+                    return
                 now = monotonic()
                 wait = outbox.wait_time(now)
                 self._wakes_at = inf if wait is None else now + wait
             poll.poll(None if wait is None else wait * 1000)
-        with self._lock:
-            outbox.close()
 
 
 def _messages(count: int) -> str:
