@@ -23,6 +23,7 @@ _WELCOME: Final = struct.Struct("<IQI")
 _LOST: Final = struct.Struct("<QQI")
 _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
+_U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -112,7 +113,7 @@ ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye
 
 def max_frame(max_message: int) -> int:
     """Return the largest payload length that carries messages of up to ``max_message`` bytes."""
-    return max(max_message + FRAME_OVERHEAD, MAX_CONTROL_FRAME)
+    return min(max(max_message + FRAME_OVERHEAD, MAX_CONTROL_FRAME), _U32)
 
 
 def encode(frame: ControlFrame) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from mpsr.errors import RemoteProtocolError
@@ -186,7 +187,7 @@ class DelimitedDeframer:
             body = bytes(self._tail) + piece[:end] if self._tail else piece[:end]
             self._tail = bytearray(piece[end:])
             if len(body) > self._max_message:
-                body = self._good(body, out)
+                self._check(body, out)
             out.append(self._run(body))
         else:
             self._tail += piece
@@ -204,16 +205,15 @@ class DelimitedDeframer:
         count, nbytes = codec.scan_delimited(body, self._delimiter)
         return Run(count, nbytes, partial(codec.split_delimited, body, self._delimiter))
 
-    def _good(self, body: bytes, out: list[Run]) -> bytes:
-        """Return the body if all its messages are small enough, else raise."""
-        begin = 0
-        for message in codec.split_delimited(body, self._delimiter):
-            if len(message) > self._max_message:
-                if begin:
-                    out.append(self._run(body[:begin]))
-                raise self._too_large()
-            begin = body.index(self._delimiter, begin) + 1
-        return body
+    def _check(self, body: bytes, out: list[Run]) -> None:
+        """Raise if a message in the body is too large, after appending those before it."""
+        messages = codec.split_delimited(body, self._delimiter)
+        if max(map(len, messages)) <= self._max_message:
+            return
+        good = list(takewhile(lambda message: len(message) <= self._max_message, messages))
+        if good:
+            out.append(Run(len(good), sum(map(len, good)), partial(list, good)))
+        raise self._too_large()
 
     def _too_large(self) -> RemoteProtocolError:
         return too_large(f"a message of more than {self._max_message} bytes")

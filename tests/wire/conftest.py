@@ -1,0 +1,24 @@
+"""Share what the tests of the wire need."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("mpsr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mpsr")
+
+CODECS: Final = [
+    name for name in ("mpsr.wire._codec_py", "mpsr.wire._codec") if find_spec(name) is not None
+]
+
+
+@pytest.fixture(scope="session", params=CODECS, ids=lambda name: name.rpartition(".")[2])
+def codec(request: pytest.FixtureRequest) -> ModuleType:
+    """Each twin of the hot functions in turn."""
+    return import_module(request.param)

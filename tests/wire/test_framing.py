@@ -1,0 +1,304 @@
+"""Find messages in streams, piece by piece."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE
+from mpsr.wire import codec
+from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
+from mpsr.wire.framing import (
+    FOREIGN_FRAMINGS,
+    Deframer,
+    DelimitedDeframer,
+    Framing,
+    LengthDeframer,
+    NativeDeframer,
+    RawFrame,
+    Run,
+    StreamDeframer,
+    deframer,
+    detect,
+    single,
+)
+from tests.wire.pair import cut_at
+
+FOREIGN: list[Framing] = ["lines", "null", "length", "stream"]
+PLACES = st.lists(st.integers(0, 5000), max_size=30)
+
+
+def feed(target: Deframer[Run], pieces: Iterable[bytes], *, ends: bool = True) -> list[bytes]:
+    """Return the messages in the pieces; each piece's memory is used again at once."""
+    runs: list[Run] = []
+    for piece in pieces:
+        buffer = bytearray(piece)
+        target.feed(memoryview(buffer), runs)
+        buffer[:] = bytes(len(buffer))
+    if ends:
+        target.finish(runs)
+    return [message for run in runs for message in run.split()]
+
+
+# -- detection ------------------------------------------------------------------------------
+
+
+def test_first_byte_decides_the_framing() -> None:
+    """89 is native, 00 is length, each of the 254 others is lines."""
+    found = [detect(byte) for byte in range(256)]
+    assert found[0x89] == "native"
+    assert found[0x00] == "length"
+    assert found.count("lines") == 254
+
+
+@pytest.mark.parametrize("framing", ["native", "auto", "nonsense"])
+def test_only_foreign_framings_have_a_deframer_of_messages(framing: Any) -> None:
+    """Native is frames, and auto is no framing yet."""
+    with pytest.raises(ValueError, match=f"^{framing} is not a foreign framing$"):
+        deframer(framing, MAX_MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("framing", "kind"),
+    [
+        ("lines", DelimitedDeframer),
+        ("null", DelimitedDeframer),
+        ("length", LengthDeframer),
+        ("stream", StreamDeframer),
+    ],
+)
+def test_each_foreign_framing_has_its_deframer(framing: Framing, kind: type) -> None:
+    """A framing's name leads to what understands it."""
+    assert type(deframer(framing, MAX_MESSAGE)) is kind
+
+
+# -- there and back -------------------------------------------------------------------------
+
+
+def framed(framing: Framing, messages: list[bytes]) -> list[bytes]:
+    """Return those of the messages that the framing can carry."""
+    if framing == "stream":
+        return [b"".join(messages)] if any(messages) else []
+    if framing in ("lines", "null"):
+        end = b"\n" if framing == "lines" else b"\0"
+        messages = [message.replace(end, b"") for message in messages]
+    return [message.rstrip(b"\r") for message in messages] if framing == "lines" else messages
+
+
+@pytest.mark.parametrize("framing", FOREIGN)
+@given(messages=st.lists(st.binary(max_size=300), max_size=20), places=PLACES)
+def test_messages_come_back_however_the_bytes_are_cut(
+    framing: Framing, messages: list[bytes], places: list[int]
+) -> None:
+    """What a framing packs, its deframer finds, over any split."""
+    messages = framed(framing, messages)
+    foreign = FOREIGN_FRAMINGS[framing]
+    data = foreign.pack(messages)
+    assert feed(deframer(framing, MAX_MESSAGE), cut_at(data, places)) == messages
+    if messages:
+        assert foreign.split(data) == messages
+
+
+@given(
+    batches=st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=5),
+    places=PLACES,
+)
+def test_native_frames_come_back_however_the_bytes_are_cut(
+    batches: list[list[bytes]], places: list[int]
+) -> None:
+    """Frames of every size, none included, are found whole over any split."""
+    data = encode(Ack(7)) + b"".join(codec.pack_batch(batch, 0) for batch in batches)
+    data += encode(Bye())
+    frames: list[RawFrame] = []
+    target = NativeDeframer(MAX_MESSAGE)
+    for piece in cut_at(data, places):
+        buffer = bytearray(piece)
+        target.feed(memoryview(buffer), frames)
+        buffer[:] = bytes(len(buffer))
+    target.finish(frames)
+    assert target.pending == 0
+    assert [frame.kind for frame in frames] == [5, *[3] * len(batches), 7]
+    assert [codec.split_batch(frame.payload, 0) for frame in frames[1:-1]] == batches
+
+
+@given(data=st.text("ab\r\n", max_size=60).map(str.encode), places=PLACES, limit=st.integers(0, 5))
+def test_lines_mean_the_same_however_they_are_cut(
+    data: bytes, places: list[int], limit: int
+) -> None:
+    """Messages and errors depend on the bytes alone, carriage returns and limits included."""
+    results = []
+    for pieces in ([data], cut_at(data, places), cut_at(data, range(len(data)))):
+        runs: list[Run] = []
+        target = DelimitedDeframer(b"\n", limit)
+        failure = ""
+        try:
+            for piece in pieces:
+                target.feed(memoryview(piece), runs)
+            target.finish(runs)
+        except RemoteProtocolError as exc:
+            failure = str(exc)
+        results.append(([message for run in runs for message in run.split()], failure))
+    assert results[0] == results[1] == results[2]
+    messages, failure = results[0]
+    assert all(len(message) <= limit for message in messages)
+    lines = data.split(b"\n")
+    lines = [line.removesuffix(b"\r") for line in lines[:-1]] + [
+        line for line in lines[-1:] if line
+    ]
+    assert messages == lines[: len(messages)]
+    assert bool(failure) is (len(messages) < len(lines))
+
+
+def test_run_of_one_message_knows_its_size() -> None:
+    """A message alone makes a run, too."""
+    run = single(b"hello")
+    assert (run.length, run.nbytes, run.split()) == (1, 5, [b"hello"])
+
+
+# -- what has begun -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+def test_begun_message_is_pending_until_the_end(framing: Framing) -> None:
+    """What has no end yet is counted, and is a message at the end of the stream."""
+    target = deframer(framing, MAX_MESSAGE)
+    assert feed(target, [b"ab", b"c"], ends=False) == []
+    assert target.pending == 3
+    assert feed(target, []) == [b"abc"]
+    assert target.pending == 0
+
+
+def test_begun_length_is_pending() -> None:
+    """A length counts among what has begun."""
+    target = LengthDeframer(MAX_MESSAGE)
+    assert feed(target, [b"\0\0\0\1a\0\0", b"\0\5hel"], ends=False) == [b"a"]
+    assert target.pending == 7
+    with pytest.raises(RemoteProtocolError, match="ended 7 bytes into a message") as caught:
+        feed(target, [])
+    assert caught.value.code == RejectCode.MALFORMED
+
+
+def test_begun_frame_is_pending_with_its_header() -> None:
+    """A frame that has begun is counted from its header's first byte."""
+    data = encode(Ack(7))
+    target = NativeDeframer(MAX_MESSAGE)
+    frames: list[RawFrame] = []
+    for size in range(1, len(data)):
+        target.feed(memoryview(data)[size - 1 : size], frames)
+        assert target.pending == size
+    target.finish(frames)
+    assert frames == []
+
+
+# -- limits ---------------------------------------------------------------------------------
+
+
+def test_control_frames_are_small_whatever_the_limit_of_batches() -> None:
+    """Only a BATCH may be as large as the largest message."""
+    for kind in set(range(256)) - {FrameType.BATCH}:
+        header = HEADER.pack(MAX_CONTROL_FRAME + 1, kind, 0, 0)
+        with pytest.raises(RemoteProtocolError) as caught:
+            NativeDeframer(MAX_MESSAGE).feed(memoryview(header), [])
+        assert caught.value.code == RejectCode.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("make", "header"),
+    [
+        pytest.param(
+            NativeDeframer, HEADER.pack(0xFFFF_FFFF, FrameType.BATCH, 0, 0), id="native-batch"
+        ),
+        pytest.param(
+            NativeDeframer, HEADER.pack(0xFFFF_FFFF, FrameType.HELLO, 0, 0), id="native-hello"
+        ),
+        pytest.param(LengthDeframer, b"\xff\xff\xff\xff", id="length"),
+    ],
+)
+def test_declared_4_gib_is_refused_and_allocates_nothing(
+    make: Callable[[int], Deframer[object]], header: bytes
+) -> None:
+    """A length is only a claim: nothing is set aside for it."""
+    target = make(MAX_MESSAGE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError) as caught:
+            target.feed(memoryview(header), [])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == RejectCode.TOO_LARGE
+    assert peak < 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("make", "header"),
+    [
+        pytest.param(
+            NativeDeframer, HEADER.pack(MAX_MESSAGE, FrameType.BATCH, 0, 0), id="native-batch"
+        ),
+        pytest.param(LengthDeframer, MAX_MESSAGE.to_bytes(4, "big"), id="length"),
+    ],
+)
+def test_declared_16_mib_allocates_nothing_before_it_comes(
+    make: Callable[[int], Deframer[object]], header: bytes
+) -> None:
+    """A thousand connections that announce much and send nothing cost nothing."""
+    target = make(MAX_MESSAGE)
+    tracemalloc.start()
+    try:
+        target.feed(memoryview(header), [])
+        target.feed(memoryview(b"a"), [])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 1024
+
+
+@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+def test_endless_message_is_refused_at_the_limit(framing: Framing) -> None:
+    """A message without an end is held up to the limit, and no longer."""
+    target = deframer(framing, 1000)
+    for _ in range(100):
+        target.feed(memoryview(b"a" * 10), [])
+    with pytest.raises(RemoteProtocolError, match="more than 1000 bytes") as caught:
+        target.feed(memoryview(b"a"), [])
+    assert caught.value.code == RejectCode.TOO_LARGE
+
+
+def test_messages_before_a_too_large_one_are_found() -> None:
+    """Where a message is too large, those before it are still good."""
+    runs: list[Run] = []
+    with pytest.raises(RemoteProtocolError):
+        DelimitedDeframer(b"\n", 3).feed(memoryview(b"a\r\n\nlarge\nb\n"), runs)
+    assert [run.split() for run in runs] == [[b"a", b""]]
+    assert [(run.length, run.nbytes) for run in runs] == [(2, 1)]
+
+
+def test_large_message_is_scanned_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a message that is not whole are not scanned over and over."""
+    scan = codec.scan_length
+    scanned: list[int] = []
+
+    def count(data: bytes, limit: int) -> tuple[int, int, int]:
+        scanned.append(len(data))
+        return scan(data, limit)
+
+    monkeypatch.setattr(codec, "scan_length", count)
+    data = codec.pack_length([b"a" * 1000])
+    assert feed(LengthDeframer(MAX_MESSAGE), cut_at(data, range(len(data)))) == [b"a" * 1000]
+    assert scanned == [4, 1004]
+
+
+# -- sending --------------------------------------------------------------------------------
+
+
+def test_only_a_stream_needs_a_connection_a_message() -> None:
+    """Nothing but the connection's end marks the end of a stream's message."""
+    assert {name for name, foreign in FOREIGN_FRAMINGS.items() if foreign.alone} == {"stream"}
+    assert set(FOREIGN_FRAMINGS) == set(FOREIGN)

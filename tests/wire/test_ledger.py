@@ -1,0 +1,148 @@
+"""Keep each producer's numbers for as long as it may send again."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpsr.batch import ProducerIdentity
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import MAX_PRODUCERS, PRODUCER_EXPIRY
+from mpsr.wire.frames import RejectCode
+from mpsr.wire.ledger import Ledger, Track
+
+UID = 1000
+
+
+def identity(number: int, label: str = "") -> ProducerIdentity:
+    return ProducerIdentity(number.to_bytes(16, "big"), label)
+
+
+def numbers(track: Track) -> tuple[int, int, int]:
+    return track.expected_seq, track.accepted_seq, track.epoch
+
+
+def test_new_producer_starts_at_its_lowest_number() -> None:
+    """A receiver that knows nothing of a producer believes its HELLO."""
+    track = Ledger().open(UID, identity(1, "one"), 7, 0.0)
+    assert numbers(track) == (7, 7, 1)
+    assert track.identity == identity(1, "one")
+
+
+def test_returning_producer_goes_on_where_it_stood() -> None:
+    """What was received stays received; the epoch counts its connections."""
+    ledger = Ledger()
+    track = ledger.open(UID, identity(1), 0, 0.0)
+    track.expected_seq, track.accepted_seq = 5, 3
+    ledger.gone(track, 1.0, orderly=False)
+    assert numbers(ledger.open(UID, identity(1, "renamed"), 3, 2.0)) == (5, 3, 2)
+    assert track.identity.label == "renamed"
+
+
+def test_producer_is_believed_what_it_need_not_send() -> None:
+    """What lies below HELLO's lowest number was accepted, if only by an earlier receiver."""
+    ledger = Ledger()
+    track = ledger.open(UID, identity(1), 0, 0.0)
+    ledger.gone(track, 1.0, orderly=False)
+    assert numbers(ledger.open(UID, identity(1), 9, 2.0)) == (9, 9, 2)
+
+
+def test_another_user_cannot_speak_for_a_producer() -> None:
+    """The same id under another uid is another producer."""
+    ledger = Ledger()
+    mine = ledger.open(UID, identity(1), 0, 0.0)
+    mine.expected_seq = 5
+    mine.fence = lambda: pytest.fail("fenced by another user")
+    theirs = ledger.open(UID + 1, identity(1), 0, 0.0)
+    nobodys = ledger.open(None, identity(1), 0, 0.0)
+    assert numbers(theirs) == numbers(nobodys) == (0, 0, 1)
+    assert len(ledger) == 3
+
+
+def test_newer_connection_fences_the_older() -> None:
+    """A producer has one live connection, the newest."""
+    ledger = Ledger()
+    fenced: list[str] = []
+    track = ledger.open(UID, identity(1), 0, 0.0)
+    track.fence = lambda: fenced.append("first")
+    assert ledger.open(UID, identity(1), 0, 0.0) is track
+    track.fence = lambda: fenced.append("second")
+    assert fenced == ["first"]
+    assert numbers(track) == (0, 0, 2)
+    assert len(ledger) == 1
+
+
+def test_live_track_without_a_fence_is_taken_over() -> None:
+    """Between HELLO and its answer, a connection has nothing to fence."""
+    ledger = Ledger()
+    assert ledger.open(UID, identity(1), 0, 0.0) is ledger.open(UID, identity(1), 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "accepted", "orderly", "kept"),
+    [(5, 5, True, 0), (5, 4, True, 1), (5, 5, False, 1), (5, 4, False, 1), (0, 0, True, 0)],
+)
+def test_producer_is_forgotten_when_it_ended_with_nothing_to_send(
+    expected: int, accepted: int, *, orderly: bool, kept: int
+) -> None:
+    """A goodbye with everything accepted leaves nothing to remember; anything else does."""
+    ledger = Ledger()
+    track = ledger.open(UID, identity(1), 0, 0.0)
+    track.expected_seq, track.accepted_seq = expected, accepted
+    ledger.gone(track, 1.0, orderly=orderly)
+    assert len(ledger) == kept
+    assert track.fence is None
+
+
+def test_full_ledger_turns_new_producers_away() -> None:
+    """Live and recent producers are never forgotten for new ones, which hear BUSY."""
+    ledger = Ledger(most=2, expiry=10.0)
+    ledger.open(UID, identity(1), 0, 0.0)
+    ledger.gone(ledger.open(UID, identity(2), 0, 0.0), 0.0, orderly=False)
+    with pytest.raises(RemoteProtocolError, match="already knows 2 producers") as caught:
+        ledger.open(UID, identity(3), 0, 9.9)
+    assert caught.value.code == RejectCode.BUSY
+    assert len(ledger) == 2
+
+
+def test_known_producers_return_to_a_full_ledger() -> None:
+    """Who is known needs no room."""
+    ledger = Ledger(most=2)
+    live = ledger.open(UID, identity(1), 0, 0.0)
+    track = ledger.open(UID, identity(2), 0, 0.0)
+    ledger.gone(track, 0.0, orderly=False)
+    assert ledger.open(UID, identity(2), 0, 1.0) is track
+    assert ledger.open(UID, identity(1), 0, 1.0) is live
+
+
+def test_long_gone_producers_make_room() -> None:
+    """Those that left longest ago are forgotten first, and only once they expired."""
+    ledger = Ledger(most=3, expiry=10.0)
+    for number, left in ((1, 0.0), (2, 1.0), (3, 8.0)):
+        ledger.gone(ledger.open(UID, identity(number), 0, 0.0), left, orderly=False)
+    ledger.open(UID, identity(4), 0, 11.0)
+    assert len(ledger) == 2
+    assert ledger.open(UID, identity(3), 0, 11.0).epoch == 2
+    assert ledger.open(UID, identity(1), 0, 11.0).epoch == 1
+
+
+def test_return_starts_expiry_anew() -> None:
+    """What counts is when a producer left last."""
+    ledger = Ledger(most=1, expiry=10.0)
+    ledger.gone(ledger.open(UID, identity(1), 0, 0.0), 0.0, orderly=False)
+    ledger.gone(ledger.open(UID, identity(1), 0, 5.0), 5.0, orderly=False)
+    with pytest.raises(RemoteProtocolError):
+        ledger.open(UID, identity(2), 0, 14.9)
+    assert ledger.open(UID, identity(2), 0, 15.0).epoch == 1
+
+
+def test_expired_producer_is_still_known_while_there_is_room() -> None:
+    """Nothing is forgotten before its room is needed."""
+    ledger = Ledger(most=2, expiry=10.0)
+    ledger.gone(ledger.open(UID, identity(1), 0, 0.0), 0.0, orderly=False)
+    assert ledger.open(UID, identity(1), 0, 99.0).epoch == 2
+
+
+def test_defaults_are_the_documented_limits() -> None:
+    """65,536 producers, for an hour."""
+    ledger = Ledger()
+    assert (ledger._most, ledger._expiry) == (MAX_PRODUCERS, PRODUCER_EXPIRY) == (65_536, 3600.0)

@@ -1,0 +1,194 @@
+"""Hold both ends to the test vectors: whole, byte by byte, and with more behind them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from mpsr.batch import ProducerIdentity
+from mpsr.errors import Rejected, RemoteProtocolError
+from mpsr.limits import MAX_MESSAGE
+from mpsr.wire.frames import Hello, Reject
+from mpsr.wire.framing import Framing
+from mpsr.wire.ledger import Ledger
+from mpsr.wire.session import Acknowledged, SendingSession, Welcomed
+from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
+from tests.wire.vectors import RECEIVING, SENDING, VECTORS, Vector, load, read, unhex
+
+Cut = Callable[[bytes], list[bytes]]
+
+
+def is_whole(vector: Vector) -> bool:
+    """Tell whether nothing is begun at the vector's end, which what follows would complete."""
+    begun = vector["name"].startswith(("cut-", "native-one"))
+    return not (begun or vector["at_end"]["understood"] or vector["at_end"]["error"])
+
+
+def expected(items: Iterable[Vector]) -> list[Understood]:
+    understood: list[Understood] = []
+    for item in items:
+        match item:
+            case {"hello": {"producer_id": producer_id, "lowest_seq": lowest, "label": label}}:
+                understood.append(Hello(bytes.fromhex(producer_id), lowest, label))
+            case {"first_seq": first_seq, "messages": messages}:
+                understood.append(Messages(first_seq, list(map(unhex, messages))))
+            case {"lost": count}:
+                understood.append(Dropped(count))
+            case _:
+                raise AssertionError(item)
+    return understood
+
+
+def receiver_for(vector: Vector) -> ReceiverEnd:
+    """Return a receiver that knows of the producer what the vector says."""
+    ledger = Ledger()
+    if "known" in vector:
+        producer_id = bytes.fromhex(vector["understood"][0]["hello"]["producer_id"])
+        track = ledger.open(UID, ProducerIdentity(producer_id, ""), 0, 0.0)
+        for name, value in vector["known"].items():
+            setattr(track, name, value)
+        ledger.gone(track, 0.0, orderly=False)
+    framing: Framing = vector["framing"]
+    return ReceiverEnd(
+        framing, max_message=vector.get("max_message", MAX_MESSAGE), ledger=ledger
+    )  # fmt: skip
+
+
+def code_of(error: RemoteProtocolError | None) -> int | None:
+    return None if error is None else error.code
+
+
+def check(end: ReceiverEnd, vector: Vector) -> None:
+    """Compare what was understood before the end of the stream."""
+    assert end.understood == expected(vector["understood"])
+    assert code_of(end.error) == vector["error"]
+    answer = unhex(vector["answer"])
+    assert end.sent.startswith(answer)
+    rest = frames_in(end.sent[len(answer) :])
+    codes = [frame.code for frame in rest if isinstance(frame, Reject)]
+    assert len(codes) == len(rest)
+    assert codes == ([vector["error"]] if vector["rejects"] else [])
+    if "detected" in vector:
+        assert end.session.framing == vector["detected"]
+
+
+def whole(data: bytes) -> list[bytes]:
+    return [data]
+
+
+@pytest.mark.parametrize("cut", [whole, bytewise])
+@pytest.mark.parametrize("vector", load(*RECEIVING))
+def test_receiver_understands_each_vector_however_it_is_cut(vector: Vector, cut: Cut) -> None:
+    """Bytes mean the same whole and byte by byte, up to the end of the stream."""
+    end = receiver_for(vector)
+    end.feed_all(cut(unhex(vector["bytes"])))
+    check(end, vector)
+    end.error = None
+    end.finish()
+    at_end = vector["at_end"]
+    assert end.understood == joined(vector["understood"], at_end["understood"])
+    assert end.orderly is at_end["orderly"]
+    assert code_of(end.error) == at_end["error"]
+
+
+def joined(before: list[Vector], after: list[Vector]) -> list[Understood]:
+    """Return all that is understood, with messages that follow each other in one."""
+    understood = expected(before)
+    for item in expected(after):
+        last = understood[-1] if understood else None
+        if isinstance(item, Messages) and isinstance(last, Messages):
+            last.bodies.extend(item.bodies)
+        else:
+            understood.append(item)
+    return understood
+
+
+@pytest.mark.parametrize("vector", load("native", take=is_whole))
+def test_trailing_bytes_change_nothing_in_native(vector: Vector) -> None:
+    """A frame that has begun behind a vector waits; behind an error, nothing matters."""
+    end = receiver_for(vector)
+    tail = b"\x04\0\0\0\x07"
+    end.feed(unhex(vector["bytes"]) + tail)
+    check(end, vector)
+    if vector["error"] is None:
+        assert end.session.pending == len(tail)
+    else:
+        end.feed(b"more")
+        check(end, vector)
+
+
+@pytest.mark.parametrize("vector", load("lines", "null", "length", take=is_whole))
+def test_trailing_bytes_change_nothing_in_foreign_framings(vector: Vector) -> None:
+    """A message that has begun behind a vector waits; behind an error, nothing matters."""
+    end = receiver_for(vector)
+    tail = b"\0\0\1" if vector["framing"] == "length" else b"tail"
+    end.feed(unhex(vector["bytes"]) + tail)
+    check(end, vector)
+    if vector["error"] is None:
+        assert end.session.pending == len(tail)
+    else:
+        end.feed(b"more")
+        check(end, vector)
+
+
+@pytest.mark.parametrize("cut", [whole, bytewise])
+@pytest.mark.parametrize("vector", load(*SENDING))
+def test_producer_understands_each_vector_however_it_is_cut(vector: Vector, cut: Cut) -> None:
+    """Answers mean the same whole and byte by byte."""
+    session = SendingSession(
+        bytes.fromhex(vector["producer_id"]), vector["lowest_seq"], vector["label"]
+    )
+    assert session.data_to_send() == unhex(vector["opens_with"])
+    told: list[Vector] = []
+    error: RemoteProtocolError | None = None
+    for step in vector["steps"]:
+        match step:
+            case {"sends": end_seq}:
+                session.sent(end_seq)
+            case {"bye": terms}:
+                session.bye()
+                assert session.data_to_send() == unhex(terms)
+            case {"receive": terms}:
+                error = feed(session, cut(unhex(terms)))
+        for event in session.events_received():
+            match event:
+                case Welcomed(expected_seq, max_message):
+                    told.append({"expected_seq": expected_seq, "max_message": max_message})
+                case Acknowledged(seq):
+                    told.append({"accepted": seq})
+    assert told == vector["understood"]
+    assert code_of(error) == vector["error"]
+    assert isinstance(error, Rejected) is (vector["rejected"] is not None)
+    if vector["rejected"] is not None:
+        assert str(error) == f"the receiver refused this producer: {vector['rejected']}"
+    assert session.data_to_send() == b""
+
+
+def feed(session: SendingSession, pieces: list[bytes]) -> RemoteProtocolError | None:
+    try:
+        for piece in pieces:
+            session.receive_data(memoryview(piece))
+    except RemoteProtocolError as exc:
+        return exc
+    return None
+
+
+def test_committed_vectors_are_what_the_script_lays_out() -> None:
+    """tests/vectors/make.py writes exactly the files that are committed."""
+    spec = importlib.util.spec_from_file_location("make_vectors", VECTORS / "make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    written = {name: make.render(vectors) for name, vectors in make.files().items()}
+    there = {path.name: path.read_text(encoding="utf-8") for path in VECTORS.glob("*.json")}
+    assert written == there
+
+
+@pytest.mark.parametrize("name", [*RECEIVING, *SENDING])
+def test_vectors_have_names_of_their_own(name: str) -> None:
+    """A vector can be referred to by its file and name."""
+    names = [vector["name"] for vector in read(name)]
+    assert len(set(names)) == len(names)
