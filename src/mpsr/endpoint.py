@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic, sleep
 from typing import Final, Literal, NamedTuple
 
 from mpsr.batch import UNKNOWN_PEER, Peer
@@ -25,7 +26,7 @@ from mpsr.errors import (
     ReceiverBusy,
     WrongSocketType,
 )
-from mpsr.limits import BACKLOG
+from mpsr.limits import BACKLOG, DYING_OWNER
 
 SocketType = Literal["stream", "dgram"]
 SOCKET_TYPES: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM}
@@ -36,6 +37,7 @@ _MAX_NAME: Final = 107 if _LINUX else 103  # bytes: sun_path, less the NUL that 
 _MAX_ID: Final = 2**32 - 2  # user and group ids have 32 bits, and the last one means "none"
 _MAX_DESCRIPTOR: Final = 2**31 - 1  # a C int
 _LOCK_TEXT: Final = b"0123456789\n"
+_FLOCK_PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
 _MAX_LOCK_TEXT: Final = 16  # bytes: more than a process id and a line's end ever take
 _PROC: Final = "/proc/self/fd"
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -324,10 +326,7 @@ class _PathClaim(Claim):
         with ExitStack() as undo, _translating(self.address, f"{shown} cannot be taken"):
             lock = os.open(name, _LOCK, 0o600, dir_fd=self._directory)
             undo.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise _in_use(self.address, _living(os.pread(lock, _MAX_LOCK_TEXT, 0))) from exc
+            self._flock(lock)
             found, text = os.fstat(lock), os.pread(lock, _MAX_LOCK_TEXT, 0)
             self._refuse_foreign(found, stat.S_IFREG, shown)
             if found.st_nlink != 1 or found.st_size >= _MAX_LOCK_TEXT or text.strip(_LOCK_TEXT):
@@ -337,6 +336,19 @@ class _PathClaim(Claim):
                 os.pwrite(lock, b"%d\n" % os.getpid(), 0)
             self._lock = lock
             undo.pop_all()
+
+    def _flock(self, lock: int) -> None:
+        """Lock the file; a lock whose owner is dead is about to come free, and waited for."""
+        give_up_at = monotonic() + DYING_OWNER
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                text = os.pread(lock, _MAX_LOCK_TEXT, 0)
+                owner = _living(text)
+                if owner is not None or not text or monotonic() >= give_up_at:
+                    raise _in_use(self.address, owner) from exc
+            sleep(_FLOCK_PAUSE)
 
     def make_way(self) -> None:
         """Remove a socket of ours that nobody holds; refuse everything else."""

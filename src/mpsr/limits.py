@@ -20,6 +20,7 @@ READ_SIZE: Final = 256 * KIB  # bytes: one bounded read; about what a socket buf
 
 # -- receiver -------------------------------------------------------------------------------
 
+DYING_OWNER: Final = 0.5  # seconds: what the kernel may take to free a killed owner's lock
 BACKLOG: Final = 4096  # connections waiting to be accepted: the kernel's own usual maximum
 MAX_CONNECTIONS: Final = 1024  # connections: bounds memory and descriptors until raised
 ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starve the connected
