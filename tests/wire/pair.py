@@ -275,7 +275,7 @@ def frames_in(data: bytes) -> list[ControlFrame]:
     deframer.feed(memoryview(data), raw)
     assert deframer.pending == 0
     assert all(frame.kind != FrameType.BATCH for frame in raw)
-    return [decode(*frame) for frame in raw]
+    return [decode(frame.kind, frame.payload) for frame in raw]
 
 
 def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:

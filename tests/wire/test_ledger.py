@@ -71,6 +71,16 @@ def test_newer_connection_fences_the_older() -> None:
     assert len(ledger) == 1
 
 
+def test_older_connection_that_is_read_late_does_not_fence_the_newer() -> None:
+    """Connections are old or new by when they were accepted, not by when HELLO was read."""
+    ledger = Ledger()
+    track = ledger.open(UID, identity(1), 0, 0.0, order=2)
+    with pytest.raises(RemoteProtocolError, match="newer") as caught:
+        ledger.open(UID, identity(1), 0, 0.0, order=1)
+    assert caught.value.code == RejectCode.FENCED
+    assert numbers(track) == (0, 0, 1)
+
+
 def test_live_track_without_a_fence_is_taken_over() -> None:
     """Between HELLO and its answer, a connection has nothing to fence."""
     ledger = Ledger()

@@ -23,6 +23,8 @@ _WELCOME: Final = struct.Struct("<IQI")
 _LOST: Final = struct.Struct("<QQI")
 _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
+_SINGLE: Final = struct.Struct("<IBBHQIIII")  # a frame header, a batch head, two offsets
+_SINGLE_HEAD: Final = struct.Struct("<QIIII")  # a batch head, two offsets
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -134,6 +136,23 @@ def encode(frame: ControlFrame) -> bytes:
             return _with_header(FrameType.REJECT, payload)
         case Bye():
             return _with_header(FrameType.BYE, b"")
+
+
+def single_batch_head(seq: int, length: int) -> bytes:
+    """Return what stands before the body in a BATCH frame of one message."""
+    return _SINGLE.pack(FRAME_OVERHEAD + length, FrameType.BATCH, 0, 0, seq, 1, 0, 0, length)
+
+
+def scan_single(head: bytes, length: int) -> tuple[int, int, int]:
+    """Check what stood before the one body of a BATCH payload, as ``scan_batch`` does."""
+    first_seq, count, zero, begin, end = _SINGLE_HEAD.unpack(head)
+    if zero != 0:
+        raise ValueError("the batch's reserved field is not zero")
+    if first_seq > _U64 - count:
+        raise ValueError("the batch's sequence numbers do not fit in 64 bits")
+    if begin != 0 or end != length:
+        raise ValueError("the batch's offsets do not run from 0 to its end")
+    return first_seq, count, length
 
 
 def decode(kind: int, payload: bytes) -> ControlFrame:

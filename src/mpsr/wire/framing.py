@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
+from threading import RLock
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import MAX_CONTROL_FRAME
+from mpsr.limits import DIRECT_READ, FRAME_OVERHEAD, MAX_CONTROL_FRAME, MESSAGE_COST
 from mpsr.wire import codec
+from mpsr.wire.codec import Assembly
 from mpsr.wire.frames import HEADER, FrameType, RejectCode, malformed, max_frame
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ Framing = Literal["auto", "native", "length", "lines", "null", "stream"]
 
 FIRST_BYTES: Final[dict[int, Framing]] = {0x89: "native", 0x00: "length"}  # else lines
 LENGTH_PREFIX: Final = 4  # bytes
+_ONE: Final = (1).to_bytes(4, "little")  # the count of a batch of one message
 
 
 class Run(NamedTuple):
@@ -39,6 +42,8 @@ class RawFrame(NamedTuple):
 
     kind: int
     payload: bytes
+    body: bytes | None = None
+    """The body of a batch of one message; the payload is then what stands before it."""
 
 
 T = TypeVar("T")
@@ -93,15 +98,71 @@ class ForeignFraming(NamedTuple):
 FOREIGN_FRAMINGS: Final[dict[Framing, ForeignFraming]] = {
     "length": ForeignFraming(codec.pack_length, codec.split_length),
     "lines": ForeignFraming(
-        partial(codec.pack_delimited, delimiter=b"\n"),
-        partial(codec.split_delimited, delimiter=b"\n"),
+        lambda messages: codec.pack_delimited(messages, b"\n"),
+        lambda data: codec.split_delimited(data, b"\n"),
     ),
     "null": ForeignFraming(
-        partial(codec.pack_delimited, delimiter=b"\0"),
-        partial(codec.split_delimited, delimiter=b"\0"),
+        lambda messages: codec.pack_delimited(messages, b"\0"),
+        lambda data: codec.split_delimited(data, b"\0"),
     ),
     "stream": ForeignFraming(b"".join, lambda data: [data], alone=True),
 }
+
+
+class ForeignPacker:
+    """Gathers messages in a foreign framing, as the codec's Packer does for native."""
+
+    def __init__(self, foreign: ForeignFraming, max_message: int) -> None:
+        self._foreign = foreign
+        self._max_message = max_message
+        self._lock = RLock()
+        self._limit = 0
+        self._pieces: list[bytes] = []
+        self.cost = 0
+        self.taken = (0, 0, b"", b"")
+        """What was taken last: its first sequence number, and what ``take`` returned."""
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def open(self, limit: int) -> None:
+        """Take messages from now on, as long as their cost stays within the limit."""
+        with self._lock:
+            self._limit = limit
+
+    def append(self, message: Buffer) -> bool:
+        """Take a message, unless it does not fit, or cannot be carried."""
+        body = codec.to_bytes(message)
+        cost = len(body) + MESSAGE_COST
+        with self._lock:
+            if self.cost + cost > self._limit or len(body) > self._max_message:
+                return False
+            try:
+                self._pieces.append(self._foreign.pack([body]))
+            except ValueError:
+                return False
+            self.cost += cost
+            return True
+
+    def extend(self, messages: Sequence[Buffer], start: int) -> int:
+        """Take messages from the start-th on; return the index of the first not taken."""
+        while start < len(messages) and self.append(messages[start]):
+            start += 1
+        return start
+
+    def take(self, first_seq: int) -> tuple[int, bytes, bytes]:
+        """Close; return how many messages there are, no head, and their bytes."""
+        with self._lock:
+            data = b"".join(self._pieces)
+            self.taken = (first_seq, len(self._pieces), b"", data)
+            self.cost = self._limit = 0
+            self._pieces = []
+        return self.taken[1:]
+
+    def close(self) -> None:
+        """Take no more until ``open``."""
+        with self._lock:
+            self._limit = 0
 
 
 def single(body: bytes) -> Run:
@@ -110,37 +171,68 @@ def single(body: bytes) -> Run:
 
 
 class NativeDeframer:
-    """Finds native frames."""
+    """Finds native frames.
+
+    A large frame that has begun has a place of its own for the rest (``wanted``), so that
+    whoever reads can read straight into it. Of a batch of one message the body comes apart,
+    so that it never needs another copy.
+    """
 
     def __init__(self, max_message: int) -> None:
         self._max_frame = max_frame(max_message)
-        self._head = bytearray()  # a header that is not whole
+        self._header = bytearray()  # a header that is not whole
         self._kind: int | None = None  # the frame whose payload is awaited
-        self._payload = bytearray()
         self._length = 0
+        self._head: bytes | None = None  # of a batch of one message
+        self._rest: Assembly | None = None  # what has come of the payload, or of that message
 
     @property
     def pending(self) -> int:
         begun = HEADER.size if self._kind is not None else 0
-        return begun + len(self._head) + len(self._payload)
+        begun += len(self._header) + len(self._head or b"")
+        return begun + (self._rest.filled if self._rest is not None else 0)
+
+    def wanted(self) -> memoryview | None:
+        """Return where the rest of a large frame belongs, if one has begun."""
+        rest = self._rest
+        return None if rest is None or rest.missing < DIRECT_READ else rest.room()
+
+    def feed_wanted(self, size: int, out: list[RawFrame]) -> None:
+        """Take note that ``size`` bytes were read into what ``wanted`` gave."""
+        if self._rest is not None:
+            self._rest.advance(size)
+            if not self._rest.missing:
+                self._finish_frame(self._rest.take(), out)
 
     def feed(self, data: memoryview, out: list[RawFrame]) -> None:
         while data:
             if self._kind is None:
-                take = HEADER.size - len(self._head)
-                self._head += data[:take]
-                data = data[take:]
-                if len(self._head) < HEADER.size:
+                data = self._feed_header(data)
+                if self._kind is None:
                     return
-                self._begin()
-            data = self._continue(data, out)
+            if self._rest is None:
+                data = self._feed_first(data, out)
+            else:
+                piece, data = data[: self._rest.missing], data[self._rest.missing :]
+                self._rest.extend(piece)
+                self.feed_wanted(0, out)
 
     def finish(self, out: list[RawFrame]) -> None:
         """Do nothing: a frame that is not whole ends with its connection."""
 
-    def _begin(self) -> None:
-        length, kind, flags, zero = HEADER.unpack(self._head)
-        self._head.clear()
+    def _feed_header(self, data: memoryview) -> memoryview:
+        if not self._header and len(data) >= HEADER.size:
+            self._begin(data[: HEADER.size])
+            return data[HEADER.size :]
+        take = HEADER.size - len(self._header)
+        self._header += data[:take]
+        if len(self._header) == HEADER.size:
+            self._begin(self._header)
+            self._header = bytearray()
+        return data[take:]
+
+    def _begin(self, header: Buffer) -> None:
+        length, kind, flags, zero = HEADER.unpack(header)
         if flags or zero:
             raise malformed("frame", "its flags and reserved field must be zero")
         limit = self._max_frame if kind == FrameType.BATCH else MAX_CONTROL_FRAME
@@ -149,22 +241,27 @@ class NativeDeframer:
         self._kind = kind
         self._length = length
 
-    def _continue(self, data: memoryview, out: list[RawFrame]) -> memoryview:
-        missing = self._length - len(self._payload)
-        piece, rest = data[:missing], data[missing:]
-        if len(piece) < missing:
-            self._payload += piece
-            return rest
-        if self._payload:
-            self._payload += piece
-            payload = bytes(self._payload)
-            self._payload = bytearray()
+    def _feed_first(self, data: memoryview, out: list[RawFrame]) -> memoryview:
+        """Take the first piece of a payload."""
+        piece, rest = data[: self._length], data[self._length :]
+        length = self._length
+        if self._kind == FrameType.BATCH and len(piece) >= FRAME_OVERHEAD and piece[8:12] == _ONE:
+            self._head = bytes(piece[:FRAME_OVERHEAD])
+            piece = piece[FRAME_OVERHEAD:]
+            length -= FRAME_OVERHEAD
+        if len(piece) == length:
+            self._finish_frame(bytes(piece), out)
         else:
-            payload = bytes(piece)
-        kind, self._kind = self._kind, None
-        assert kind is not None  # noqa: S101 - for the type checker
-        out.append(RawFrame(kind, payload))
+            self._rest = Assembly(length)
+            self._rest.extend(piece)
         return rest
+
+    def _finish_frame(self, payload: bytes, out: list[RawFrame]) -> None:
+        kind, self._kind = self._kind, None
+        head, self._head = self._head, None
+        self._rest = None
+        if kind is not None:
+            out.append(RawFrame(kind, payload) if head is None else RawFrame(kind, head, payload))
 
 
 class DelimitedDeframer:

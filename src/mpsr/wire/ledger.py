@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Track:
     """Where one producer stands."""
 
-    __slots__ = ("accepted_seq", "epoch", "expected_seq", "fence", "identity", "key")
+    __slots__ = ("accepted_seq", "epoch", "expected_seq", "fence", "identity", "key", "order")
 
     def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
         self.key = key
@@ -32,6 +32,7 @@ class Track:
         self.expected_seq = seq  # everything below was received
         self.accepted_seq = seq  # everything below was acknowledged
         self.epoch = 0  # how many connections it has had
+        self.order = 0  # of the live connection, among all that were accepted
         self.fence: Callable[[], None] | None = None  # ends the live connection
 
 
@@ -48,16 +49,27 @@ class Ledger:
         return len(self._live) + len(self._gone)
 
     def open(
-        self, uid: int | None, identity: ProducerIdentity, lowest_seq: int, now: float
+        self,
+        uid: int | None,
+        identity: ProducerIdentity,
+        lowest_seq: int,
+        now: float,
+        *,
+        order: int = 0,
     ) -> Track:
         """Return the track for a new connection, after fencing an older one.
 
-        What lies below ``lowest_seq`` was accepted, by the producer's own word, so a track
-        never expects less. Raises RemoteProtocolError (BUSY) when there are too many.
+        Which is newer tells the ``order`` in which they were accepted: an old one's HELLO may
+        be read late. What lies below ``lowest_seq`` was accepted, by the producer's own word,
+        so a track never expects less. Raises RemoteProtocolError: BUSY when there are too many
+        producers, FENCED for a connection that is older than the live one.
         """
         key = (uid, identity.id)
         track = self._live.get(key)
         if track is not None:
+            if order < track.order:
+                error = "a newer connection speaks for this producer"
+                raise RemoteProtocolError(error, code=RejectCode.FENCED)
             if track.fence is not None:
                 track.fence()
         elif key in self._gone:
@@ -67,6 +79,7 @@ class Ledger:
             track = Track(key, identity, lowest_seq)
         track.identity = identity
         track.epoch += 1
+        track.order = order
         track.expected_seq = max(track.expected_seq, lowest_seq)
         track.accepted_seq = max(track.accepted_seq, lowest_seq)
         self._live[key] = track

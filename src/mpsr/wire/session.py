@@ -31,8 +31,9 @@ from mpsr.wire.frames import (
     encode,
     malformed,
     max_frame,
+    scan_single,
 )
-from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect
+from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect, single
 
 if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
@@ -162,6 +163,25 @@ class ReceivingSession:
             self.reject(exc.code, str(exc))
             raise
 
+    def wanted(self) -> memoryview | None:
+        """Return where the next bytes belong, if they are the rest of a large frame.
+
+        Release it, then tell ``receive_wanted`` how much was read into it.
+        """
+        if self._native is None or self.state is not State.OPEN or self._broken is not None:
+            return None
+        return self._native.wanted()
+
+    def receive_wanted(self, size: int) -> None:
+        """Take what was read into ``wanted``; raise like ``receive_data``."""
+        try:
+            if self._native is not None:
+                self._native.feed_wanted(size, self._frames)
+                self._process()
+        except RemoteProtocolError as exc:
+            self.reject(exc.code, str(exc))
+            raise
+
     def receive_eof(self) -> None:
         """Take the end of the stream; raise RemoteProtocolError if it cuts a message off."""
         orderly = self.state is not State.FAILED
@@ -266,13 +286,13 @@ class ReceivingSession:
         """Turn frames into events, up to one that needs an answer first."""
         frames, self._frames = self._frames, []
         try:
-            for position, (kind, payload) in enumerate(frames):
+            for position, (kind, payload, body) in enumerate(frames):
                 if self.state is State.GREETED:
                     self._frames = frames[position:]
                     return
                 if kind == FrameType.BATCH:
                     self._pass(FrameType.BATCH)
-                    self._receive_batch(payload)
+                    self._receive_batch(payload, body)
                 else:
                     self._receive_control(kind, payload)
             if self._broken is not None and self.state is not State.GREETED:
@@ -302,15 +322,21 @@ class ReceivingSession:
         elif isinstance(frame, Lost):
             self._lost += frame.dropped - self._already(frame.first_seq, frame.dropped)
 
-    def _receive_batch(self, payload: bytes) -> None:
+    def _receive_batch(self, payload: bytes, body: bytes | None) -> None:
         try:
-            first_seq, count, nbytes = codec.scan_batch(payload)
+            if body is not None:
+                first_seq, count, nbytes = scan_single(payload, len(body))
+            else:
+                first_seq, count, nbytes = codec.scan_batch(payload)
         except ValueError as exc:
             raise malformed("BATCH", str(exc)) from None
         skip = self._already(first_seq, count)
         if skip == count:
             return
-        run = Run(count, nbytes, partial(codec.split_batch, payload, skip))
+        if body is not None:
+            run = single(body)
+        else:
+            run = Run(count, nbytes, partial(codec.split_batch, payload, skip))
         if skip:
             rest = run.split()
             run = Run(len(rest), sum(map(len, rest)), partial(list, rest))
@@ -405,7 +431,7 @@ class SendingSession:
         if raw.kind in FROM_PRODUCER:
             error = f"unexpected {FrameType(raw.kind).name}: it comes from a producer only"
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
-        frame = decode(*raw)
+        frame = decode(raw.kind, raw.payload)
         kind = FrameType(raw.kind)
         if (self.state, kind) not in PRODUCER_TRANSITIONS:
             error = f"unexpected {kind.name} in state {self.state.name}"

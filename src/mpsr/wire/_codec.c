@@ -1,0 +1,1235 @@
+/* Pack and split messages: the C twin of the hot functions.
+ *
+ * _codec_py.py says what each function does; this file gives the same answer to every call,
+ * errors and their words included. What is not exactly bytes is copied to bytes first, in the
+ * order and with the errors of the Python twin. From then on no foreign code runs, so that the
+ * interpreter lock makes every call whole, and nothing changes between a check and its use.
+ *
+ * Sizes are counted in 64 bits: sums of a few numbers below 2**33 cannot overflow there. Where
+ * a size has fewer, this file does not build, and the Python twin serves.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <endian.h>
+#include <stdint.h>
+#include <string.h>
+
+_Static_assert(sizeof(Py_ssize_t) == 8, "sizes are counted in 64 bits");
+
+enum {
+    FRAME_HEADER = 8,  /* u32 length, u8 type, u8 flags, u16 zero */
+    BATCH_HEAD = 16,   /* u64 first sequence number, u32 count, u32 zero */
+    OFFSET = 4,
+    LENGTH = 4,
+    BATCH = 3,         /* the frame type */
+    MESSAGE_COST = 8,  /* bytes that a packer counts for a message beside its own */
+};
+
+#define MOST_IN_U32 0xFFFFFFFFLL
+#define MAX_COST (MOST_IN_U32 - BATCH_HEAD - OFFSET)  /* what a packer took always fits a frame */
+
+/* -- numbers ---------------------------------------------------------------------------- */
+
+static inline void put_u32(char *at, uint32_t number)
+{
+    number = htole32(number);
+    memcpy(at, &number, sizeof number);
+}
+
+static inline uint32_t get_u32(const char *at)
+{
+    uint32_t number;
+    memcpy(&number, at, sizeof number);
+    return le32toh(number);
+}
+
+static inline void put_u64(char *at, uint64_t number)
+{
+    number = htole64(number);
+    memcpy(at, &number, sizeof number);
+}
+
+static inline uint64_t get_u64(const char *at)
+{
+    uint64_t number;
+    memcpy(&number, at, sizeof number);
+    return le64toh(number);
+}
+
+static inline void put_length(char *at, uint32_t length)
+{
+    length = htobe32(length);
+    memcpy(at, &length, sizeof length);
+}
+
+static inline uint32_t get_length(const char *at)
+{
+    uint32_t length;
+    memcpy(&length, at, sizeof length);
+    return be32toh(length);
+}
+
+/* -- arguments -------------------------------------------------------------------------- */
+
+static int fail(PyObject *exception, const char *text)
+{
+    PyErr_SetString(exception, text);
+    return -1;
+}
+
+static int check_count(const char *name, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given == wanted) return 0;
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments (%zd given)", name, wanted, given);
+    return -1;
+}
+
+/* A number beyond 64 bits is as good as the largest or smallest within. */
+static int to_int64(PyObject *object, int64_t *number)
+{
+    PyObject *integer = PyNumber_Index(object);
+    if (integer == NULL) return -1;
+    int overflow;
+    *number = PyLong_AsLongLongAndOverflow(integer, &overflow);
+    if (overflow) *number = overflow > 0 ? INT64_MAX : INT64_MIN;
+    Py_DECREF(integer);
+    return 0;
+}
+
+/* Convert what PyNumber_Index returned to the first of ``count`` sequence numbers. */
+static int to_first_seq(PyObject *integer, Py_ssize_t count, uint64_t *first_seq)
+{
+    *first_seq = PyLong_AsUnsignedLongLong(integer);
+    int failed = *first_seq == UINT64_MAX && PyErr_Occurred();
+    if (!failed && *first_seq <= UINT64_MAX - (uint64_t)count) return 0;
+    return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in 64 bits");
+}
+
+static int check_start(int64_t start, Py_ssize_t count)
+{
+    if (0 <= start && start <= count) return 0;
+    return fail(PyExc_ValueError, "the start lies outside the messages");
+}
+
+static int to_delimiter(PyObject *object, char *delimiter)
+{
+    if (!PyBytes_CheckExact(object) || PyBytes_GET_SIZE(object) != 1) {
+        PyErr_Format(PyExc_ValueError, "a delimiter is one byte, not %R", object);
+        return -1;
+    }
+    *delimiter = PyBytes_AS_STRING(object)[0];
+    return 0;
+}
+
+/* -- buffers and messages --------------------------------------------------------------- */
+
+/* Return a buffer as exact bytes: itself, or a copy. */
+static PyObject *whole(PyObject *data)
+{
+    if (PyBytes_CheckExact(data)) return Py_NewRef(data);
+    PyObject *view = PyMemoryView_FromObject(data);
+    if (view == NULL) return NULL;
+    PyObject *copy = PyBytes_FromObject(view);
+    Py_DECREF(view);
+    return copy;
+}
+
+/* Where TypeError says that a message is not bytes-like, say what to do about it. */
+static void advise(PyObject *message)
+{
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) return;
+    PyErr_Clear();
+    PyObject *kind = PyObject_GetAttrString((PyObject *)Py_TYPE(message), "__name__");
+    if (kind == NULL) return;
+    PyErr_Format(PyExc_TypeError,
+                 "a message is bytes-like, not %S: encode it, or give the producer encode=", kind);
+    Py_DECREF(kind);
+}
+
+static PyObject *to_bytes(PyObject *Py_UNUSED(module), PyObject *message)
+{
+    PyObject *body = whole(message);
+    if (body == NULL) advise(message);
+    return body;
+}
+
+/* Messages, all of them exactly bytes. */
+typedef struct {
+    PyObject *owner;  /* a list or tuple; a reference of our own */
+    PyObject **items;
+    Py_ssize_t count;
+} Bodies;
+
+static int hold(Bodies *bodies, PyObject *owner)
+{
+    bodies->owner = owner;
+    bodies->items = PySequence_Fast_ITEMS(owner);
+    bodies->count = PySequence_Fast_GET_SIZE(owner);
+    return 0;
+}
+
+static int holds_only_bytes(PyObject *messages)
+{
+    if (!PyList_CheckExact(messages) && !PyTuple_CheckExact(messages)) return 0;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(messages);
+    PyObject **items = PySequence_Fast_ITEMS(messages);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_CheckExact(items[i])) return 0;
+    }
+    return 1;
+}
+
+static PyObject *converted(PyObject *messages)
+{
+    PyObject *iterator = PyObject_GetIter(messages);
+    if (iterator == NULL) return NULL;
+    PyObject *bodies = PyList_New(0);
+    PyObject *message;
+    while (bodies != NULL && (message = PyIter_Next(iterator)) != NULL) {
+        PyObject *body = to_bytes(NULL, message);
+        if (body == NULL || PyList_Append(bodies, body) < 0) Py_CLEAR(bodies);
+        Py_XDECREF(body);
+        Py_DECREF(message);
+    }
+    Py_DECREF(iterator);
+    if (PyErr_Occurred()) Py_CLEAR(bodies);
+    return bodies;
+}
+
+/* Hold the messages as bytes: their own list or tuple where that has nothing else in it. */
+static int to_bodies(PyObject *messages, Bodies *bodies)
+{
+    if (holds_only_bytes(messages)) return hold(bodies, Py_NewRef(messages));
+    PyObject *owner = converted(messages);
+    return owner == NULL ? -1 : hold(bodies, owner);
+}
+
+/* Return the bytes of all bodies, and ``extra`` for each; -1 if that is no size. */
+static Py_ssize_t total_size(const Bodies *bodies, Py_ssize_t extra)
+{
+    Py_ssize_t total = 0;
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        Py_ssize_t size = PyBytes_GET_SIZE(bodies->items[i]) + extra;
+        if (size > PY_SSIZE_T_MAX - total) return -1;
+        total += size;
+    }
+    return total;
+}
+
+/* Return new bytes with room for all bodies, and ``extra`` for each. */
+static PyObject *room_for(const Bodies *bodies, Py_ssize_t extra)
+{
+    Py_ssize_t size = total_size(bodies, extra);
+    return size < 0 ? PyErr_NoMemory() : PyBytes_FromStringAndSize(NULL, size);
+}
+
+static inline char *put_body(char *at, PyObject *body)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(body);
+    memcpy(at, PyBytes_AS_STRING(body), size);
+    return at + size;
+}
+
+/* Put a message into a new list. */
+static inline int put_message(PyObject *list, Py_ssize_t index, const char *data, Py_ssize_t size)
+{
+    PyObject *message = PyBytes_FromStringAndSize(data, size);
+    if (message == NULL) return -1;
+    PyList_SET_ITEM(list, index, message);
+    return 0;
+}
+
+/* -- native ----------------------------------------------------------------------------- */
+
+/* Write frame header, batch head and the first offset; return where that stands. */
+static char *put_head(char *at, Py_ssize_t length, uint64_t first_seq, Py_ssize_t count)
+{
+    put_u32(at, (uint32_t)length);
+    put_u32(at + 4, BATCH);
+    put_u64(at + FRAME_HEADER, first_seq);
+    put_u32(at + FRAME_HEADER + 8, (uint32_t)count);
+    put_u32(at + FRAME_HEADER + 12, 0);
+    put_u32(at + FRAME_HEADER + BATCH_HEAD, 0);
+    return at + FRAME_HEADER + BATCH_HEAD;
+}
+
+static PyObject *pack_frame(const Bodies *bodies, uint64_t first_seq)
+{
+    Py_ssize_t size = total_size(bodies, OFFSET);
+    if (size < 0 || size > MOST_IN_U32 - BATCH_HEAD - OFFSET) {
+        PyErr_SetString(PyExc_ValueError, "a batch must be shorter than 4 GiB");
+        return NULL;
+    }
+    Py_ssize_t length = BATCH_HEAD + OFFSET + size;
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, FRAME_HEADER + length);
+    if (frame == NULL) return NULL;
+    char *offset = put_head(PyBytes_AS_STRING(frame), length, first_seq, bodies->count);
+    char *begin = offset + OFFSET * (bodies->count + 1);
+    char *body = begin;
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        body = put_body(body, bodies->items[i]);
+        put_u32(offset += OFFSET, (uint32_t)(body - begin));
+    }
+    return frame;
+}
+
+static PyObject *pack_bodies(const Bodies *bodies, PyObject *integer)
+{
+    uint64_t first_seq;
+    if (bodies->count == 0) {
+        PyErr_SetString(PyExc_ValueError, "a batch holds at least one message");
+        return NULL;
+    }
+    if (to_first_seq(integer, bodies->count, &first_seq) < 0) return NULL;
+    return pack_frame(bodies, first_seq);
+}
+
+static PyObject *pack_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    if (check_count("pack_batch", nargs, 2) < 0) return NULL;
+    PyObject *integer = PyNumber_Index(args[1]);
+    if (integer == NULL) return NULL;
+    Bodies bodies;
+    PyObject *frame = NULL;
+    if (to_bodies(args[0], &bodies) == 0) {
+        frame = pack_bodies(&bodies, integer);
+        Py_DECREF(bodies.owner);
+    }
+    Py_DECREF(integer);
+    return frame;
+}
+
+/* The payload of a BATCH frame. */
+typedef struct {
+    uint64_t first_seq;
+    Py_ssize_t count;
+    Py_ssize_t nbytes;
+    const char *offsets;
+    const char *bodies;
+} Batch;
+
+static int offsets_are_good(const Batch *batch)
+{
+    const char *offset = batch->offsets;
+    unsigned int bad = get_u32(offset) != 0;
+    for (Py_ssize_t i = 0; i < batch->count; i++, offset += OFFSET) {
+        bad |= get_u32(offset) > get_u32(offset + OFFSET);
+    }
+    return !bad && get_u32(offset) == batch->nbytes;
+}
+
+/* Read a payload; return what is wrong with it, or NULL. */
+static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size)
+{
+    if (size < BATCH_HEAD) return "the batch is shorter than its head";
+    batch->first_seq = get_u64(data);
+    batch->count = get_u32(data + 8);
+    if (get_u32(data + 12) != 0) return "the batch's reserved field is not zero";
+    if (batch->count == 0) return "the batch is empty";
+    if (batch->first_seq > UINT64_MAX - (uint64_t)batch->count) {
+        return "the batch's sequence numbers do not fit in 64 bits";
+    }
+    Py_ssize_t head = BATCH_HEAD + OFFSET * (batch->count + 1);
+    if (size < head) return "the batch is shorter than its offsets";
+    batch->nbytes = size - head;
+    batch->offsets = data + BATCH_HEAD;
+    batch->bodies = data + head;
+    if (!offsets_are_good(batch)) return "the batch's offsets do not run from 0 to its end";
+    return NULL;
+}
+
+static int check_batch(Batch *batch, PyObject *data)
+{
+    const char *fault = read_batch(batch, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    return fault == NULL ? 0 : fail(PyExc_ValueError, fault);
+}
+
+static PyObject *scan_batch(PyObject *Py_UNUSED(module), PyObject *payload)
+{
+    PyObject *data = whole(payload);
+    if (data == NULL) return NULL;
+    Batch batch;
+    int failed = check_batch(&batch, data);
+    Py_DECREF(data);
+    if (failed) return NULL;
+    return Py_BuildValue("Knn", (unsigned long long)batch.first_seq, batch.count, batch.nbytes);
+}
+
+static PyObject *messages_of(const Batch *batch, Py_ssize_t start)
+{
+    PyObject *messages = PyList_New(batch->count - start);
+    if (messages == NULL) return NULL;
+    Py_ssize_t begin = get_u32(batch->offsets + OFFSET * start);
+    for (Py_ssize_t i = start; i < batch->count; i++) {
+        Py_ssize_t end = get_u32(batch->offsets + OFFSET * (i + 1));
+        if (put_message(messages, i - start, batch->bodies + begin, end - begin) < 0) {
+            Py_DECREF(messages);
+            return NULL;
+        }
+        begin = end;
+    }
+    return messages;
+}
+
+static PyObject *split_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t start;
+    if (check_count("split_batch", nargs, 2) < 0 || to_int64(args[1], &start) < 0) return NULL;
+    PyObject *data = whole(args[0]);
+    if (data == NULL) return NULL;
+    Batch batch;
+    PyObject *messages = NULL;
+    if (check_batch(&batch, data) == 0 && check_start(start, batch.count) == 0) {
+        messages = messages_of(&batch, start);
+    }
+    Py_DECREF(data);
+    return messages;
+}
+
+/* -- Packer ----------------------------------------------------------------------------- */
+
+enum {
+    FIRST_ENDS = 64,        /* messages for which there is room at first */
+    KEPT_ENDS = 1 << 16,    /* messages for which room may stay set aside */
+    KEPT_BODIES = 1 << 20,  /* bytes that may be set aside for bodies */
+    SPARES = 8,             /* about as many batches as wait in a socket and to be acknowledged */
+};
+
+/* Bodies that were handed out and may come back. */
+typedef struct {
+    PyObject *bodies;  /* NULL, or a reference of our own */
+    Py_ssize_t size;   /* what they have room for */
+} Spare;
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t max_message;
+    Py_ssize_t limit;   /* of the cost; negative while closed */
+    Py_ssize_t count;
+    Py_ssize_t nbytes;
+    PyObject *bodies;   /* bytes that nobody else has; NULL before the first message */
+    Py_ssize_t size;    /* what the bodies have room for; always more than nbytes */
+    uint32_t *ends;     /* where each message ends in the bodies */
+    Py_ssize_t ends_size;
+    Py_ssize_t last;    /* nbytes of the batch before */
+    PyObject *taken;    /* what the last take() gave, behind its first_seq; NULL before it */
+    Spare spares[SPARES];
+} Packer;
+
+static inline Py_ssize_t cost_of(const Packer *self)
+{
+    return self->nbytes + MESSAGE_COST * self->count;
+}
+
+static int grow_ends(Packer *self)
+{
+    Py_ssize_t size = Py_MAX(FIRST_ENDS, 2 * self->ends_size);
+    uint32_t *ends = PyMem_Realloc(self->ends, size * sizeof *ends);
+    if (ends == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->ends = ends;
+    self->ends_size = size;
+    return 0;
+}
+
+static int fits(const Packer *self, const Spare *spare)
+{
+    return self->last < spare->size && spare->size / 4 <= self->last;
+}
+
+/* Take bodies back that nobody else has any more: to fill memory that is fresh from the system
+ * takes several times as long. Let go of those that are too small now, or much too large.
+ */
+static PyObject *reuse(Packer *self)
+{
+    PyObject *bodies = NULL;
+    for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
+        if (spare->bodies == NULL || Py_REFCNT(spare->bodies) > 1) continue;
+        if (!fits(self, spare)) {
+            Py_CLEAR(spare->bodies);
+        } else if (bodies == NULL) {
+            bodies = spare->bodies;
+            self->size = spare->size;
+            spare->bodies = NULL;
+        }
+    }
+    /* Their memory has that size: this only forgets that they were ever shorter, or hashed. */
+    if (bodies != NULL && _PyBytes_Resize(&bodies, self->size) < 0) PyErr_Clear();
+    return bodies;
+}
+
+/* Keep bodies that are handed out, shortened in place; 0 if that would waste much memory. */
+static int keep(Packer *self, PyObject *bodies)
+{
+    if (self->size > KEPT_BODIES || self->nbytes < self->size / 4 * 3) return 0;
+    for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
+        if (spare->bodies != NULL) continue;
+        spare->bodies = Py_NewRef(bodies);
+        spare->size = self->size;
+        Py_SET_SIZE(bodies, self->nbytes);
+        PyBytes_AS_STRING(bodies)[self->nbytes] = '\0';
+        return 1;
+    }
+    return 0;
+}
+
+/* Make room for ``more`` bytes. _PyBytes_Resize would lose the messages if it failed. */
+static int grow_bodies(Packer *self, Py_ssize_t more)
+{
+    Py_ssize_t needed = self->nbytes + more + 1;
+    if (self->bodies == NULL) {
+        self->bodies = reuse(self);
+        if (self->bodies != NULL && self->size >= needed) return 0;
+    }
+    Py_ssize_t size = self->bodies == NULL ? self->last + self->last / 8 : 2 * self->size;
+    size = Py_MAX(Py_MIN(size, self->limit), needed);
+    PyObject *bodies = PyBytes_FromStringAndSize(NULL, size);
+    if (bodies == NULL) return -1;
+    if (self->nbytes > 0) {
+        memcpy(PyBytes_AS_STRING(bodies), PyBytes_AS_STRING(self->bodies), self->nbytes);
+    }
+    Py_XSETREF(self->bodies, bodies);
+    self->size = size;
+    return 0;
+}
+
+/* Find room for a message: 1 and where, 0 if it is not to be taken, -1 with an exception. */
+static inline int reserve(Packer *self, Py_ssize_t size, char **room)
+{
+    if (size > self->max_message) return 0;
+    if (cost_of(self) + size + MESSAGE_COST > self->limit) return 0;
+    if (self->count == self->ends_size && grow_ends(self) < 0) return -1;
+    if (self->nbytes + size >= self->size && grow_bodies(self, size) < 0) return -1;
+    *room = PyBytes_AS_STRING(self->bodies) + self->nbytes;
+    return 1;
+}
+
+static inline void commit(Packer *self, Py_ssize_t size)
+{
+    self->nbytes += size;
+    self->ends[self->count++] = (uint32_t)self->nbytes;
+}
+
+static inline int append_bytes(Packer *self, PyObject *message)
+{
+    char *room;
+    Py_ssize_t size = PyBytes_GET_SIZE(message);
+    int taken = reserve(self, size, &room);
+    if (taken > 0) {
+        memcpy(room, PyBytes_AS_STRING(message), size);
+        commit(self, size);
+    }
+    return taken;
+}
+
+static int append_buffer(Packer *self, PyObject *message)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(message, &view, PyBUF_FULL_RO) < 0) {
+        advise(message);
+        return -1;
+    }
+    char *room;
+    int taken = reserve(self, view.len, &room);
+    if (taken > 0 && PyBuffer_ToContiguous(room, &view, view.len, 'C') < 0) taken = -1;
+    if (taken > 0) commit(self, view.len);
+    PyBuffer_Release(&view);
+    return taken;
+}
+
+/* Take a message: 1 if it was, 0 if it is too large or does not fit, -1 with an exception. */
+static inline int append(Packer *self, PyObject *message)
+{
+    return PyBytes_CheckExact(message) ? append_bytes(self, message)
+                                       : append_buffer(self, message);
+}
+
+static PyObject *packer_append(PyObject *self, PyObject *message)
+{
+    int taken = append((Packer *)self, message);
+    return taken < 0 ? NULL : PyBool_FromLong(taken);
+}
+
+/* Append from ``start`` on; return where it stopped, -1 if the start-th raised. */
+static Py_ssize_t append_from(Packer *self, PyObject *messages, Py_ssize_t start)
+{
+    Py_ssize_t index = start;
+    /* A foreign buffer may change the list when it is asked for its bytes. */
+    while (index < PySequence_Fast_GET_SIZE(messages)) {
+        PyObject *message = Py_NewRef(PySequence_Fast_GET_ITEM(messages, index));
+        int taken = append(self, message);
+        Py_DECREF(message);
+        if (taken < 0) {
+            if (index == start || !PyErr_ExceptionMatches(PyExc_Exception)) return -1;
+            PyErr_Clear();
+        }
+        if (taken <= 0) break;
+        index++;
+    }
+    return index;
+}
+
+static PyObject *packer_extend(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t start;
+    if (check_count("extend", nargs, 2) < 0 || to_int64(args[1], &start) < 0) return NULL;
+    int fast = PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0]);
+    PyObject *messages = fast ? Py_NewRef(args[0]) : PySequence_List(args[0]);
+    if (messages == NULL) return NULL;
+    Py_ssize_t index = -1;
+    if (check_start(start, PySequence_Fast_GET_SIZE(messages)) == 0) {
+        index = append_from((Packer *)self, messages, start);
+    }
+    Py_DECREF(messages);
+    return index < 0 ? NULL : PyLong_FromSsize_t(index);
+}
+
+static PyObject *packer_open(PyObject *self, PyObject *limit)
+{
+    int64_t number;
+    if (to_int64(limit, &number) < 0) return NULL;
+    ((Packer *)self)->limit = Py_MIN(number, MAX_COST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *packer_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    ((Packer *)self)->limit = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *head_of(const Packer *self, uint64_t first_seq)
+{
+    Py_ssize_t offsets = OFFSET * (self->count + 1);
+    PyObject *head = PyBytes_FromStringAndSize(NULL, FRAME_HEADER + BATCH_HEAD + offsets);
+    if (head == NULL) return NULL;
+    Py_ssize_t length = BATCH_HEAD + offsets + self->nbytes;
+    char *offset = put_head(PyBytes_AS_STRING(head), length, first_seq, self->count);
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        put_u32(offset += OFFSET, self->ends[i]);
+    }
+    return head;
+}
+
+/* Close the packer, and hand out the bodies. */
+static PyObject *release_bodies(Packer *self)
+{
+    PyObject *bodies = self->bodies;
+    self->bodies = NULL;
+    /* To give memory back never fails; if it did, the bodies would be lost, but not silently. */
+    if (!keep(self, bodies)) _PyBytes_Resize(&bodies, self->nbytes);
+    self->last = Py_MIN(self->nbytes, KEPT_BODIES);
+    self->limit = -1;
+    self->count = self->nbytes = self->size = 0;
+    if (self->ends_size > KEPT_ENDS) {
+        PyMem_Free(self->ends);
+        self->ends = NULL;
+        self->ends_size = 0;
+    }
+    return bodies;
+}
+
+/* Take, and remember what was taken: an exception may break in before the caller has it. */
+static PyObject *remember(Packer *self, uint64_t first_seq, PyObject *taken)
+{
+    if (taken == NULL) return NULL;
+    PyObject *memory = Py_BuildValue("KOOO", (unsigned long long)first_seq,
+                                     PyTuple_GET_ITEM(taken, 0), PyTuple_GET_ITEM(taken, 1),
+                                     PyTuple_GET_ITEM(taken, 2));
+    if (memory == NULL) Py_CLEAR(taken);
+    else Py_XSETREF(self->taken, memory);
+    return taken;
+}
+
+static PyObject *take_messages(Packer *self, uint64_t first_seq)
+{
+    PyObject *taken = PyTuple_New(3);
+    if (taken == NULL) return NULL;
+    PyObject *count = PyLong_FromSsize_t(self->count);
+    PyObject *head = head_of(self, first_seq);
+    PyTuple_SET_ITEM(taken, 0, count);
+    PyTuple_SET_ITEM(taken, 1, head);
+    if (count != NULL && head != NULL) PyTuple_SET_ITEM(taken, 2, release_bodies(self));
+    if (PyTuple_GET_ITEM(taken, 2) == NULL) Py_CLEAR(taken);
+    return taken;
+}
+
+static PyObject *take_nothing(Packer *self)
+{
+    self->limit = -1;
+    return Py_BuildValue("ny#y#", (Py_ssize_t)0, "", (Py_ssize_t)0, "", (Py_ssize_t)0);
+}
+
+static PyObject *packer_take(PyObject *op, PyObject *first)
+{
+    Packer *self = (Packer *)op;
+    PyObject *integer = PyNumber_Index(first);
+    if (integer == NULL) return NULL;
+    uint64_t first_seq;
+    int failed = to_first_seq(integer, self->count, &first_seq);
+    Py_DECREF(integer);
+    if (failed) return NULL;
+    PyObject *taken = self->count > 0 ? take_messages(self, first_seq) : take_nothing(self);
+    return remember(self, first_seq, taken);
+}
+
+static PyObject *packer_taken(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *taken = ((Packer *)op)->taken;
+    if (taken != NULL) return Py_NewRef(taken);
+    return Py_BuildValue("nny#y#", (Py_ssize_t)0, (Py_ssize_t)0, "", (Py_ssize_t)0, "",
+                         (Py_ssize_t)0);
+}
+
+static Py_ssize_t packer_length(PyObject *self)
+{
+    return ((Packer *)self)->count;
+}
+
+static PyObject *packer_cost(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(cost_of((Packer *)self));
+}
+
+static PyObject *packer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    int64_t max_message;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Packer() takes no keyword arguments");
+        return NULL;
+    }
+    if (check_count("Packer", PyTuple_GET_SIZE(args), 1) < 0) return NULL;
+    if (to_int64(PyTuple_GET_ITEM(args, 0), &max_message) < 0) return NULL;
+    Packer *self = (Packer *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->max_message = Py_MIN(max_message, MAX_COST);
+    self->limit = -1;
+    return (PyObject *)self;
+}
+
+static int traverse_type(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static void packer_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Packer *packer = (Packer *)self;
+    for (int i = 0; i < SPARES; i++) Py_XDECREF(packer->spares[i].bodies);
+    Py_XDECREF(packer->bodies);
+    Py_XDECREF(packer->taken);
+    PyMem_Free(packer->ends);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* -- Assembly --------------------------------------------------------------------------- */
+
+enum {
+    FIRST_ROOM = 16 * 1024,  /* bytes set aside when nothing has come */
+    SURE_ROOM = 128 * 1024,  /* once so much has come, room is made for all */
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *data;  /* bytes that nobody else has; NULL before the first room and after take() */
+    Py_ssize_t size; /* what the data have room for */
+    Py_ssize_t filled;
+    Py_ssize_t length;
+    Py_ssize_t exports;
+} Assembly;
+
+/* Make room for one byte more at least. Room that is never written costs no memory. */
+static int grow_assembly(Assembly *self)
+{
+    if (self->filled < self->size || self->size == self->length) return 0;
+    if (self->exports > 0) return fail(PyExc_BufferError, "release the room before asking for more");
+    Py_ssize_t size = self->filled < SURE_ROOM ? Py_MAX(FIRST_ROOM, 2 * self->filled) : self->length;
+    size = Py_MIN(size, self->length);
+    if (self->data == NULL) {
+        self->data = PyBytes_FromStringAndSize(NULL, size);
+    } else {
+        _PyBytes_Resize(&self->data, size);
+    }
+    self->size = self->data == NULL ? 0 : size;
+    return self->data == NULL ? -1 : 0;
+}
+
+static int assembly_get_buffer(PyObject *op, Py_buffer *view, int flags)
+{
+    Assembly *self = (Assembly *)op;
+    if (grow_assembly(self) < 0) {
+        view->obj = NULL;
+        return -1;
+    }
+    char *room = self->data == NULL ? "" : PyBytes_AS_STRING(self->data) + self->filled;
+    if (PyBuffer_FillInfo(view, op, room, self->size - self->filled, 0, flags) < 0) return -1;
+    self->exports++;
+    return 0;
+}
+
+static void assembly_release_buffer(PyObject *op, Py_buffer *Py_UNUSED(view))
+{
+    ((Assembly *)op)->exports--;
+}
+
+static PyObject *assembly_room(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyMemoryView_FromObject(self);
+}
+
+static int advance(Assembly *self, int64_t size)
+{
+    if (size < 0 || size > self->size - self->filled) {
+        return fail(PyExc_ValueError, "there is no room for so many bytes");
+    }
+    self->filled += size;
+    return 0;
+}
+
+static PyObject *assembly_advance(PyObject *self, PyObject *size)
+{
+    int64_t number;
+    if (to_int64(size, &number) < 0 || advance((Assembly *)self, number) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static int extend(Assembly *self, const Py_buffer *piece)
+{
+    if (piece->len > self->length - self->filled) {
+        return fail(PyExc_ValueError, "there is no room for so many bytes");
+    }
+    const char *from = piece->buf;
+    for (Py_ssize_t left = piece->len; left > 0;) {
+        if (grow_assembly(self) < 0) return -1;
+        Py_ssize_t size = Py_MIN(left, self->size - self->filled);
+        memcpy(PyBytes_AS_STRING(self->data) + self->filled, from, size);
+        self->filled += size;
+        from += size;
+        left -= size;
+    }
+    return 0;
+}
+
+static PyObject *assembly_extend(PyObject *self, PyObject *piece)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE) < 0) return NULL;
+    int failed = extend((Assembly *)self, &view);
+    PyBuffer_Release(&view);
+    if (failed) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *assembly_take(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Assembly *self = (Assembly *)op;
+    if (self->filled < self->length || self->exports > 0) {
+        PyErr_SetString(PyExc_ValueError, "something is missing, or the room is not released");
+        return NULL;
+    }
+    PyObject *data = self->data;
+    self->data = NULL;
+    self->filled = self->size = self->length = 0;
+    return data != NULL ? data : PyBytes_FromStringAndSize(NULL, 0);
+}
+
+static PyObject *assembly_filled(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(((Assembly *)self)->filled);
+}
+
+static PyObject *assembly_missing(PyObject *op, void *Py_UNUSED(closure))
+{
+    Assembly *self = (Assembly *)op;
+    return PyLong_FromSsize_t(self->length - self->filled);
+}
+
+static PyObject *assembly_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    int64_t length;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Assembly() takes no keyword arguments");
+        return NULL;
+    }
+    if (check_count("Assembly", PyTuple_GET_SIZE(args), 1) < 0) return NULL;
+    if (to_int64(PyTuple_GET_ITEM(args, 0), &length) < 0) return NULL;
+    if (length < 0 || length > MOST_IN_U32) {
+        PyErr_SetString(PyExc_ValueError, "the length must fit in 32 bits");
+        return NULL;
+    }
+    Assembly *self = (Assembly *)type->tp_alloc(type, 0);
+    if (self != NULL) self->length = length;
+    return (PyObject *)self;
+}
+
+static void assembly_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(((Assembly *)self)->data);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* -- lines and null --------------------------------------------------------------------- */
+
+/* Refuse a message that would not come back as it was. */
+static int check_bodies(const Bodies *bodies, PyObject *delimiter)
+{
+    char mark = PyBytes_AS_STRING(delimiter)[0];
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        const char *body = PyBytes_AS_STRING(bodies->items[i]);
+        Py_ssize_t size = PyBytes_GET_SIZE(bodies->items[i]);
+        if (memchr(body, mark, size) != NULL) {
+            PyErr_Format(PyExc_ValueError, "the message holds the delimiter %R", delimiter);
+            return -1;
+        }
+        if (mark == '\n' && size > 0 && body[size - 1] == '\r') {
+            return fail(PyExc_ValueError,
+                        "the message ends in a carriage return, which lines do not keep");
+        }
+    }
+    return 0;
+}
+
+static PyObject *join_delimited(const Bodies *bodies, char delimiter)
+{
+    PyObject *data = room_for(bodies, 1);
+    if (data == NULL) return NULL;
+    char *at = PyBytes_AS_STRING(data);
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        at = put_body(at, bodies->items[i]);
+        *at++ = delimiter;
+    }
+    return data;
+}
+
+static PyObject *pack_delimited(PyObject *Py_UNUSED(module), PyObject *const *args,
+                                Py_ssize_t nargs)
+{
+    char delimiter;
+    if (check_count("pack_delimited", nargs, 2) < 0) return NULL;
+    if (to_delimiter(args[1], &delimiter) < 0) return NULL;
+    Bodies bodies;
+    if (to_bodies(args[0], &bodies) < 0) return NULL;
+    int failed = check_bodies(&bodies, args[1]);
+    PyObject *data = failed ? NULL : join_delimited(&bodies, delimiter);
+    Py_DECREF(bodies.owner);
+    return data;
+}
+
+/* Return the data as bytes, which are empty or end with the delimiter. */
+static PyObject *delimited(const char *name, PyObject *const *args, Py_ssize_t nargs,
+                           char *delimiter)
+{
+    if (check_count(name, nargs, 2) < 0 || to_delimiter(args[1], delimiter) < 0) return NULL;
+    PyObject *data = whole(args[0]);
+    if (data == NULL) return NULL;
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    if (size > 0 && PyBytes_AS_STRING(data)[size - 1] != *delimiter) {
+        PyErr_Format(PyExc_ValueError, "the data does not end with the delimiter %R", args[1]);
+        Py_CLEAR(data);
+    }
+    return data;
+}
+
+/* So many booleans can be summed in a byte, which compilers turn into vector code. */
+#define BLOCK 255
+
+static Py_ssize_t count_bytes(const char *data, Py_ssize_t size, char wanted)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t begin = 0; begin < size; begin += BLOCK) {
+        Py_ssize_t end = Py_MIN(begin + BLOCK, size);
+        unsigned char found = 0;
+        for (Py_ssize_t i = begin; i < end; i++) found += data[i] == wanted;
+        count += found;
+    }
+    return count;
+}
+
+/* Count the carriage returns that go with a newline. */
+static Py_ssize_t count_returns(const char *data, Py_ssize_t size)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t begin = 1; begin < size; begin += BLOCK) {
+        Py_ssize_t end = Py_MIN(begin + BLOCK, size);
+        unsigned char found = 0;
+        for (Py_ssize_t i = begin; i < end; i++) {
+            found += (data[i] == '\n') & (data[i - 1] == '\r');
+        }
+        count += found;
+    }
+    return count;
+}
+
+static PyObject *scan_delimited(PyObject *Py_UNUSED(module), PyObject *const *args,
+                                Py_ssize_t nargs)
+{
+    char delimiter;
+    PyObject *body = delimited("scan_delimited", args, nargs, &delimiter);
+    if (body == NULL) return NULL;
+    const char *data = PyBytes_AS_STRING(body);
+    Py_ssize_t size = PyBytes_GET_SIZE(body);
+    Py_ssize_t count = count_bytes(data, size, delimiter);
+    Py_ssize_t returns = delimiter == '\n' ? count_returns(data, size) : 0;
+    Py_DECREF(body);
+    return Py_BuildValue("nn", count, size - count - returns);
+}
+
+static PyObject *split_at(char delimiter, const char *data, Py_ssize_t size)
+{
+    Py_ssize_t count = count_bytes(data, size, delimiter);
+    PyObject *messages = PyList_New(count);
+    if (messages == NULL) return NULL;
+    const char *begin = data;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *end = memchr(begin, delimiter, data + size - begin);
+        int returned = delimiter == '\n' && end > begin && end[-1] == '\r';
+        if (put_message(messages, i, begin, end - begin - returned) < 0) {
+            Py_DECREF(messages);
+            return NULL;
+        }
+        begin = end + 1;
+    }
+    return messages;
+}
+
+static PyObject *split_delimited(PyObject *Py_UNUSED(module), PyObject *const *args,
+                                 Py_ssize_t nargs)
+{
+    char delimiter;
+    PyObject *body = delimited("split_delimited", args, nargs, &delimiter);
+    if (body == NULL) return NULL;
+    PyObject *messages = split_at(delimiter, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body));
+    Py_DECREF(body);
+    return messages;
+}
+
+/* -- length ----------------------------------------------------------------------------- */
+
+static int check_lengths(const Bodies *bodies)
+{
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        if (PyBytes_GET_SIZE(bodies->items[i]) > MOST_IN_U32) {
+            return fail(PyExc_ValueError, "a length-delimited message must be shorter than 4 GiB");
+        }
+    }
+    return 0;
+}
+
+static PyObject *join_lengths(const Bodies *bodies)
+{
+    PyObject *data = room_for(bodies, LENGTH);
+    if (data == NULL) return NULL;
+    char *at = PyBytes_AS_STRING(data);
+    for (Py_ssize_t i = 0; i < bodies->count; i++) {
+        put_length(at, (uint32_t)PyBytes_GET_SIZE(bodies->items[i]));
+        at = put_body(at + LENGTH, bodies->items[i]);
+    }
+    return data;
+}
+
+static PyObject *pack_length(PyObject *Py_UNUSED(module), PyObject *messages)
+{
+    Bodies bodies;
+    if (to_bodies(messages, &bodies) < 0) return NULL;
+    PyObject *data = check_lengths(&bodies) < 0 ? NULL : join_lengths(&bodies);
+    Py_DECREF(bodies.owner);
+    return data;
+}
+
+/* Count the whole messages at the head of the data, up to one longer than the limit. */
+static Py_ssize_t count_whole(const char *data, Py_ssize_t size, int64_t limit, Py_ssize_t *end)
+{
+    Py_ssize_t count = 0;
+    *end = 0;
+    while (size - *end >= LENGTH) {
+        Py_ssize_t length = get_length(data + *end);
+        if (length > limit || length > size - *end - LENGTH) break;
+        *end += LENGTH + length;
+        count++;
+    }
+    return count;
+}
+
+static PyObject *scan_length(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t limit;
+    if (check_count("scan_length", nargs, 2) < 0 || to_int64(args[1], &limit) < 0) return NULL;
+    PyObject *body = whole(args[0]);
+    if (body == NULL) return NULL;
+    Py_ssize_t end;
+    const char *data = PyBytes_AS_STRING(body);
+    Py_ssize_t count = count_whole(data, PyBytes_GET_SIZE(body), limit, &end);
+    Py_DECREF(body);
+    return Py_BuildValue("nnn", count, end, end - LENGTH * count);
+}
+
+static PyObject *split_at_lengths(const char *data, Py_ssize_t size)
+{
+    Py_ssize_t end;
+    Py_ssize_t count = count_whole(data, size, INT64_MAX, &end);
+    if (end != size) {
+        PyErr_SetString(PyExc_ValueError, "the data ends within a message");
+        return NULL;
+    }
+    PyObject *messages = PyList_New(count);
+    if (messages == NULL) return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_ssize_t length = get_length(data);
+        if (put_message(messages, i, data + LENGTH, length) < 0) {
+            Py_DECREF(messages);
+            return NULL;
+        }
+        data += LENGTH + length;
+    }
+    return messages;
+}
+
+static PyObject *split_length(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    PyObject *body = whole(data);
+    if (body == NULL) return NULL;
+    PyObject *messages = split_at_lengths(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body));
+    Py_DECREF(body);
+    return messages;
+}
+
+/* -- the module ------------------------------------------------------------------------- */
+
+/* By way of a type of which no compiler warns. */
+#define FASTCALL(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
+#define SIGNATURE(text) text "\n--\n\nSee mpsr.wire._codec_py."
+
+static PyMethodDef packer_methods[] = {
+    {"open", packer_open, METH_O, SIGNATURE("open($self, limit, /)")},
+    {"append", packer_append, METH_O, SIGNATURE("append($self, message, /)")},
+    {"extend", FASTCALL(packer_extend), SIGNATURE("extend($self, messages, start, /)")},
+    {"take", packer_take, METH_O, SIGNATURE("take($self, first_seq, /)")},
+    {"close", packer_close, METH_NOARGS, SIGNATURE("close($self, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef packer_properties[] = {
+    {"cost", packer_cost, NULL, "See mpsr.wire._codec_py.", NULL},
+    {"taken", packer_taken, NULL, "See mpsr.wire._codec_py.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot packer_slots[] = {
+    {Py_tp_doc, SIGNATURE("Packer(max_message, /)")},
+    {Py_tp_new, packer_new},
+    {Py_tp_traverse, traverse_type},
+    {Py_tp_dealloc, packer_dealloc},
+    {Py_tp_methods, packer_methods},
+    {Py_tp_getset, packer_properties},
+    {Py_sq_length, packer_length},
+    {0, NULL},
+};
+
+static PyType_Spec packer_spec = {
+    .name = "mpsr.wire._codec.Packer",
+    .basicsize = sizeof(Packer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = packer_slots,
+};
+
+static PyMethodDef assembly_methods[] = {
+    {"room", assembly_room, METH_NOARGS, SIGNATURE("room($self, /)")},
+    {"advance", assembly_advance, METH_O, SIGNATURE("advance($self, size, /)")},
+    {"extend", assembly_extend, METH_O, SIGNATURE("extend($self, piece, /)")},
+    {"take", assembly_take, METH_NOARGS, SIGNATURE("take($self, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef assembly_properties[] = {
+    {"filled", assembly_filled, NULL, "See mpsr.wire._codec_py.", NULL},
+    {"missing", assembly_missing, NULL, "See mpsr.wire._codec_py.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot assembly_slots[] = {
+    {Py_tp_doc, SIGNATURE("Assembly(length, /)")},
+    {Py_tp_new, assembly_new},
+    {Py_tp_traverse, traverse_type},
+    {Py_tp_dealloc, assembly_dealloc},
+    {Py_tp_methods, assembly_methods},
+    {Py_tp_getset, assembly_properties},
+    {Py_bf_getbuffer, assembly_get_buffer},
+    {Py_bf_releasebuffer, assembly_release_buffer},
+    {0, NULL},
+};
+
+static PyType_Spec assembly_spec = {
+    .name = "mpsr.wire._codec.Assembly",
+    .basicsize = sizeof(Assembly),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = assembly_slots,
+};
+
+static int add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL) return -1;
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed;
+}
+
+static int codec_exec(PyObject *module)
+{
+    return add_type(module, &packer_spec) < 0 ? -1 : add_type(module, &assembly_spec);
+}
+
+static PyMethodDef codec_functions[] = {
+    {"to_bytes", to_bytes, METH_O, SIGNATURE("to_bytes($module, message, /)")},
+    {"pack_batch", FASTCALL(pack_batch), SIGNATURE("pack_batch($module, messages, first_seq, /)")},
+    {"scan_batch", scan_batch, METH_O, SIGNATURE("scan_batch($module, payload, /)")},
+    {"split_batch", FASTCALL(split_batch), SIGNATURE("split_batch($module, payload, start, /)")},
+    {"pack_delimited", FASTCALL(pack_delimited),
+     SIGNATURE("pack_delimited($module, messages, delimiter, /)")},
+    {"scan_delimited", FASTCALL(scan_delimited),
+     SIGNATURE("scan_delimited($module, data, delimiter, /)")},
+    {"split_delimited", FASTCALL(split_delimited),
+     SIGNATURE("split_delimited($module, data, delimiter, /)")},
+    {"pack_length", pack_length, METH_O, SIGNATURE("pack_length($module, messages, /)")},
+    {"scan_length", FASTCALL(scan_length), SIGNATURE("scan_length($module, data, limit, /)")},
+    {"split_length", split_length, METH_O, SIGNATURE("split_length($module, data, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Nothing static changes, so interpreters may each have a lock of their own. But each call
+ * relies on that lock, so a free-threaded build has to turn it on.
+ */
+static PyModuleDef_Slot codec_slots[] = {
+    {Py_mod_exec, codec_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef codec_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "mpsr.wire._codec",
+    .m_doc = "Pack and split messages: the C twin of the hot functions.",
+    .m_methods = codec_functions,
+    .m_slots = codec_slots,
+};
+
+PyMODINIT_FUNC PyInit__codec(void)
+{
+    return PyModuleDef_Init(&codec_module);
+}

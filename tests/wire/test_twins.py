@@ -1,0 +1,464 @@
+"""Hold the two twins of the codec to the same answer to every call."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import random
+import subprocess
+import sys
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpsr.wire import _codec_py as python
+
+SOAK_INPUTS: Final = 1_000_000
+NEEDS_C: Final = pytest.mark.skipif(
+    find_spec("mpsr.wire._codec") is None and os.environ.get("MPSR_SPEEDUPS") != "require",
+    reason="the C twin is not built",
+)
+
+Make = Callable[[], object]
+"""Makes an argument: each twin gets one of its own, because a call may use it up."""
+
+
+@pytest.fixture(scope="module")
+def c() -> ModuleType:
+    """Return the C twin."""
+    return import_module("mpsr.wire._codec")
+
+
+# -- arguments of every kind ----------------------------------------------------------------
+
+
+class Bytes(bytes):
+    """A subclass, which may carry more than its bytes."""
+
+
+class List(list[Any]):
+    """A list that has more to give than it shows."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        yield b"more"
+
+
+class Number:
+    """Stands for a number, or fails to."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value  # type: ignore[no-any-return]
+
+
+def released(data: bytes) -> memoryview:
+    view = memoryview(data)
+    view.release()
+    return view
+
+
+def failing(items: list[object]) -> Iterator[object]:
+    yield from items
+    raise KeyError("no more")
+
+
+def shaped(data: bytes) -> memoryview:
+    return (
+        memoryview(data + bytes(-len(data) % 6)).cast("B", [3, -(-len(data) // 6), 2])
+        if data
+        else memoryview(data)
+    )
+
+
+BUFFERS: Final[list[Callable[[bytes], object]]] = [
+    bytes,
+    Bytes,
+    bytearray,
+    memoryview,
+    lambda data: memoryview(bytearray(data)),
+    lambda data: memoryview(data)[::2],
+    lambda data: memoryview(data)[::-1],
+    lambda data: memoryview(data + bytes(-len(data) % 4)).cast("I"),
+    lambda data: memoryview(data + bytes(-len(data) % 4)).cast("I")[::3],
+    shaped,
+    lambda data: array("H", data + bytes(len(data) % 2)),
+    lambda data: (ctypes.c_char * len(data)).from_buffer_copy(data),
+    lambda data: ctypes.c_uint64(len(data)),
+    released,
+]
+STRANGERS: Final[list[Make]] = [
+    lambda: "text",
+    lambda: 5,
+    lambda: 1.5,
+    lambda: None,
+    lambda: [b"a"],
+    object,
+    lambda: bytes,
+    lambda: Number(3),
+]
+CONTAINERS: Final[list[Callable[[list[object]], object]]] = [
+    list,
+    tuple,
+    List,
+    iter,
+    deque,
+    failing,
+    lambda items: dict.fromkeys(map(id, items)),
+    lambda items: dict(enumerate(items)).values(),
+]
+EDGES: Final = [0, 1, 7, 8, 9, 255, 2**31, 2**32 - 21, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64]
+NUMBERS: Final[list[Callable[[int], object]]] = [
+    lambda value: value,
+    lambda value: -value,
+    lambda value: value - 1,
+    lambda value: value - 2,
+    lambda value: value << 40,
+    lambda value: value % 2 == 0,
+    Number,
+    float,
+    str,
+    lambda _: None,
+    lambda _: Number("no number"),
+    lambda _: Number(ZeroDivisionError("no number today")),
+]
+DELIMITERS: Final[list[Make]] = [
+    lambda: b"\n",
+    lambda: b"\0",
+    lambda: b"a",
+    lambda: b"\r",
+    lambda: b"",
+    lambda: b"\r\n",
+    lambda: Bytes(b"\n"),
+    lambda: bytearray(b"\n"),
+    lambda: "\n",
+    lambda: 10,
+    lambda: None,
+]
+
+
+class Inputs:
+    """Makes arguments, most of them good."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def few(self, most: int) -> int:
+        return self.rng.randrange(most + 1)
+
+    def data(self) -> bytes:
+        if self.rng.random() < 0.3:
+            return bytes(self.rng.choices(b"a\n\r\0", k=self.few(12)))
+        return self.rng.randbytes(self.few(40) if self.rng.random() < 0.9 else self.few(3000))
+
+    def buffer(self, data: bytes) -> Make:
+        if self.rng.random() < 0.6:
+            return lambda: data
+        if self.rng.random() < 0.1:
+            return self.rng.choice(STRANGERS)
+        wrap = self.rng.choice(BUFFERS)
+        return lambda: wrap(data)
+
+    def message(self) -> Make:
+        return self.buffer(self.data())
+
+    def messages(self) -> Make:
+        wrap = self.rng.choice(CONTAINERS) if self.rng.random() < 0.3 else list
+        if self.rng.random() < 0.5:
+            items: list[object] = [self.data() for _ in range(self.few(8))]
+            return lambda: wrap(items)
+        makes = [self.message() for _ in range(self.few(5))]
+        if self.rng.random() < 0.05:
+            return self.rng.choice([*STRANGERS, self.message()])
+        return lambda: wrap([make() for make in makes])
+
+    def number(self) -> Make:
+        value = self.few(60) if self.rng.random() < 0.6 else self.rng.choice(EDGES)
+        wrap = self.rng.choice(NUMBERS) if self.rng.random() < 0.3 else NUMBERS[0]
+        return lambda: wrap(value)
+
+    def start(self) -> Make:
+        value = self.few(4)
+        return self.number() if self.rng.random() < 0.2 else lambda: value
+
+    def delimiter(self) -> Make:
+        return self.rng.choice(DELIMITERS if self.rng.random() < 0.1 else DELIMITERS[:4])
+
+    def mutated(self, data: bytes) -> bytes:
+        """Return the data, damaged now and then."""
+        spoiled = bytearray(data)
+        while self.rng.random() < 0.3:
+            position = self.few(len(spoiled))
+            match self.few(4):
+                case 0:
+                    spoiled[position : position + 1] = self.rng.randbytes(self.few(2))
+                case 1:
+                    del spoiled[position:]
+                case 2:
+                    spoiled[position : position + 4] = spoiled[: self.few(8)]
+                case 3:
+                    spoiled[position : position + 4] = b"\xff" * 4
+                case _:
+                    spoiled += self.data()
+        return bytes(spoiled)
+
+    def payload(self) -> Make:
+        bodies = [self.data() for _ in range(1 + self.few(6))]
+        first_seq = self.rng.choice([self.few(9), 2**64 - 1 - len(bodies)])
+        return self.buffer(self.mutated(python.pack_batch(bodies, first_seq)[8:]))
+
+    def lines(self) -> Make:
+        bodies = [bytes(self.rng.choices(b"ab\n\r\0", k=self.few(6))) for _ in range(self.few(9))]
+        mark = self.rng.choice([b"\n", b"\r\n", b"\0", b"a"])
+        return self.buffer(self.mutated(b"".join(body + mark for body in bodies)))
+
+    def lengths(self) -> Make:
+        return self.buffer(self.mutated(python.pack_length([self.data() for _ in range(4)])))
+
+
+ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
+    "to_bytes": (Inputs.message,),
+    "pack_batch": (Inputs.messages, Inputs.number),
+    "scan_batch": (Inputs.payload,),
+    "split_batch": (Inputs.payload, Inputs.start),
+    "pack_delimited": (Inputs.messages, Inputs.delimiter),
+    "scan_delimited": (Inputs.lines, Inputs.delimiter),
+    "split_delimited": (Inputs.lines, Inputs.delimiter),
+    "pack_length": (Inputs.messages,),
+    "scan_length": (Inputs.lengths, Inputs.number),
+    "split_length": (Inputs.lengths,),
+}
+PACKER_ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
+    "open": (Inputs.number,),
+    "append": (Inputs.message,),
+    "extend": (Inputs.messages, Inputs.start),
+    "take": (Inputs.number,),
+    "close": (),
+    "__len__": (),
+}
+
+
+class Call(NamedTuple):
+    """A function and its arguments, still to be made."""
+
+    name: str
+    arguments: tuple[Make, ...]
+
+    def of(self, twin: object) -> object:
+        """Call the twin; return all there is to compare."""
+        try:
+            result = getattr(twin, self.name)(*[make() for make in self.arguments])
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is compared
+            return type(exc), str(exc)
+        return described(result)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(repr(make()) for make in self.arguments)})"
+
+
+def described(result: object) -> object:
+    """Return a result with the types of all that is in it."""
+    if isinstance(result, list | tuple):
+        return type(result), [described(item) for item in result]
+    return type(result), result
+
+
+def some_call(rng: random.Random, of: dict[str, tuple[Callable[[Inputs], Make], ...]]) -> Call:
+    inputs = Inputs(rng)
+    name = rng.choice(list(of))
+    return Call(name, tuple(make(inputs) for make in of[name]))
+
+
+def compare_functions(c: ModuleType, rng: random.Random) -> None:
+    call = some_call(rng, ARGUMENTS)
+    assert call.of(c) == call.of(python), call
+
+
+def compare_packers(c: ModuleType, rng: random.Random) -> None:
+    """Do the same to a packer of each twin, and compare them after every step."""
+    making = Call("Packer", (Inputs(rng).number(),))
+    try:
+        twins = (c.Packer(making.arguments[0]()), python.Packer(making.arguments[0]()))  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - whatever it is, it is compared
+        assert making.of(c) == making.of(python), making
+        return
+    done = [making]
+    for _ in range(rng.randrange(12)):
+        call = Call("open", (lambda: 200,))
+        if rng.random() < 0.8:
+            call = some_call(rng, PACKER_ARGUMENTS)
+        done.append(call)
+        assert call.of(twins[0]) == call.of(twins[1]), done
+        assert len(twins[0]) == len(twins[1]), done
+        assert twins[0].cost == twins[1].cost, done
+    assert twins[0].take(0) == twins[1].take(0), done
+
+
+# -- the comparison -------------------------------------------------------------------------
+
+
+@NEEDS_C
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rng=st.randoms(use_true_random=False))
+def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
+    """Both twins give the same values, types and errors, to the word."""
+    compare_functions(c, rng)
+
+
+@NEEDS_C
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rng=st.randoms(use_true_random=False))
+def test_packers_answer_alike(c: ModuleType, rng: random.Random) -> None:
+    """Whatever is done to a packer, the other twin's goes the same way."""
+    compare_packers(c, rng)
+
+
+def compare_many(c: ModuleType, inputs: int) -> None:
+    seed = int(os.environ.get("MPSR_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
+    print(f"MPSR_FUZZ_SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
+    rng = random.Random(seed)
+    for number in range(inputs):
+        (compare_functions if number % 4 else compare_packers)(c, rng)
+
+
+@NEEDS_C
+def test_twins_answer_alike_to_random_input(c: ModuleType) -> None:
+    """Thousands of random calls, many of them hostile, find no difference."""
+    compare_many(c, 10_000)
+
+
+@NEEDS_C
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_twins_answer_alike_to_a_million_inputs(c: ModuleType) -> None:
+    """A million random calls find no difference."""
+    compare_many(c, SOAK_INPUTS)
+
+
+@NEEDS_C
+@pytest.mark.parametrize("name", [*ARGUMENTS, "Packer"])
+def test_calls_that_no_signature_allows_are_refused(c: ModuleType, name: str) -> None:
+    """Too few arguments, too many, or named ones are a TypeError of either twin."""
+    for twin in (c, python):
+        function = getattr(twin, name)
+        for arguments, named in [((), {}), ((b"",) * 3, {}), ((), {"payload": b""})]:
+            with pytest.raises(TypeError):
+                function(*arguments, **named)
+
+
+@NEEDS_C
+def test_no_call_keeps_memory(c: ModuleType) -> None:
+    """What a call allocates is free afterwards, whether it succeeded or failed."""
+    calls = [some_call(random.Random(seed), ARGUMENTS) for seed in range(1000)]
+
+    def run() -> int:
+        for call in calls:
+            call.of(c)
+        for seed in range(300):
+            compare_packers(c, random.Random(seed))
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    run()
+    before = run()
+    assert max(run() for _ in range(3)) - before < 100
+
+
+@NEEDS_C
+def test_no_call_keeps_its_arguments(c: ModuleType) -> None:
+    """The references to messages and containers are given back."""
+    message, messages, other = bytes(100), [bytes(100)], bytearray(100)
+    packer = c.Packer(1000)
+
+    def run() -> list[int]:
+        packer.open(500)
+        packer.append(message)
+        packer.append(other)
+        packer.extend(messages, 0)
+        packer.extend((message, other, 5), 0)
+        packer.take(0)
+        c.pack_batch((message, other), 0)
+        c.pack_delimited(messages, b"\n")
+        c.pack_length(messages)
+        c.to_bytes(other)
+        return [sys.getrefcount(thing) for thing in (message, messages, messages[0], other)]
+
+    assert run() == [run() for _ in range(100)][-1]
+    other.append(0)  # no call exports it still
+
+
+# -- the choice -----------------------------------------------------------------------------
+
+CHOICE: Final = """
+import sys
+if {missing}:
+    sys.modules["mpsr.wire._codec"] = None
+try:
+    from mpsr.wire import codec
+except Exception as exc:
+    print(type(exc).__name__, exc)
+else:
+    print(codec.TWIN, codec.pack_batch.__module__, codec.Packer.__module__)
+"""
+C_CHOSEN: Final = "C mpsr.wire._codec mpsr.wire._codec"
+PYTHON_CHOSEN: Final = "Python mpsr.wire._codec_py mpsr.wire._codec_py"
+
+
+def choose(speedups: str | None, *, missing: bool = False) -> str:
+    environment = {**os.environ, "MPSR_SPEEDUPS": speedups or ""}
+    if speedups is None:
+        del environment["MPSR_SPEEDUPS"]
+    command = [sys.executable, "-c", CHOICE.format(missing=missing)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_c_twin_is_there_where_it_is_required() -> None:
+    """A run that requires the C twin does not pass without it."""
+    if os.environ.get("MPSR_SPEEDUPS") == "require":
+        assert find_spec("mpsr.wire._codec") is not None
+
+
+@NEEDS_C
+@pytest.mark.parametrize("speedups", [None, "auto", "require"])
+def test_c_twin_is_chosen_where_it_is_built(speedups: str | None) -> None:
+    """All functions come from the C twin, unless it is refused."""
+    assert choose(speedups) == C_CHOSEN
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_python_twin_is_chosen_when_speedups_are_off(*, missing: bool) -> None:
+    """Off is off, whatever is built."""
+    assert choose("off", missing=missing) == PYTHON_CHOSEN
+
+
+@pytest.mark.parametrize("speedups", [None, "auto"])
+def test_python_twin_stands_in_where_the_other_is_missing(speedups: str | None) -> None:
+    """Without a C twin everything works, only slower."""
+    assert choose(speedups, missing=True) == PYTHON_CHOSEN
+
+
+def test_require_fails_where_the_c_twin_is_missing() -> None:
+    """The error says how to get it."""
+    text = choose("require", missing=True)
+    assert text.startswith("MpsrError MPSR_SPEEDUPS=require, but the C codec is not there: install")
+
+
+@pytest.mark.parametrize("speedups", ["on", "", "REQUIRE"])
+def test_other_choices_are_refused(speedups: str) -> None:
+    """A misspelt choice is not taken for another."""
+    expected = f"ConfigurationError MPSR_SPEEDUPS={speedups}: choose one of auto, require, off"
+    assert choose(speedups) == expected
