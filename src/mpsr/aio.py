@@ -156,7 +156,10 @@ class AsyncProducer(ProducerBase[S]):
             Closed: the producer was closed, or its ``async with`` block not entered.
 
         """
-        body = self._prepare(message)
+        encoded = self._encoded(message)
+        if self._append(encoded):
+            return
+        body = self._checked(encoded)
         now = monotonic()
         if not self._take(body, now):
             await self._take_all([body], [message], timeout)
@@ -165,8 +168,11 @@ class AsyncProducer(ProducerBase[S]):
 
     def try_send(self, message: S) -> bool:
         """Take a message if there is room, else return False; never waits."""
+        encoded = self._encoded(message)
+        if self._append(encoded):
+            return True
         now = monotonic()
-        taken = self._take(self._prepare(message), now)
+        taken = self._take(self._checked(encoded), now)
         self._pump(now)
         return taken
 
@@ -177,7 +183,8 @@ class AsyncProducer(ProducerBase[S]):
         and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
         """
         messages = list(messages)
-        await self._take_all([self._prepare(message) for message in messages], messages, timeout)
+        bodies = [self._checked(self._encoded(message)) for message in messages]
+        await self._take_all(bodies, messages, timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Return once the receiver has accepted everything sent so far.
@@ -194,11 +201,11 @@ class AsyncProducer(ProducerBase[S]):
         await checkpoint()
         self._check()
         deadline = None if timeout is None else monotonic() + timeout
-        target = self._outbox.next_seq
-        self._outbox.seal()
+        target = self._window.next_seq
+        self._window.seal()
         self._pump(monotonic())
-        while self._outbox.accepted_seq < target:
-            self._check()
+        while self._window.accepted_seq < target:
+            self._check(taking=False)
             if not await self._wait(deadline):
                 raise self._late(timeout or 0)
 
@@ -256,15 +263,16 @@ class AsyncProducer(ProducerBase[S]):
     def _begin(self) -> None:
         watch_forks(self)
 
-    def _check(self) -> None:
-        super()._check()
+    def _check(self, *, taking: bool = True) -> None:
+        super()._check(taking=taking)
         if self._tasks is None:
             error = f"the producer for {self.address} is not open: use it inside async with"
             raise Closed(error)
 
     def _take(self, body: bytes, now: float) -> bool:
         self._check()
-        taken = self._outbox.offer(body, now)
+        taken = self._window.offer(body, now)
+        self._append = self._window.packer.append
         self._arm(now)
         return taken
 
@@ -277,7 +285,8 @@ class AsyncProducer(ProducerBase[S]):
         while position < len(bodies):
             self._check()
             now = monotonic()
-            position = self._outbox.offer_many(bodies, position, now)
+            ready = self._outbox.ready()
+            position = self._window.offer_many(bodies, position, now, enough=ready)
             self._arm(now)
             if self._pump(now):
                 await cancel_shielded_checkpoint()
@@ -325,20 +334,21 @@ class AsyncProducer(ProducerBase[S]):
                 outbox.close()
 
     async def _drain_and_close(self, timeout: float | None) -> Undelivered | None:
-        if self._closed:
+        if self._closing:
             return None
-        outbox = self._outbox
+        self._closing = True
+        outbox, window = self._outbox, self._window
         since = monotonic()
         deadline = None if timeout is None else since + timeout
         undelivered: Undelivered | None = None
         drained = False
         try:
-            outbox.seal()
+            window.seal()
             self._pump(since)
-            accepted_seq = outbox.accepted_seq
-            while outbox.accepted_seq < outbox.next_seq and outbox.failure is None:
-                if outbox.accepted_seq > accepted_seq:
-                    accepted_seq, since = outbox.accepted_seq, monotonic()
+            accepted_seq = window.accepted_seq
+            while window.accepted_seq < window.next_seq and outbox.failure is None:
+                if window.accepted_seq > accepted_seq:
+                    accepted_seq, since = window.accepted_seq, monotonic()
                 if not await self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
                     break
             outbox.say_bye()

@@ -16,7 +16,9 @@ FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to
 MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
 BATCH_TARGET: Final = 128 * KIB  # bytes: larger batches save no more system calls
+LARGE_MESSAGE: Final = 32 * KIB  # bytes: above, a copy saved is worth a frame of its own
 READ_SIZE: Final = 256 * KIB  # bytes: one bounded read; about what a socket buffer holds
+DIRECT_READ: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
 
 # -- receiver -------------------------------------------------------------------------------
 
@@ -38,6 +40,7 @@ STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot p
 # -- producer -------------------------------------------------------------------------------
 
 BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages
+MESSAGE_COST: Final = 8  # bytes of buffer that a message takes beside its own
 MIN_BATCHES: Final = 16  # a full buffer holds at least so many batches: drops stay fine-grained
 LINGER: Final = 0.001  # seconds: how long a burst gathers before it is sent
 IDLE_FRACTION: Final = 10  # a message is sent at once after a tenth of the linger in silence

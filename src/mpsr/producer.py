@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import select
 import sys
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, TypeVar
 
     from mpsr.endpoint import SocketType
-    from mpsr.outbox import OnFull, ProducerStats
+    from mpsr.outbox import ProducerStats
+    from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
     T = TypeVar("T", default=Buffer)
@@ -105,8 +105,8 @@ class ProducerBase(Generic[T]):
         self._encode = encode
         self._on_full: OnFull = on_full
         self._timeout = timeout
-        self._closed = False
-        self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
+        self._closing = False  # takes no more
+        self._closed = False  # sends no more
         self._options: dict[str, Any] = {
             "type": type,
             "framing": framing,
@@ -116,8 +116,14 @@ class ProducerBase(Generic[T]):
             "linger": linger,
             "max_message": max_message,
         }
-        self._outbox = Outbox(self.address, **self._options)
+        self._open_outbox()
         self._begin()
+
+    def _open_outbox(self) -> None:
+        self._outbox = Outbox(self.address, **self._options)
+        self._window = self._outbox.window
+        self._append = self._window.packer.append  # safe in any thread, without the lock
+        self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
 
     def _begin(self) -> None:
         """Prepare what waiting needs."""
@@ -134,19 +140,24 @@ class ProducerBase(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {self.address}{' closed' * self._closed}>"
 
-    def _prepare(self, message: T) -> bytes:
-        encoded: Any = message if self._encode is None else self._encode(message)
-        return self._outbox.prepare(to_bytes(encoded))
+    def _encoded(self, message: T) -> Any:  # noqa: ANN401 - bytes-like, or what the packer refuses
+        return message if self._encode is None else self._encode(message)
+
+    def _checked(self, encoded: Buffer) -> bytes:
+        body = to_bytes(encoded)
+        self._window.check(body)
+        return body
 
     def _arm(self, now: float) -> None:
         """Make sure that whoever waits on the outbox looks in time."""
-        if self._outbox.due_at < self._wakes_at:
+        if self._window.due_at < self._wakes_at:
             wait = self._outbox.wait_time(now)
             if wait is not None and now + wait < self._wakes_at:
                 self._outbox.wakeup.set()
 
-    def _check(self) -> None:
-        if self._closed:
+    def _check(self, *, taking: bool = True) -> None:
+        """Raise what stands against going on, with taking messages or with waiting for them."""
+        if self._closed or (taking and self._closing):
             error = f"the producer for {self.address} is closed"
             raise Closed(error)
         if self._outbox.failure is not None:
@@ -166,7 +177,7 @@ class ProducerBase(Generic[T]):
         return TimedOut(error)
 
     def _undelivered(self) -> Undelivered | None:
-        messages = self._outbox.unaccepted()
+        messages = self._window.unaccepted()
         if not messages:
             return None
         error = f"{_messages(len(messages))} to {self.address} not delivered: {self._why()}"
@@ -211,13 +222,16 @@ class Producer(ProducerBase[T]):
             Closed: the producer was closed.
 
         """
-        body = self._prepare(message)
-        if not self._take(body):
-            self._take_all([body], [message], timeout)
+        encoded = self._encoded(message)
+        if not self._append(encoded):  # the open batch has no room, or there is none
+            body = self._checked(encoded)
+            if not self._take(body):
+                self._take_all([body], [message], timeout)
 
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits."""
-        return self._take(self._prepare(message))
+        encoded = self._encoded(message)
+        return self._append(encoded) or self._take(self._checked(encoded))
 
     def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
@@ -226,7 +240,8 @@ class Producer(ProducerBase[T]):
         and BufferFull carry those that were not taken.
         """
         messages = list(messages)
-        self._take_all([self._prepare(message) for message in messages], messages, timeout)
+        bodies = [self._checked(self._encoded(message)) for message in messages]
+        self._take_all(bodies, messages, timeout)
 
     def flush(self, timeout: float | None = None) -> None:
         """Return once the receiver has accepted everything sent so far.
@@ -243,12 +258,12 @@ class Producer(ProducerBase[T]):
         deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             self._check()
-            target = self._outbox.next_seq
-            self._outbox.seal()
+            target = self._window.next_seq
+            self._window.seal()
         self._pump()
         with self._lock:
-            while self._outbox.accepted_seq < target:
-                self._check()
+            while self._window.accepted_seq < target:
+                self._check(taking=False)
                 if not self._wait(deadline):
                     raise self._late(timeout or 0)
 
@@ -293,40 +308,47 @@ class Producer(ProducerBase[T]):
         """Take an identity of its own; the parent keeps the connection and the buffer."""
         if not self._closed:
             self._outbox.close()
-            self._outbox = Outbox(self.address, **self._options)
-            self._wakes_at = inf
+            self._open_outbox()
         self._reset()
 
     def drain_and_close(self, timeout: float | None, *, since: float) -> Undelivered | None:
         """Close like ``close``, its patience counted from ``since``; return what is left."""
-        outbox = self._outbox
-        deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
-            if self._closed:
+            if self._closing:
                 return None
-            outbox.seal()
+            self._closing = True
+            self._window.seal()
+            self._changed.notify_all()
+        try:
+            self._drain(timeout, since)
+        except BaseException:  # Ctrl-C: whoever closes next goes on
+            self._closing = False
+            raise
+        with self._lock:
+            self._closed = True
+            undelivered = self._undelivered()
+            self._outbox.wakeup.set()
+            self._changed.notify_all()
+        if self._thread is None:
+            self._outbox.close()
+        else:
+            self._thread.join()  # it closes the outbox
+        return undelivered
+
+    def _drain(self, timeout: float | None, since: float) -> None:
+        """Wait until all is accepted, or time or patience is over; then say goodbye."""
+        outbox, window = self._outbox, self._window
+        deadline = None if timeout is None else monotonic() + timeout
         self._pump()
         with self._lock:
-            accepted_seq = outbox.accepted_seq
-            while outbox.accepted_seq < outbox.next_seq and outbox.failure is None:
-                if outbox.accepted_seq > accepted_seq:
-                    accepted_seq, since = outbox.accepted_seq, monotonic()
+            accepted_seq = window.accepted_seq
+            while window.accepted_seq < window.next_seq and outbox.failure is None:
+                if window.accepted_seq > accepted_seq:
+                    accepted_seq, since = window.accepted_seq, monotonic()
                 if not self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
                     break
             outbox.say_bye()
         self._pump()
-        with self._lock:
-            if self._closed:
-                return None  # by another thread
-            self._closed = True
-            undelivered = self._undelivered()
-            outbox.wakeup.set()
-            self._changed.notify_all()
-        if self._thread is None:
-            outbox.close()
-        else:
-            self._thread.join()  # it closes the outbox
-        return undelivered
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -342,6 +364,7 @@ class Producer(ProducerBase[T]):
         self._waiting = 0  # threads that wait for a change
         self._writer: object = None  # stands for the one write under way
         self._thread: threading.Thread | None = None
+        self._closing = self._closed  # a fork may have come while it was closing
 
     def _start(self) -> None:
         with self._lock:
@@ -357,10 +380,15 @@ class Producer(ProducerBase[T]):
         now = monotonic()
         with self._lock:
             self._check()
-            taken = self._outbox.offer(body, now)
-            due = self._outbox.due(now)
-            if not due:
-                self._arm(now)
+            try:
+                taken = self._window.offer(body, now)
+                self._append = self._window.packer.append
+                due = self._outbox.due(now)
+                if not due:
+                    self._arm(now)
+            except BaseException:
+                self._interrupt()
+                raise
         if due:
             self._pump()
         return taken
@@ -375,7 +403,12 @@ class Producer(ProducerBase[T]):
             with self._lock:
                 self._check()
                 now = monotonic()
-                position = self._outbox.offer_many(bodies, position, now)
+                ready = self._outbox.ready()
+                try:
+                    position = self._window.offer_many(bodies, position, now, enough=ready)
+                except BaseException:
+                    self._interrupt()
+                    raise
                 due = self._outbox.due(now)
                 if not due:
                     self._arm(now)
@@ -407,27 +440,34 @@ class Producer(ProducerBase[T]):
     def _write_once(self) -> bool:
         """Write once, unless another thread is at it: that one will look again."""
         outbox, me = self._outbox, object()
-        # What stands if an exception (Ctrl-C) breaks in: nobody knows how much went.
-        result: int | OSError = OSError(errno.ECANCELED, "a write was interrupted")
         try:
             with self._lock:
                 if self._writer is not None or self._closed:
                     return False
                 self._writer = me
                 chosen = outbox.begin_write(monotonic())
-            if chosen:
-                result = outbox.write(chosen)
-            return bool(chosen)
-        finally:
+            result = outbox.write(chosen) if chosen else 0
+            with self._lock:
+                now = monotonic()
+                if chosen:
+                    outbox.end_write(result, now)
+                self._writer = None
+                self._arm(now)
+                if self._waiting:
+                    self._changed.notify_all()
+                if self._closed:
+                    outbox.wakeup.set()
+        except BaseException:
             if self._writer is me:
-                with self._lock:
-                    now = monotonic()
-                    if outbox.in_write:
-                        outbox.end_write(result, now)
-                    self._writer = None
-                    self._arm(now)
-                    if self._waiting:
-                        self._changed.notify_all()
+                self._writer = None
+                self._interrupt()
+            raise
+        return bool(chosen)
+
+    def _interrupt(self) -> None:
+        """Have the background thread mend what an exception (Ctrl-C) left in the middle."""
+        self._outbox.interrupted = True
+        self._outbox.wakeup.set()
 
     def _run(self) -> None:
         """Connect, read acknowledgements, and write what lingers: the background thread."""
@@ -441,7 +481,7 @@ class Producer(ProducerBase[T]):
                     self._changed.notify_all()
             self._pump()
             with self._lock:
-                if self._closed:  # looked at after the wakeup was cleared
+                if self._closed and self._writer is None:  # asked after the wakeup was cleared
                     outbox.close()
                     return
                 now = monotonic()

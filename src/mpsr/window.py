@@ -1,0 +1,437 @@
+"""Keep messages until they are accepted: an open batch, and the parcels sealed from it.
+
+Every message has a sequence number. Parcels stand in its order: first those in flight, then
+those unsent; behind them the open batch gathers, in the packer. What is dropped keeps its
+numbers, as a parcel that says so.
+
+A signal handler may raise (Ctrl-C) wherever a call returns. So whatever changes the queue
+prepares first, then changes it in statements of which only the last is a call; ``recover``
+mends what an interruption left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from mpsr.errors import MessageTooLarge, UnframeableMessage
+from mpsr.limits import (
+    BATCH_TARGET,
+    IDLE_FRACTION,
+    LARGE_MESSAGE,
+    MESSAGE_COST,
+    MIN_BATCHES,
+    WRITE_BUFFERS,
+    WRITE_SIZE,
+)
+from mpsr.wire.codec import Packer, split_batch
+from mpsr.wire.frames import HEADER, Lost, LostReason, encode, max_frame, single_batch_head
+from mpsr.wire.framing import ForeignPacker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mpsr.wire.framing import ForeignFraming
+
+OnFull = Literal["block", "raise", "drop_newest", "drop_oldest"]
+
+
+class _Parcel:
+    """A sealed batch, or the word that messages were lost, until it is accepted."""
+
+    __slots__ = ("buffers", "cost", "end_seq", "first_seq", "nbytes", "reason", "split")
+
+    def __init__(
+        self,
+        first_seq: int,
+        end_seq: int,
+        buffers: tuple[bytes, ...],
+        cost: int,
+        *,
+        split: Callable[[], list[bytes]] = list,
+        reason: LostReason | None = None,
+    ) -> None:
+        self.first_seq = first_seq
+        self.end_seq = end_seq
+        self.buffers = buffers
+        self.nbytes = sum(map(len, buffers))
+        self.cost = cost  # bytes of buffer
+        self.split = split  # gives the messages back
+        self.reason = reason  # None unless they were lost
+
+
+class Window:
+    """The messages of one producer that are not accepted yet."""
+
+    def __init__(
+        self,
+        *,
+        foreign: ForeignFraming | None,
+        on_full: OnFull,
+        buffer: int,
+        linger: float,
+        max_message: int,
+    ) -> None:
+        self.max_message = max_message
+        self._foreign = foreign
+        self._alone = foreign is not None and foreign.alone
+        self._on_full = on_full
+        self._buffer = buffer
+        self._linger = linger
+        self._target = 1 if self._alone else max(1, min(BATCH_TARGET, buffer // MIN_BATCHES))
+
+        #: The open batch. Its ``append`` may be called at any time, from any thread.
+        self.packer = self._new_packer()
+        self.due_at = 0.0  # when the open batch is to be sealed
+        self.wrote_at = 0.0  # when something was last chosen for writing
+        self._sealed_seq = 0  # the sequence number of the first message in the open batch
+        self._unsent: deque[_Parcel] = deque()
+        self._offset = 0  # how much of the first unsent parcel is written
+        self._chosen = 0  # unsent parcels in a write that has not ended
+        self._inflight: deque[_Parcel] = deque()
+        self._cost = 0  # of all parcels
+
+        self.accepted_seq = 0
+        self.lost = 0
+        self._lost_accepted = 0
+
+    # -- what is there ----------------------------------------------------------------------
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the next message will have."""
+        return self._sealed_seq + len(self.packer)
+
+    @property
+    def accepted(self) -> int:
+        """How many messages were accepted."""
+        return self.accepted_seq - self._lost_accepted
+
+    @property
+    def cost(self) -> int:
+        """Bytes of buffer in use."""
+        return self._cost + self.packer.cost
+
+    @property
+    def gathering(self) -> bool:
+        """Whether there is an open batch."""
+        return len(self.packer) > 0
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a parcel waits to be written."""
+        return bool(self._unsent)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether anything is to be written now."""
+        return bool(self._unsent) or (self.gathering and now >= self.due_at)
+
+    # -- taking messages --------------------------------------------------------------------
+
+    def check(self, message: bytes) -> None:
+        """Raise MessageTooLarge, or UnframeableMessage where the framing cannot carry it."""
+        if len(message) > self.max_message:
+            error = f"a message of {len(message)} bytes: the most here is {self.max_message}"
+            raise MessageTooLarge(error)
+        if self._foreign is not None:
+            try:
+                self._foreign.pack([message])
+            except ValueError as exc:
+                error = f"{exc}: choose another framing, or encode it"
+                raise UnframeableMessage(error) from None
+
+    def offer(self, message: bytes, now: float) -> bool:
+        """Take a checked message, or drop one as ``on_full`` says; False where it has to wait."""
+        cost = len(message) + MESSAGE_COST
+        used = self.cost
+        if used and used + cost > self._buffer and not self._make_room(cost):
+            if self._on_full in ("block", "raise"):
+                return False
+            self._lose(1, LostReason.DROPPED_NEWEST)
+        elif len(message) >= LARGE_MESSAGE and self._foreign is None:
+            self.seal()
+            self._append_large(message, cost)
+        elif not self.packer.append(message):
+            self.seal()
+            idle = now - self.wrote_at >= self._linger / IDLE_FRACTION and not self._unsent
+            self.due_at = now if idle or self._alone else now + self._linger
+            room = self._buffer - self._cost
+            self.packer.open(max(cost, min(self._target, room)))
+            self.packer.append(message)
+        return True
+
+    def offer_many(
+        self, messages: Sequence[bytes], position: int, now: float, *, enough: bool
+    ) -> int:
+        """Offer messages from ``position`` on; return where it stopped.
+
+        It stops at the end, for want of room, or, if ``enough`` is wanted, when there is
+        plenty for a write.
+        """
+        goal = self._cost + WRITE_SIZE
+        while position < len(messages):
+            after = self.packer.extend(messages, position)
+            if after == len(messages):
+                return after
+            if not self.offer(messages[after], now):
+                return after
+            position = after + 1
+            if enough and self._cost >= goal:
+                break
+        return position
+
+    def seal(self) -> None:
+        """Close the open batch, so that it is sent now."""
+        self._adopt()
+        self.packer.take(self._sealed_seq)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Make a parcel of what was taken from the packer, unless that is done."""
+        first_seq, count, head, bodies = self.packer.taken
+        if count == 0 or first_seq != self._sealed_seq:
+            return
+        cost = len(bodies) + MESSAGE_COST * count
+        if self._foreign is None:
+            split: Callable[[], list[bytes]] = partial(_split_frame, head, bodies)
+            buffers: tuple[bytes, ...] = (head, bodies)
+        else:
+            split = partial(self._foreign.split, bodies)
+            buffers = (bodies,)
+        self._push(_Parcel(first_seq, first_seq + count, buffers, cost, split=split))
+
+    def _append_large(self, message: bytes, cost: int) -> None:
+        """Give a large message a parcel of its own, which needs no copy of it."""
+        seq = self._sealed_seq
+        buffers = (single_batch_head(seq, len(message)), message)
+        split: Callable[[], list[bytes]] = partial(list, (message,))
+        self._push(_Parcel(seq, seq + 1, buffers, cost, split=split))
+
+    def _push(self, parcel: _Parcel) -> None:
+        self._sealed_seq = max(self._sealed_seq, parcel.end_seq)
+        self._cost += parcel.cost
+        self._unsent.append(parcel)
+
+    def _new_packer(self) -> Packer | ForeignPacker:
+        if self._foreign is not None:
+            return ForeignPacker(self._foreign, self.max_message)
+        return Packer(min(self.max_message, LARGE_MESSAGE - 1))
+
+    # -- losing messages --------------------------------------------------------------------
+
+    def _make_room(self, cost: int) -> bool:
+        """Drop the oldest messages that are not on their way, if that is the policy."""
+        if self._on_full != "drop_oldest":
+            return False
+        while self.cost + cost > self._buffer:
+            droppable = (
+                index
+                for index in range(self._untouched(), len(self._unsent))
+                if self._unsent[index].reason is None
+            )
+            oldest = next(droppable, None)
+            if oldest is not None:
+                self._drop(oldest, LostReason.DROPPED_OLDEST)
+            elif self.gathering:
+                self.seal()
+            else:
+                return False
+        return True
+
+    def _untouched(self) -> int:
+        """Return the index of the first unsent parcel of which no byte is on its way."""
+        return max(self._chosen, 1 if self._offset else 0)
+
+    def _lose(self, count: int, reason: LostReason) -> None:
+        """Give the next sequence numbers to messages that are not kept."""
+        self.seal()
+        first_seq, end_seq = self._sealed_seq, self._sealed_seq + count
+        last = len(self._unsent) - 1
+        merges = last >= self._untouched() and self._unsent[last].reason is reason
+        if merges:
+            first_seq = self._unsent[last].first_seq
+        gap = self._gap(first_seq, end_seq, reason)
+        self.lost += count
+        self._sealed_seq = end_seq
+        if merges:
+            self._unsent[last] = gap
+        else:
+            self._unsent.append(gap)
+
+    def _drop(self, index: int, reason: LostReason) -> None:
+        """Put the word that they were lost in the place of a parcel's messages."""
+        parcel = self._unsent[index]
+        first_seq = max(parcel.first_seq, self.accepted_seq)
+        count = parcel.end_seq - first_seq
+        merges = index > self._untouched() and self._unsent[index - 1].reason is reason
+        if merges:
+            first_seq = self._unsent[index - 1].first_seq
+        gap = self._gap(first_seq, parcel.end_seq, reason)
+        self._cost -= parcel.cost
+        self.lost += count
+        self._unsent[index] = gap
+        if merges:
+            del self._unsent[index - 1]
+
+    def _gap(self, first_seq: int, end_seq: int, reason: LostReason) -> _Parcel:
+        buffers: tuple[bytes, ...] = ()
+        if self._foreign is None:
+            buffers = (encode(Lost(first_seq, end_seq - first_seq, reason)),)
+        return _Parcel(first_seq, end_seq, buffers, 0, reason=reason)
+
+    def lose_first(self, reason: LostReason) -> None:
+        """Drop the parcel that was chosen: the kernel does not take it."""
+        self._chosen = 0
+        self._drop(0, reason)
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def choose(self, now: float) -> list[bytes | memoryview]:
+        """Choose what to write now; ``wrote``, ``put_back`` or ``rewind`` must follow."""
+        if self.gathering and now >= self.due_at:
+            self.seal()
+        while self._foreign is not None and self._unsent and self._unsent[0].reason is not None:
+            self._settle(self._unsent.popleft())  # a foreign framing cannot tell it
+        chosen: list[bytes | memoryview] = []
+        size = count = 0
+        for parcel in islice(self._unsent, 1 if self._alone else WRITE_BUFFERS):
+            if size >= WRITE_SIZE or (self._foreign is not None and parcel.reason is not None):
+                break
+            chosen += parcel.buffers
+            size += parcel.nbytes
+            count += 1
+        self._chosen = count
+        if chosen:
+            self.wrote_at = now
+        return _skip(chosen, self._offset) if self._offset else chosen
+
+    @property
+    def chosen_seq(self) -> int:
+        """The sequence number behind what was chosen."""
+        return self._unsent[self._chosen - 1].end_seq
+
+    def wrote(self, size: int) -> bool:
+        """Take note that of what was chosen ``size`` bytes went; tell whether that is all."""
+        chosen, self._chosen = self._chosen, 0
+        self._offset += size
+        for _ in range(chosen):
+            parcel = self._unsent[0]
+            if self._offset < parcel.nbytes:
+                return False
+            self._offset -= parcel.nbytes
+            if self._foreign is not None or parcel.end_seq <= self.accepted_seq:
+                self._settle(parcel)
+            else:
+                self._inflight.append(parcel)
+            self._unsent.popleft()  # only now: an interruption may double it, but not lose it
+        return True
+
+    def put_back(self) -> None:
+        """Take note that nothing of what was chosen went."""
+        self._chosen = 0
+
+    # -- what the receiver says -------------------------------------------------------------
+
+    def accept(self, seq: int) -> None:
+        """Forget what lies below ``seq``: it is accepted."""
+        self.accepted_seq = max(self.accepted_seq, seq)
+        while self._inflight and self._inflight[0].end_seq <= seq:
+            self._settle(self._inflight.popleft())
+
+    def _settle(self, parcel: _Parcel) -> None:
+        self.accepted_seq = max(self.accepted_seq, parcel.end_seq)
+        self._cost -= parcel.cost
+        if parcel.reason is not None:
+            self._lost_accepted += parcel.end_seq - parcel.first_seq
+
+    def resume(self, expected_seq: int, max_message: int) -> bool:
+        """Go on at ``expected_seq``, as the receiver asks; False if there is no such message."""
+        if expected_seq > self._sealed_seq:
+            return False
+        while self._unsent and self._unsent[0].end_seq <= expected_seq:
+            self._inflight.append(self._unsent.popleft())
+        if max_message < self.max_message:
+            self._shrink(max_message)
+        return True
+
+    def _shrink(self, max_message: int) -> None:
+        """Pack anew, message by message, what is larger than the receiver takes."""
+        self.seal()
+        self.max_message = max_message
+        self._target = min(self._target, max_message)
+        self.packer = self._new_packer()
+        parcels, self._unsent = self._unsent, deque()
+        for parcel in parcels:
+            if parcel.nbytes <= HEADER.size + max_frame(max_message):
+                self._unsent.append(parcel)
+                continue
+            self._cost -= parcel.cost
+            for seq, message in enumerate(parcel.split(), parcel.first_seq):
+                buffers = (single_batch_head(seq, len(message)), message)
+                cost = len(message) + MESSAGE_COST
+                split: Callable[[], list[bytes]] = partial(list, (message,))
+                self._push(_Parcel(seq, seq + 1, buffers, cost, split=split))
+                if len(message) > max_message:
+                    self._drop(len(self._unsent) - 1, LostReason.TOO_LARGE)
+
+    # -- losing the connection --------------------------------------------------------------
+
+    def rewind(self) -> None:
+        """Make everything that is not accepted unsent again: the connection is gone."""
+        self._chosen = 0
+        if self._foreign is not None and self._offset:
+            self._cut(self._foreign)
+        self._offset = 0
+        self._unsent.extendleft(reversed(self._inflight))
+        self._inflight.clear()
+        while self._unsent and self._unsent[0].end_seq <= self.accepted_seq:
+            self._settle(self._unsent.popleft())  # accepted while its write was under way
+
+    def recover(self) -> None:
+        """Mend what an exception left that broke in anywhere; the connection is gone."""
+        self.rewind()
+        self._unsent = deque({parcel.first_seq: parcel for parcel in self._unsent}.values())
+        self._cost = sum(parcel.cost for parcel in self._unsent)
+
+    def _cut(self, foreign: ForeignFraming) -> None:
+        """Settle those messages of a partly written parcel that went whole."""
+        parcel = self._unsent.popleft()
+        messages = parcel.split()
+        whole = size = 0
+        for message in messages:
+            size += len(foreign.pack([message]))
+            if size > self._offset:
+                break
+            whole += 1
+        rest = messages[whole:]
+        data = foreign.pack(rest)
+        cost = len(data) + MESSAGE_COST * len(rest)
+        middle = parcel.first_seq + whole
+        self._settle(_Parcel(parcel.first_seq, middle, (), parcel.cost - cost))
+        split = partial(foreign.split, data)
+        self._unsent.appendleft(_Parcel(middle, parcel.end_seq, (data,), cost, split=split))
+
+    def unaccepted(self) -> list[bytes]:
+        """Return the messages that were taken and not accepted, in order."""
+        self.seal()
+        messages: list[bytes] = []
+        for parcel in (*self._inflight, *self._unsent):
+            if parcel.reason is None:
+                start = max(0, self.accepted_seq - parcel.first_seq)
+                messages += parcel.split()[start:]
+        return messages
+
+
+def _split_frame(head: bytes, bodies: bytes) -> list[bytes]:
+    return split_batch(head[HEADER.size :] + bodies, 0)
+
+
+def _skip(buffers: list[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+    """Return the buffers without their first ``size`` bytes."""
+    for index, buffer in enumerate(buffers):
+        if size < len(buffer):
+            return [memoryview(buffer)[size:], *buffers[index + 1 :]]
+        size -= len(buffer)
+    return []
