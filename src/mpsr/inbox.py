@@ -44,6 +44,7 @@ from mpsr.wire.session import Received, ReceivingSession, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from logging import Logger
     from typing import Any
 
     from mpsr.endpoint import Claim, SocketType
@@ -80,9 +81,10 @@ class ReceiverStats(NamedTuple):
 class _Connection:
     """One accepted connection."""
 
-    __slots__ = ("out", "peer", "session", "socket", "track")
+    __slots__ = ("order", "out", "peer", "session", "socket", "track")
 
-    def __init__(self, sock: socket.socket, session: ReceivingSession) -> None:
+    def __init__(self, sock: socket.socket, session: ReceivingSession, order: int) -> None:
+        self.order = order  # among all that were accepted
         self.socket = sock
         self.session = session
         self.peer = peer_of(sock)
@@ -124,6 +126,7 @@ class Inbox:
         self._max_connections = min(max_connections, _spare_descriptors())
         self._decode = decode
         self._ledger = Ledger()
+        self._logger = _logger()  # loaded while there are descriptors to load it with
 
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
@@ -258,7 +261,8 @@ class Inbox:
                 self._discarded += connection.session.pending + _unread(connection.socket)
             connection.socket.close()
         if self._discarded:
-            _warn("closed with %d bytes of foreign messages not handed out", self._discarded)
+            what = "closed with %d bytes of foreign messages not handed out"
+            self._logger.warning(what, self._discarded)
         self._connections.clear()
         self._claim.close()
         self._release()
@@ -329,7 +333,7 @@ class Inbox:
                 continue  # that connection is gone; the next may be well
             sock.setblocking(False)
             session = ReceivingSession(self._framing, max_message=self._max_message)
-            connection = _Connection(sock, session)
+            connection = _Connection(sock, session, self._accepted)
             self._connections.add(connection)
             self._selector.register(sock, selectors.EVENT_READ, connection)
             self._accepted += 1
@@ -338,17 +342,26 @@ class Inbox:
     def _read(self, connection: _Connection) -> int:
         """Read once; return how many bytes came, 0 where the connection ended or had none."""
         session = connection.session
+        placed = 0  # bytes that went straight to where they belong
         try:
-            size = connection.socket.recv_into(self._buffer)
+            wanted = session.wanted()
+            if wanted is None:
+                size = connection.socket.recv_into(self._buffer)
+            else:
+                with wanted:
+                    size = connection.socket.recvmsg_into([wanted, self._buffer])[0]
+                    placed = min(size, len(wanted))
         except BlockingIOError:
             return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
             size = 0
         failure: RemoteProtocolError | None = None
         try:
-            if size:
-                session.receive_data(self._buffer[:size])
-            else:
+            if placed:
+                session.receive_wanted(placed)
+            if size > placed:
+                session.receive_data(self._buffer[: size - placed])
+            elif size == 0:
                 session.receive_eof()
         except RemoteProtocolError as exc:
             failure = exc
@@ -397,7 +410,9 @@ class Inbox:
 
     def _greet(self, connection: _Connection, hello: Hello) -> None:
         identity = ProducerIdentity(hello.producer_id, hello.label)
-        track = self._ledger.open(connection.peer.uid, identity, hello.lowest_seq, self._now)
+        track = self._ledger.open(
+            connection.peer.uid, identity, hello.lowest_seq, self._now, order=connection.order
+        )
         track.fence = partial(self._fence, connection)
         self._speakers[track] = connection
         connection.track = track
@@ -419,7 +434,7 @@ class Inbox:
     def _fail(self, connection: _Connection, failure: RemoteProtocolError) -> None:
         """Close a connection that broke a rule, after telling it why."""
         self._rejected += 1
-        _warn("closed the connection of %s: %s", connection, failure)
+        self._logger.warning("closed the connection of %s: %s", connection, failure)
         connection.session.reject(failure.code, str(failure))
         self._flush(connection)
         if connection in self._connections:
@@ -503,8 +518,9 @@ class Inbox:
         """Stop accepting; what connects meanwhile waits in the backlog."""
         if not self._pause_told:
             self._pause_told = True  # once: a receiver that lives at its limit would flood the log
-            _warn("stopped accepting for now: %s", why)
-        self._selector.unregister(self._listener)
+            self._logger.warning("stopped accepting for now: %s", why)
+        if not self._paused:
+            self._selector.unregister(self._listener)
         self._paused = True
         self._resume_at = until
 
@@ -558,7 +574,8 @@ class Inbox:
                 break
             if flags & socket.MSG_TRUNC or size > self._max_message:
                 self._rejected += 1
-                _warn("discarded a datagram of more than %d bytes", self._max_message)
+                what = "discarded a datagram of more than %d bytes"
+                self._logger.warning(what, self._max_message)
                 continue
             sender = _sender(ancillary)
             if sender != peer:
@@ -616,7 +633,7 @@ def _at_end(sock: socket.socket) -> bool:
         return True
 
 
-def _warn(message: str, *args: object) -> None:
-    import logging  # noqa: PLC0415 - seldom needed, and not light
+def _logger() -> Logger:
+    import logging  # noqa: PLC0415 - not light, and only receivers have something to say
 
-    logging.getLogger("mpsr").warning(message, *args)
+    return logging.getLogger("mpsr")
