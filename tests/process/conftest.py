@@ -1,0 +1,28 @@
+"""Fixtures for tests with real processes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, ParamSpec
+
+import pytest
+
+from tests.process.workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.process.workers import Start
+
+P = ParamSpec("P")
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Give a function that starts a worker, which ends with the test."""
+    with ExitStack() as workers:
+
+        def start(role: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Worker:
+            return workers.enter_context(Worker(role, *args, **kwargs))
+
+        yield start

@@ -1,0 +1,401 @@
+"""Be one of the processes of these tests: ``python -m tests.process.roles ROLE ARGS KWARGS``."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import mpsr
+from tests.process.stamps import stamp_of, stamped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STDIN: Final = io.FileIO(0, closefd=False)
+
+
+def say(value: object = None) -> None:
+    """Say something to the test."""
+    os.write(1, json.dumps(value).encode() + b"\n")
+
+
+def hear() -> Any:
+    """Wait for what the test says; read no further, for a fork may have the next line."""
+    return json.loads(STDIN.readline())
+
+
+def told() -> bool:
+    """Tell whether the test has said something."""
+    return bool(select.select([0], [], [], 0)[0])
+
+
+class Record:
+    """A file that several processes append to; its order is the order of the events."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(self, **event: object) -> None:
+        os.write(self._file, json.dumps(event).encode() + b"\n")
+
+
+def note_batch(record: Record, batch: mpsr.Batch) -> None:
+    """Note what a batch holds; fail if that is not a run of whole messages of its sender."""
+    stamps = [stamp_of(message) for message in batch]
+    first = stamps[0].number if stamps else 0
+    for number, stamp in enumerate(stamps, first):
+        assert stamp == (stamps[0].source, number)
+        assert stamp.source.pid == batch.peer.pid
+    record.note(
+        receiver=os.getpid(),
+        producer=batch.peer.pid,
+        first=first,
+        count=len(stamps),
+        lost=batch.lost,
+    )
+
+
+# -- receivers --------------------------------------------------------------------------------
+
+
+def receive(
+    address: str,
+    record: str,
+    *,
+    limits: dict[str, float] | None = None,
+    spare_descriptors: int | None = None,
+    **options: Any,
+) -> None:
+    """Note every batch before coming back for more; end at SIGTERM, tell statistics at SIGUSR1."""
+    set_limits(limits or {})
+    notes = Record(record)
+    with mpsr.Receiver(address, **options) as receiver:
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        signal.signal(signal.SIGUSR1, lambda *_: say(receiver.stats()._asdict()))
+        if spare_descriptors is not None:
+            used = len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare_descriptors, hard))
+        say("ready")
+        for number, batch in enumerate(receiver.batches()):
+            note_batch(notes, batch)
+            if number == 0:
+                say("receiving")
+    say(receiver.stats()._asdict())
+
+
+def set_limits(limits: dict[str, float]) -> None:
+    """Give the receivers of this process other limits."""
+    for name, value in limits.items():
+        assert hasattr(mpsr.inbox, name)
+        setattr(mpsr.inbox, name, value)
+
+
+def receive_slowly(address: str, pause: float, *, limits: dict[str, float]) -> None:
+    """Take some time over every batch; end at SIGTERM, with statistics."""
+    set_limits(limits)
+    with mpsr.Receiver(address) as receiver:
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        say("ready")
+        for _ in receiver.batches():
+            time.sleep(pause)
+    say(receiver.stats()._asdict())
+
+
+def receive_with_child(address: str, how: str) -> None:
+    """Hold an address with a child alive, which outlives this process."""
+    with mpsr.Receiver(address) as receiver:
+        if how == "fork":
+            if os.fork() == 0:
+                linger()
+        elif how == "multiprocessing":
+            multiprocessing.get_context("fork").Process(target=linger).start()
+        else:
+            say(os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "300"))
+        for _ in receiver:
+            pass
+
+
+def linger() -> NoReturn:
+    say(os.getpid())
+    while True:
+        signal.pause()
+
+
+def race(address: str) -> None:
+    """In every round try to receive at a given time, and say how that went."""
+    say("ready")
+    while (moment := hear()) is not None:
+        child = os.fork()
+        if child == 0:
+            while time.monotonic() < moment:
+                pass
+            try:
+                receiver = mpsr.Receiver(address)
+            except mpsr.AddressInUse as error:
+                say({"won": False, "pid": os.getpid(), "rival": error.pid})
+                os._exit(0)
+            say({"won": True, "pid": os.getpid()})
+            if hear() == "close":
+                receiver.close()
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+# -- producers --------------------------------------------------------------------------------
+
+
+def send(address: str, messages: int, *, size: int = 0, **options: Any) -> None:
+    """Send messages, close, and tell the statistics."""
+    with mpsr.Producer(address, **options) as producer:
+        for number in range(messages):
+            producer.send(stamped(number, size=size))
+    say(producer.stats()._asdict())
+
+
+def send_on_demand(address: str) -> None:
+    """Send and flush as many messages as the test says, each time it says so."""
+    with mpsr.Producer(address) as producer:
+        numbers = count()
+        say("ready")
+        while (messages := hear()) is not None:
+            producer.send_many([stamped(next(numbers)) for _ in range(messages)])
+            producer.flush()
+            say("flushed")
+
+
+def flood(address: str, *, size: int = 0, **options: Any) -> None:
+    """Send until told to end; say how many there were."""
+    with mpsr.Producer(address, **options) as producer:
+        for number in count():
+            producer.send(stamped(number, size=size))
+            if number == 0:
+                say("sending")
+            if number % 16 == 0 and told():
+                producer.flush()
+                say(number + 1)
+                return
+
+
+def stream(address: str, record: str, *, flush_every: int) -> None:
+    """Send until told to end, and note below which number all is flushed."""
+    notes = Record(record)
+    with mpsr.Producer(address) as producer:
+        for number in count():
+            producer.send(stamped(number, size=50))
+            if number % flush_every == flush_every - 1:
+                producer.flush()
+                notes.note(producer=os.getpid(), flushed=number + 1)
+            if number % 16 == 0 and told():
+                producer.flush()
+                notes.note(producer=os.getpid(), flushed=number + 1)
+                say(number + 1)
+                return
+
+
+def crowd(address: str, producers: int, messages: int) -> None:
+    """Be many producers in one process."""
+    crowd = [mpsr.Producer(address) for _ in range(producers)]
+    for number in range(messages):
+        for place, producer in enumerate(crowd):
+            producer.send(stamped(number, stream=place))
+    for producer in crowd:
+        producer.close()
+
+
+def swarm(address: str, processes: int, messages: int) -> None:
+    """Be many processes, each with one producer."""
+    for _ in range(processes):
+        if os.fork() == 0:
+            with mpsr.Producer(address) as producer:
+                for number in range(messages):
+                    producer.send(stamped(number))
+            os._exit(0)
+    expect_children(processes)
+
+
+def expect_children(children: int) -> None:
+    """Wait for all children; fail if there are not so many, or one failed."""
+    for _ in range(children):
+        _, status = os.wait()
+        assert status == 0
+
+
+def send_datagrams(address: str, seed: int, messages: int, **options: Any) -> None:
+    """Send datagrams of mixed sizes, as ``datagrams`` makes them."""
+    with mpsr.Producer(address, type="dgram", **options) as producer:
+        for datagram in datagrams(seed, messages):
+            producer.send(datagram)
+
+
+def datagrams(seed: int, messages: int) -> Any:
+    """Make datagrams of 0 to 100,000 bytes, the same for the same seed."""
+    chance = random.Random(seed)
+    block = chance.randbytes(200_000)
+    for _ in range(messages):
+        begin = chance.randrange(100_000)
+        yield block[begin : begin + chance.randint(0, 100_000)]
+
+
+# -- forks, and ends of programs --------------------------------------------------------------
+
+
+def fork_after_use(address: str, how: str, children: int, messages: int) -> None:
+    """Use a producer, then use it in children too; nobody calls close()."""
+    producer: mpsr.Producer = mpsr.Producer(address)
+    send_numbered(producer, messages)
+    if how.startswith("fork"):
+        for _ in range(children):
+            if os.fork() == 0:
+                send_numbered(producer, messages)
+                if how == "fork, flush and _exit":
+                    producer.flush(timeout=30)
+                    os._exit(0)
+                sys.exit()
+        expect_children(children)
+    elif how == "multiprocessing fork":
+        join(
+            [
+                multiprocessing.get_context("fork").Process(
+                    target=send_numbered, args=(producer, messages)
+                )
+                for _ in range(children)
+            ]
+        )
+    else:
+        join(
+            [
+                multiprocessing.get_context("spawn").Process(
+                    target=send_as_new_producer, args=(address, messages)
+                )
+                for _ in range(children)
+            ]
+        )
+
+
+def join(children: list[Any]) -> None:
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+
+
+def send_numbered(producer: mpsr.Producer, messages: int) -> None:
+    for number in range(messages):
+        producer.send(stamped(number))
+
+
+def send_as_new_producer(address: str, messages: int) -> None:
+    send_numbered(mpsr.Producer(address), messages)
+
+
+def fork_while_sending(address: str, children: int, messages: int) -> None:
+    """Fork again and again while other threads send with the same producer."""
+    producer: mpsr.Producer = mpsr.Producer(address)
+    done = threading.Event()
+
+    def keep_sending() -> None:
+        while not done.is_set():
+            producer.send(b"")
+
+    threads = [threading.Thread(target=keep_sending) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(children):
+        if os.fork() == 0:
+            send_numbered(producer, messages)
+            producer.flush(timeout=20)
+            os._exit(0)
+    expect_children(children)
+    done.set()
+    for thread in threads:
+        thread.join()
+    producer.close()
+
+
+def forget(address: str, messages: int, how: str) -> None:
+    """Send, and end without close()."""
+    if how == "multiprocessing child":
+        join(
+            [
+                multiprocessing.get_context("fork").Process(
+                    target=send_as_new_producer, args=(address, messages)
+                )
+            ]
+        )
+        return
+    send_numbered(mpsr.Producer(address), messages)
+    if how == "exception":
+        raise RuntimeError("the program failed")
+
+
+def end_with_daemon(address: str, **options: Any) -> None:
+    """End while a daemon thread sends."""
+    producer: mpsr.Producer = mpsr.Producer(address, **options)
+    begun = threading.Event()
+
+    def keep_sending() -> None:
+        for number in count():
+            producer.send(stamped(number, size=1000))
+            begun.set()
+
+    threading.Thread(target=keep_sending, daemon=True).start()
+    begun.wait()
+
+
+def close_while_sending(address: str, rounds: int) -> None:
+    """Close producers that other threads are sending with; say what these threads met."""
+    met: set[str] = set()
+
+    def keep_sending(producer: mpsr.Producer) -> None:
+        try:
+            while True:
+                producer.send(b"")
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the test wants to know
+            met.add(repr(type(exc)))
+
+    for _ in range(rounds):
+        producer: mpsr.Producer = mpsr.Producer(address)
+        threads = [threading.Thread(target=keep_sending, args=(producer,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        producer.flush()
+        with suppress(mpsr.Undelivered):
+            producer.close(timeout=5)
+        for thread in threads:
+            thread.join()
+    say(sorted(met))
+
+
+def send_until_interrupted(address: str, times: int) -> None:
+    """Send until Ctrl-C, several times; say each time which messages were not taken for sure."""
+    with mpsr.Producer(address) as producer:
+        numbers = count()
+        number = 0
+        for _ in range(times):
+            try:
+                say("sending")
+                for number in numbers:
+                    producer.send(stamped(number))
+            except KeyboardInterrupt:
+                producer.flush(timeout=20)
+                say(number)
+
+
+if __name__ == "__main__":
+    role: Callable[..., None] = globals()[sys.argv[1]]
+    role(*json.loads(sys.argv[2]), **json.loads(sys.argv[3]))

@@ -1,0 +1,105 @@
+"""How programs with producers end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpsr
+from mpsr.limits import CLOSE_PATIENCE, MIB
+from tests.process import roles
+from tests.process.stamps import Source, Tally, stamp_of
+from tests.process.workers import receive_all, receive_beside
+
+if TYPE_CHECKING:
+    from tests.process.workers import Start
+
+HOWS = ["end", "exception", "multiprocessing child"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_forgotten_producer_delivers_at_exit(start: Start, address: str, how: str) -> None:
+    """A program that never calls close() delivers all the same."""
+    tally = Tally()
+    with mpsr.Receiver(address) as receiver:
+        program = start(roles.forget, address, 1000, how)
+        receive_beside(receiver, tally.take, program.wait)
+    assert list(tally.counts.values()) == [1000]
+    assert "mpsr:" not in program.complaint()
+
+
+def test_forgotten_producer_says_at_exit_what_it_could_not_deliver(
+    start: Start, address: str
+) -> None:
+    """Without a receiver a program still ends, in bounded time, and not in silence."""
+    before = time.monotonic()
+    programs = [start(roles.forget, address, 1000, how) for how in HOWS]
+    programs.append(start(roles.end_with_daemon, address, buffer=MIB))
+    for program in programs:
+        program.wait()
+        assert f"to {address} not delivered: cannot reach" in program.complaint()
+    for program in programs[:3]:
+        assert "mpsr: 1000 messages" in program.complaint()
+    assert CLOSE_PATIENCE <= time.monotonic() - before < CLOSE_PATIENCE + 5
+
+
+def test_daemon_thread_that_sends_does_not_hold_up_the_exit(start: Start, address: str) -> None:
+    """A program ends though a daemon thread never stops sending, nor a receiver taking."""
+    tally = Tally()
+
+    def take_slowly(batch: mpsr.Batch) -> None:
+        tally.take(batch)
+        time.sleep(0.02)  # slower than the thread sends: it would never catch up
+
+    with mpsr.Receiver(address) as receiver:
+        program = start(roles.end_with_daemon, address, buffer=MIB)
+        before = time.monotonic()
+        receive_all(receiver, take_slowly, [program])
+        assert time.monotonic() - before < CLOSE_PATIENCE
+    assert tally.counts[Source(program.pid, 0)] > 0
+
+
+def test_producer_closed_while_other_threads_send_says_closed_to_them(
+    start: Start, address: str
+) -> None:
+    """Each thread gets Closed, and nothing else; what it had sent before is delivered."""
+    messages = 0
+
+    def take(batch: mpsr.Batch) -> None:
+        nonlocal messages
+        messages += len(batch)
+
+    with mpsr.Receiver(address) as receiver:
+        program = start(roles.close_while_sending, address, rounds=100)
+        receive_all(receiver, take, [program])
+    assert program.hear() == ["<class 'mpsr.errors.Closed'>"]
+    assert messages > 0
+
+
+def test_interrupted_program_delivers_what_it_sent_and_ends(start: Start, address: str) -> None:
+    """Ctrl-C at any moment of a loop of sends loses or repeats none that send() had taken."""
+    interrupts = 200
+    came: list[int] = []
+    doubtful: list[int] = []
+
+    def take(batch: mpsr.Batch) -> None:
+        came.extend(stamp_of(message).number for message in batch)
+
+    def interrupt() -> None:
+        for _ in range(interrupts):
+            assert program.hear() == "sending"
+            time.sleep(random.uniform(0.001, 0.01))
+            program.signal(signal.SIGINT)
+            doubtful.append(program.hear())
+        assert program.wait() == 0, program.complaint()
+
+    with mpsr.Receiver(address) as receiver:
+        program = start(roles.send_until_interrupted, address, interrupts)
+        receive_beside(receiver, take, interrupt)
+    missing = set(range(doubtful[-1])) - set(came)
+    assert missing <= set(doubtful)
+    assert came == sorted(set(came))

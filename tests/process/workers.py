@@ -1,0 +1,174 @@
+"""Start worker processes and talk with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
+
+    import mpsr
+
+P = ParamSpec("P")
+
+ROOT: Final = Path(__file__).parents[2]
+PATIENCE: Final = 40.0  # seconds: far beyond what anything here takes, below the test's own limit
+TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second, in /proc's clock
+
+
+class Worker:
+    """A process of one of the ``roles``, which speaks in JSON lines."""
+
+    def __init__(self, role: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        self.stderr = os.memfd_create("stderr")
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.process.roles",
+                role.__name__,
+                json.dumps(args),
+                json.dumps(kwargs),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            bufsize=0,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+            start_new_session=True,  # so that it ends with all its children
+        )
+        self.pid = self.process.pid
+        self._heard = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with self.process:  # closes the pipes
+            self.process.wait()
+        sys.stderr.write(self.complaint())
+        os.close(self.stderr)
+
+    def hear(self, timeout: float = PATIENCE) -> Any:
+        """Return the next thing that the worker says."""
+        assert self.process.stdout
+        deadline = monotonic() + timeout
+        while b"\n" not in self._heard:
+            ready, _, _ = select.select(
+                [self.process.stdout], [], [], max(0, deadline - monotonic())
+            )
+            assert ready, f"nothing heard within {timeout:g} s; stderr: {self.complaint()}"
+            piece = os.read(self.process.stdout.fileno(), 1 << 16)
+            assert piece, f"it ended; stderr: {self.complaint()}"
+            self._heard += piece
+        line, _, self._heard = self._heard.partition(b"\n")
+        return json.loads(line)
+
+    def tell(self, value: object = None) -> None:
+        """Say something to the worker."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(value).encode() + b"\n")
+
+    def ask(self, value: object = None) -> Any:
+        """Say something to the worker and return its answer."""
+        self.tell(value)
+        return self.hear()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Stop it with SIGSTOP, and wait until it stands still."""
+        self.process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Wait for its end; return its exit status."""
+        return self.process.wait(timeout)
+
+    def complaint(self) -> str:
+        """Return what it has written to stderr."""
+        return os.pread(self.stderr, 1 << 20, 0).decode(errors="replace")
+
+    def cpu_time(self) -> float:
+        """Return the seconds of processor time it has used."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / TICKS
+
+
+class Start(Protocol):
+    """Starts a worker that ends with the test."""
+
+    def __call__(self, role: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Worker: ...
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Do some work in a thread beside the block; wait for it at the block's end."""
+    failures: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - raised again in the test's own thread
+            failures.append(exc)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    yield
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def receive_beside(
+    receiver: mpsr.Receiver, take: Callable[[mpsr.Batch], object], work: Callable[[], object]
+) -> None:
+    """Receive while some work is done; stop and drain the receiver when it is."""
+
+    def work_then_stop() -> None:
+        try:
+            work()
+        finally:
+            receiver.stop()
+
+    with beside(work_then_stop):
+        for batch in receiver.batches():
+            take(batch)
+
+
+def receive_all(
+    receiver: mpsr.Receiver, take: Callable[[mpsr.Batch], object], workers: Iterable[Worker]
+) -> None:
+    """Receive until the workers have ended well, and all they sent is drained."""
+
+    def watch() -> None:
+        for worker in workers:
+            assert worker.wait() == 0, worker.complaint()
+
+    receive_beside(receiver, take, watch)
