@@ -18,7 +18,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure soak fuzz coverage lint format bench docs build clean
+.PHONY: help venv demo test test-pure soak fuzz sanitize coverage lint format bench docs build clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,21 @@ soak: $(VENV)/.test ## run the tests that take minutes
 
 fuzz: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
 	@MPSR_FUZZ_SECONDS=$(MPSR_FUZZ_SECONDS) $(PYTEST) -m soak --timeout=0 tests/wire/test_fuzz.py
+
+# The package with a C codec that ends the process at the first bad access or undefined step.
+SANITIZED := build/sanitized
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all
+SUFFIX     = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
+
+sanitize: $(VENV)/.test ## run the wire's tests on a C codec that bears no memory error
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
+	@rm -f $(SANITIZED)/mpsr/wire/_codec.*.so
+	@gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
+		-I$(INCLUDE) src/mpsr/wire/_codec.c -o $(SANITIZED)/mpsr/wire/_codec$(SUFFIX)
+	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
+		$(PYTEST) -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) tests/wire
 
 coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
 	@$(PY) -m coverage erase

@@ -311,7 +311,7 @@ def compare_packers(c: ModuleType, rng: random.Random) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Both twins give the same values, types and errors, to the word."""
@@ -319,7 +319,7 @@ def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_packers_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Whatever is done to a packer, the other twin's goes the same way."""

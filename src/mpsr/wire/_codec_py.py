@@ -206,13 +206,15 @@ class Packer:
         first_seq = index(first_seq)
         with self._lock:
             _check_seq(first_seq, len(self._messages))
-            self._limit = -1  # from here on to the lock's end no signal handler comes in
-            messages, self._messages = self._messages, []
+            self._limit = -1  # so a signal handler cannot append meanwhile
+            messages = self._messages
+            count = len(messages)
+            head = _batch_head(map(len, messages), count, first_seq) if count else b""
+            bodies = b"".join(messages)
+            self.taken = (first_seq, count, head, bodies)
+            self._messages = []
             self._cost = 0
-        if not messages:
-            return 0, b"", b""
-        head = _batch_head(map(len, messages), len(messages), first_seq)
-        return len(messages), head, b"".join(messages)
+        return count, head, bodies
 
     def close(self) -> None:
         """Take no more until the packer is opened again; what was appended stays."""
