@@ -140,15 +140,15 @@ class Packer:
     A call that raises changes nothing.
     """
 
-    __slots__ = ("_cost", "_limit", "_lock", "_max_message", "_messages", "taken")
+    __slots__ = ("_cost", "_given_up", "_last", "_limit", "_lock", "_max_message", "_messages")
 
     def __init__(self, max_message: int, /) -> None:
         self._max_message = index(max_message)
         self._limit = -1  # of the cost; negative while closed
         self._cost = 0
         self._messages: list[bytes] = []
-        self.taken = (0, 0, b"", b"")
-        """The last first_seq, and what ``take`` gave: not lost if an exception breaks in there."""
+        self._given_up: tuple[int, list[bytes]] = (0, [])
+        self._last: tuple[list[bytes], tuple[int, int, bytes, bytes]] | None = None
         self._lock = RLock()  # reentrant: a signal handler may append while its thread does
 
     def open(self, limit: int, /) -> None:
@@ -206,15 +206,25 @@ class Packer:
         first_seq = index(first_seq)
         with self._lock:
             _check_seq(first_seq, len(self._messages))
-            self._limit = -1  # so a signal handler cannot append meanwhile
+            # From here to the lock's end nothing is called, so no signal handler comes in.
+            self._limit = -1
             messages = self._messages
-            count = len(messages)
-            head = _batch_head(map(len, messages), count, first_seq) if count else b""
-            bodies = b"".join(messages)
-            self.taken = (first_seq, count, head, bodies)
+            self._given_up = (first_seq, messages)
             self._messages = []
             self._cost = 0
-        return count, head, bodies
+        return self._packed(first_seq, messages)[1:]
+
+    @property
+    def taken(self) -> tuple[int, int, bytes, bytes]:
+        """The last first_seq, and what ``take`` gave or would have, had nothing broken in."""
+        return self._packed(*self._given_up)
+
+    def _packed(self, first_seq: int, messages: list[bytes]) -> tuple[int, int, bytes, bytes]:
+        if self._last is None or self._last[0] is not messages:
+            count = len(messages)
+            head = _batch_head(map(len, messages), count, first_seq) if count else b""
+            self._last = (messages, (first_seq, count, head, b"".join(messages)))
+        return self._last[1]
 
     def close(self) -> None:
         """Take no more until the packer is opened again; what was appended stays."""
