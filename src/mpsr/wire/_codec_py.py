@@ -220,11 +220,12 @@ class Packer:
         return self._packed(*self._given_up)
 
     def _packed(self, first_seq: int, messages: list[bytes]) -> tuple[int, int, bytes, bytes]:
-        if self._last is None or self._last[0] is not messages:
+        last = self._last
+        if last is None or last[0] is not messages:
             count = len(messages)
             head = _batch_head(map(len, messages), count, first_seq) if count else b""
-            self._last = (messages, (first_seq, count, head, b"".join(messages)))
-        return self._last[1]
+            last = self._last = (messages, (first_seq, count, head, b"".join(messages)))
+        return last[1]
 
     def close(self) -> None:
         """Take no more until the packer is opened again; what was appended stays."""
