@@ -1,0 +1,105 @@
+"""Show many producers and one receiver, as real processes: ``mpsr demo``."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import sys
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import click
+
+from mpsr.cli.signals import immediate_end
+from mpsr.cli.status import CommandFailed, Status, line_of, status_of
+from mpsr.cli.stdio import Stdout, plural, say
+from mpsr.errors import MpsrError, TimedOut
+from mpsr.producer import Producer
+from mpsr.receiver import Receiver
+
+_PATIENCE: Final = 10.0  # seconds: a demonstration never hangs
+
+
+_HELP: Final = """\
+Start a receiver and some producers, each a process, and show what they say.
+
+\b
+Examples:
+  mpsr demo
+  mpsr demo --producers 20 --messages 100
+  mpsr demo --text "{i} was here"
+
+The producers run at once, so their lines come in any order.
+"""
+
+
+@click.command(
+    help=_HELP,
+    short_help="Watch many producers and one receiver at work.",
+    epilog="Exit statuses: see mpsr --help.",
+)
+@click.option(
+    "--producers",
+    type=click.IntRange(1, 256),
+    default=5,
+    metavar="N",
+    help="How many processes send.  [default: 5]",
+)
+@click.option(
+    "--messages",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    metavar="N",
+    help="How many messages each sends.  [default: 1]",
+)
+@click.option(
+    "--text",
+    default="Message from producer {i}",
+    help='What they say; {i} is the producer\'s number.  [default: "Message from producer {i}"]',
+)
+def demo(*, producers: int, messages: int, text: str) -> Status:
+    """Run ``mpsr demo``."""
+    bodies = [os.fsencode(text.replace("{i}", str(i))) for i in range(producers)]
+    if max(map(len, bodies)) > select.PIPE_BUF // 2:  # a longer line could be torn in a pipe
+        raise click.UsageError(f"--text is longer than {select.PIPE_BUF // 2} bytes")
+    screen = Stdout()
+    processes = multiprocessing.get_context("fork")
+    children = []
+    got = 0
+    with immediate_end(), TemporaryDirectory(prefix="mpsr-demo-") as directory:
+        address = os.path.join(directory, "demo.sock")
+        try:
+            with Receiver(address) as receiver:
+                screen.write(b"[Server] Listening...\n")
+                for i, body in enumerate(bodies):
+                    arguments = (address, i, [body] * messages, screen)
+                    children.append(processes.Process(target=_produce, args=arguments))
+                    children[-1].start()
+                for got in range(producers * messages):  # noqa: B007 - told when it is too few
+                    message = receiver.receive(timeout=_PATIENCE)
+                    screen.write(b"[Server] Got: " + message + b"\n")
+            # Closing has acknowledged the last one, so every producer comes to its end.
+            for child in children:
+                child.join()
+        except TimedOut:
+            line = f"only {got} of {plural(producers * messages, 'message')} came"
+            raise CommandFailed(Status.FAILURE, line) from None
+        finally:
+            for child in children:
+                child.kill()  # no more than a precaution, unless we were interrupted
+                child.join()
+    return Status(max(child.exitcode or 0 for child in children))
+
+
+def _produce(address: str, i: int, messages: list[bytes], screen: Stdout) -> None:
+    """Be a producer: a child process."""
+    try:
+        with Producer(address, label=f"producer {i}") as producer:
+            producer.send_many(messages)
+            producer.flush(timeout=_PATIENCE)  # returns once all of it is accepted
+        screen.write(b"[Producer %d] Sent.\n" % i)
+    except (MpsrError, CommandFailed) as exc:
+        if line := line_of(exc):
+            say(f"producer {i}: {line}")
+        sys.exit(status_of(exc))

@@ -1,0 +1,110 @@
+"""Run the command that argv names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+from click.shell_completion import shell_complete
+
+import mpsr
+from mpsr.cli.status import Status, is_defect, line_of, status_of, table
+from mpsr.cli.stdio import abandon_stdout, say
+from mpsr.wire import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMPLETE: Final = "_MPSR_COMPLETE"  # set by the completion script that a shell has loaded
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; return its exit status."""
+    try:
+        instruction = os.environ.get(_COMPLETE)
+        if instruction:
+            return shell_complete(command, {}, "mpsr", _COMPLETE, instruction)
+        with command.make_context("mpsr", list(arguments)) as context:
+            return int(command.invoke(context) or Status.OK)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except BaseException as error:  # noqa: BLE001 - whatever it is, one line tells it
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    status = status_of(error)
+    if is_defect(error) and os.environ.get("MPSR_DEBUG"):
+        traceback.print_exception(error)
+    line = line_of(error)
+    if line:
+        say(line)
+    if status in (Status.IO, Status.STDOUT_CLOSED):
+        abandon_stdout()
+    return status
+
+
+def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it
+    if value:
+        twin = {"Python": "pure Python"}.get(codec.TWIN, codec.TWIN)
+        python = ".".join(map(str, sys.version_info[:3]))
+        click.echo(f"mpsr {mpsr.__version__} (codec: {twin}; Python {python})")
+        context.exit()
+
+
+_HELP: Final = """\
+Send messages from many processes to one, over a Unix domain socket.
+
+\b
+Examples:
+  mpsr recv app.sock                     print what arrives
+  mpsr send app.sock "hello" "world"     two messages
+  tail -f app.log | mpsr send app.sock   a message a line
+  mpsr demo                              watch five producers and a receiver
+
+An ADDRESS is a path, @name (Linux's abstract namespace) or fd:N (an inherited socket).
+"""
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is named: none waits for what another needs."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return ["recv", "send", "demo"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        found: click.Command = getattr(import_module(f"mpsr.cli.{cmd_name}"), cmd_name)
+        return found
+
+
+@click.group(
+    cls=_Commands,
+    help=_HELP,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"\b\nExit statuses:\n{table()}",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the versions of mpsr and Python, and which codec is in use.",
+)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Show the help, unless a command follows."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

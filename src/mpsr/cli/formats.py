@@ -1,0 +1,79 @@
+"""Turn a batch of messages into the bytes that `mpsr recv` prints."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import datetime
+from json import JSONEncoder
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpsr.batch import Batch
+
+    Format = Callable[[Batch[bytes], int], bytes]
+    """Takes a batch, and how many of its messages to print."""
+
+FORMATS: Final = ("text", "json", "hex", "raw")
+
+_encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def format_named(name: str, end: bytes) -> Format:
+    """Return the format of that name, each message with ``end`` behind it (raw has no ends)."""
+    match name:
+        case "text":
+            return lambda batch, count: b"".join([body + end for body in batch.raw[:count]])
+        case "hex":
+            return lambda batch, count: b"".join(
+                [body.hex().encode() + end for body in batch.raw[:count]]
+            )
+        case "raw":
+            return lambda batch, count: b"".join(batch.raw[:count])
+        case "json":
+            return _Json(end)
+        case _:
+            error = f"{name} is no format"
+            raise ValueError(error)
+
+
+class _Json:
+    """One object a message, with all that is known of it."""
+
+    def __init__(self, end: bytes) -> None:
+        self._end = end
+        self._lost: dict[bytes, int] = {}  # by producer, told before the message that comes next
+
+    def __call__(self, batch: Batch[bytes], count: int) -> bytes:
+        lost = self._lost_before(batch)
+        time = datetime.now().astimezone().isoformat(timespec="microseconds")
+        peer = batch.peer._asdict()
+        producer = None
+        if batch.producer is not None:
+            producer = {"id": batch.producer.id.hex(), "label": batch.producer.label}
+        # Most of an object is the same for the whole batch.
+        head = _encode({"time": time, "peer": peer, "producer": producer})[:-1] + ',"seq":'
+        lines: list[str] = []
+        for seq, body in enumerate(batch.raw[:count], batch.first_seq):
+            losing = f',"lost":{lost}' if lost else ""
+            lost = 0
+            lines.append(f"{head}{seq}{losing},{_body(body)}}}")
+        lines.append("")
+        return self._end.decode().join(lines).encode()
+
+    def _lost_before(self, batch: Batch[bytes]) -> int:
+        """Return the losses to tell with this batch; one without messages leaves its own behind."""
+        if batch.producer is None:
+            return batch.lost
+        lost = self._lost.pop(batch.producer.id, 0) + batch.lost
+        if lost and not batch:
+            self._lost[batch.producer.id] = lost
+        return lost
+
+
+def _body(body: bytes) -> str:
+    try:
+        return '"body":' + _encode(body.decode())
+    except UnicodeDecodeError:
+        return '"body_b64":"' + b64encode(body).decode() + '"'

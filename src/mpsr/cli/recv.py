@@ -1,0 +1,246 @@
+"""Print what a receiver receives: ``mpsr recv``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mpsr.cli import types
+from mpsr.cli.formats import FORMATS, format_named
+from mpsr.cli.signals import orderly_end
+from mpsr.cli.status import CommandFailed, Status
+from mpsr.cli.stdio import Stdout, plural, say
+from mpsr.endpoint import DEFAULT_MODE
+from mpsr.errors import Closed, TimedOut
+from mpsr.limits import DESCRIPTOR_RESERVE, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.receiver import Receiver
+
+if TYPE_CHECKING:
+    from mpsr.batch import Batch
+    from mpsr.cli.formats import Format
+    from mpsr.endpoint import SocketType
+    from mpsr.wire.framing import Framing
+
+
+_HELP: Final = """\
+Receive messages at ADDRESS and print each, a line a message, as it arrives.
+
+\b
+Examples:
+  mpsr recv app.sock
+  mpsr recv app.sock --count 10 --timeout 5s
+  mpsr recv app.sock --format json | jq .body
+  mpsr recv app.sock -0 | xargs -0 -n1 echo
+  mpsr recv /run/app.sock --mode 660 --group www-data
+  mpsr recv @app --type dgram
+
+A message is acknowledged to its producer once it is printed. Ctrl-C prints what has arrived
+and ends; a second Ctrl-C ends at once.
+"""
+
+
+@click.command(
+    help=_HELP,
+    short_help="Print the messages that arrive at an address.",
+    epilog="Exit statuses: see mpsr --help.",
+)
+@click.argument("address")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="text: the bytes, untouched. json: an object a message, with who sent it. hex: its bytes "
+    "as digits. raw: nothing between messages.  [default: text]",
+)
+@click.option("-0", "--null", is_flag=True, help="End messages with NUL instead of a newline.")
+@click.option(
+    "--count", type=click.IntRange(min=1), metavar="N", help="Exit after so many messages."
+)
+@click.option(
+    "--timeout",
+    type=types.duration,
+    metavar="TIME",
+    help="Give up (exit 124) when no message comes for so long: 500ms, 5s, 2m.",
+)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["stream", "dgram"]),
+    default="stream",
+    help="The type of socket.  [default: stream]",
+)
+@click.option(
+    "--framing",
+    type=click.Choice(["auto", "native", "lines", "null", "length", "stream"]),
+    metavar="NAME",
+    default="auto",
+    help="How bytes become messages: native, lines, null, length, stream (a connection is a "
+    "message), or auto: by each connection's first byte.  [default: auto]",
+)
+@click.option(
+    "--mode",
+    type=types.mode,
+    metavar="MODE",
+    default=f"{DEFAULT_MODE:o}",
+    help="The permissions of a path: 660 lets a group send.  [default: 600]",
+)
+@click.option("--group", metavar="NAME", help="The group, by name or number, of a path.")
+@click.option(
+    "--max-message",
+    type=types.size,
+    metavar="SIZE",
+    default=str(MAX_MESSAGE),
+    help="The largest message: 64K, 16M; more closes the connection.  [default: 16M]",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=MAX_CONNECTIONS,
+    help=f"Connections at once; more wait.  [default: {MAX_CONNECTIONS}]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Tell only of losses, warnings and errors.")
+def recv(
+    *,
+    address: str,
+    form: str,
+    null: bool,
+    count: int | None,
+    timeout: float | None,
+    kind: SocketType,
+    framing: Framing,
+    mode: int,
+    group: str | None,
+    max_message: int,
+    max_connections: int,
+    quiet: bool,
+) -> Status:
+    """Run ``mpsr recv``."""
+    if null and form == "raw":
+        raise click.UsageError("--null has no use with --format raw, which puts nothing between")
+    if kind == "dgram" and framing != "auto":
+        raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
+    output = Stdout()
+    _tell_warnings()
+    _allow_descriptors(max_connections)
+    printer = _Printer(output, format_named(form, b"\0" if null else b"\n"))
+    with Receiver(
+        address,
+        type=kind,
+        framing=framing,
+        mode=mode,
+        group=group,
+        max_message=max_message,
+        max_connections=max_connections,
+    ) as receiver:
+        try:
+            with orderly_end(lambda _: receiver.stop()):
+                output.watch(receiver.stop)
+                if not quiet:
+                    say(f"listening on {receiver.address} (pid {os.getpid()})")
+                printer.run(receiver, count, timeout)
+        finally:
+            if not (quiet or output.deserted):
+                connections = (
+                    "" if kind == "dgram" else plural(receiver.stats().accepted, "connection")
+                )
+                say(printer.summary(connections))
+    return Status.OK
+
+
+class _Printer:
+    """Prints batches, and counts what is printed."""
+
+    def __init__(self, output: Stdout, form: Format) -> None:
+        self._output = output
+        self._form = form
+        self._messages = self._nbytes = self._lost = 0
+
+    def run(self, receiver: Receiver, count: int | None, timeout: float | None) -> None:
+        """Print until the receiver is stopped, ``count`` messages came, or none in time."""
+        last = monotonic()
+        while True:
+            patience = None if timeout is None else max(0.0, last + timeout - monotonic())
+            try:
+                batch = receiver.receive_batch(patience)  # acknowledges the batch before
+            except Closed:
+                break
+            except TimedOut:
+                line = f"no message came to {receiver.address} within {timeout:g} s"
+                raise CommandFailed(Status.TIMED_OUT, line) from None
+            self._tell_losses(batch)
+            due = len(batch) if count is None else min(len(batch), count - self._messages)
+            self._print(batch, due)
+            if self._messages == count:
+                receiver.acknowledge(due)
+                _tell_discarded(batch, len(batch) - due)
+                return
+            if batch:
+                last = monotonic()
+        if self._output.deserted:
+            raise CommandFailed(Status.STDOUT_CLOSED)
+
+    def summary(self, connections: str) -> str:
+        """Return in one line what was printed."""
+        line = f"received {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
+        line += f" from {connections}" if connections else ""
+        return line + (f"; producers lost {self._lost}" if self._lost else "")
+
+    def _print(self, batch: Batch, due: int) -> None:
+        try:
+            self._output.write(self._form(batch, due))
+        except CommandFailed:
+            if not self._output.deserted:  # whoever has left does not care
+                _tell_discarded(batch, len(batch))
+            raise
+        self._messages += due
+        self._nbytes += batch.nbytes if due == len(batch) else sum(map(len, batch.raw[:due]))
+
+    def _tell_losses(self, batch: Batch) -> None:
+        if batch.lost:
+            self._lost += batch.lost
+            label = batch.producer.label if batch.producer is not None else ""
+            lost = plural(batch.lost, "message")
+            say(f'producer "{label}" (pid {batch.peer.pid}) lost {lost} before this')
+
+
+def _tell_discarded(batch: Batch, count: int) -> None:
+    """Tell what is lost of a batch; native producers keep it for the next receiver."""
+    if count and batch.producer is None:
+        what = plural(count, "message")
+        say(f"{what} not printed: lost, for their sender awaits no acknowledgement")
+
+
+class _Teller(logging.Handler):
+    """Tells on stderr what the library warns of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def _tell_warnings() -> None:
+    logger = logging.getLogger("mpsr")
+    logger.addHandler(_Teller())
+    logger.propagate = False
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the process's limit of open files, as far as it may be, to what is wanted."""
+    wanted = connections + 2 * DESCRIPTOR_RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):
+        allowed = soft
+    if allowed < connections + DESCRIPTOR_RESERVE:
+        most = max(1, allowed - DESCRIPTOR_RESERVE)
+        say(f"no more than {plural(most, 'connection')} at once: see ulimit -n")

@@ -1,0 +1,155 @@
+"""Send messages from the command line or stdin: ``mpsr send``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mpsr.cli import types
+from mpsr.cli.delivery import Delivery
+from mpsr.cli.ending import Ending
+from mpsr.cli.narrator import Narrator
+from mpsr.cli.signals import orderly_end
+from mpsr.cli.sources import Arguments, Stdin, Unreadable
+from mpsr.cli.status import CommandFailed, Status
+from mpsr.cli.stdio import say
+from mpsr.errors import MessageError, MpsrError
+from mpsr.limits import MAX_MESSAGE
+from mpsr.producer import FRAMINGS, Producer
+
+if TYPE_CHECKING:
+    from mpsr.cli.sources import Source
+    from mpsr.endpoint import SocketType
+    from mpsr.wire.framing import Framing
+
+
+_HELP: Final = """\
+Send each MESSAGE, or else each line of stdin, to the receiver at ADDRESS.
+
+\b
+Examples:
+  mpsr send app.sock "hello" "world"
+  tail -f app.log | mpsr send app.sock --label app.log
+  find . -print0 | mpsr send app.sock -0
+  mpsr send app.sock --whole < report.json
+  mpsr send /dev/log --type dgram "<13>hello"
+  mpsr send server.sock --framing lines "for a foreign server"
+
+Lines leave as they come. It ends well once the receiver has accepted every message.
+"""
+
+
+@click.command(
+    help=_HELP, short_help="Send messages to an address.", epilog="Exit statuses: see mpsr --help."
+)
+@click.argument("address")
+@click.argument("message", nargs=-1, type=click.UNPROCESSED)
+@click.option("-0", "--null", is_flag=True, help="Messages on stdin end with NUL, not newline.")
+@click.option("--whole", is_flag=True, help="All of stdin is one message.")
+@click.option("--skip-empty", is_flag=True, help="Leave empty messages out.")
+@click.option(
+    "--timeout",
+    type=types.duration,
+    metavar="TIME",
+    help="Wait so long for a receiver to appear (else exit 69), then for it to accept anything "
+    "(else exit 124): 500ms, 5s, 2m. Without it a receiver must be there, and is waited for, if "
+    "it is slow or restarts, as long as it takes.",
+)
+@click.option("--label", metavar="NAME", default="mpsr send", help="A name for receivers to show.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["stream", "dgram"]),
+    default="stream",
+    help="The type of socket.  [default: stream]",
+)
+@click.option(
+    "--framing",
+    type=click.Choice(FRAMINGS),
+    metavar="NAME",
+    default="native",
+    help="What the receiver understands: native (the only one with acknowledgements), lines, null, "
+    "length, or stream (a connection a message).  [default: native]",
+)
+@click.option(
+    "--max-message",
+    type=types.size,
+    metavar="SIZE",
+    default=str(MAX_MESSAGE),
+    help="The largest message: 64K, 16M.  [default: 16M]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Tell only of errors.")
+def send(
+    *,
+    address: str,
+    message: tuple[str, ...],
+    null: bool,
+    whole: bool,
+    skip_empty: bool,
+    timeout: float | None,
+    label: str,
+    kind: SocketType,
+    framing: Framing,
+    max_message: int,
+    quiet: bool,
+) -> Status:
+    """Run ``mpsr send``."""
+    _check_options(message, null=null, whole=whole, kind=kind, framing=framing)
+    splitting: Framing = "stream" if whole else "null" if null else "lines"
+    source = Arguments(message) if message else Stdin(splitting, max_message)
+    with closing(source):
+        producer = Producer(
+            address, type=kind, framing=framing, label=label, max_message=max_message
+        )
+        ending = Ending(producer.address, kind, framing)
+        narrator = Narrator(source, quiet=quiet)
+        delivery = Delivery(
+            producer, kind, framing, timeout, tell=narrator.tell, watch=narrator.watch
+        )
+
+        def begin_end(signum: int) -> None:
+            ending.signum = signum
+            source.stop()
+            delivery.hurry()
+
+        try:
+            with orderly_end(begin_end):
+                ending.failure = _deliver(delivery, source, skip_empty=skip_empty)
+        finally:
+            ending.undelivered = delivery.end()
+            ending.unfinished = source.unfinished
+            narrator.close()
+            stats = producer.stats()
+            for line in ending.complaints(stats):
+                say(line)
+            if not quiet:
+                say(ending.summary(stats))
+    return ending.status(stats)
+
+
+def _check_options(
+    message: tuple[str, ...], *, null: bool, whole: bool, kind: SocketType, framing: Framing
+) -> None:
+    if message and (null or whole):
+        raise click.UsageError("--null and --whole say how to read stdin; a MESSAGE is complete")
+    if null and whole:
+        raise click.UsageError("--null and --whole exclude each other")
+    if kind == "dgram" and framing != "native":
+        raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
+
+
+def _deliver(delivery: Delivery, source: Source, *, skip_empty: bool) -> Exception | None:
+    """Deliver everything that can be delivered; return what went wrong."""
+    failure: MessageError | Unreadable | None = None
+    try:
+        try:
+            for messages in source.groups(delivery.patience):
+                delivery.take([m for m in messages if m] if skip_empty else messages)
+        except (MessageError, Unreadable) as exc:
+            failure = exc
+        delivery.finish()
+    except (MpsrError, CommandFailed) as exc:
+        return failure or exc
+    return failure

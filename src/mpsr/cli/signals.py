@@ -1,0 +1,56 @@
+"""Turn the first SIGINT or SIGTERM into an orderly end, and the second into an immediate one."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mpsr.cli.status import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def orderly_end(begin: Callable[[int], None]) -> Iterator[None]:
+    """Call ``begin`` with the number of the first signal; raise Interrupted at the second.
+
+    A third kills. A signal that our parent ignores (as ``nohup`` and ``&`` in a script may)
+    stays ignored.
+    """
+    first = True
+
+    def handle(signum: int, _: FrameType | None) -> None:
+        nonlocal first
+        if first:
+            first = False
+            begin(signum)
+        else:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            raise Interrupted(signum)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def immediate_end() -> Iterator[None]:
+    """Raise Interrupted at the first signal, here and in children forked meanwhile."""
+    with orderly_end(_raise):
+        yield
+
+
+def _raise(signum: int) -> None:
+    raise Interrupted(signum)

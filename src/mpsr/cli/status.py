@@ -1,0 +1,130 @@
+"""Say with a number how a command ended: the one table of exit statuses."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import click
+
+from mpsr.errors import (
+    AddressDenied,
+    AddressInUse,
+    AddressOccupied,
+    BufferFull,
+    ConfigurationError,
+    InvalidAddress,
+    MessageError,
+    MpsrError,
+    NoReceiver,
+    ReceiverBusy,
+    TimedOut,
+    WrongSocketType,
+)
+
+
+class Status(IntEnum):
+    """Exit statuses: sysexits.h where it has a word, a shell's 128 + signal for the last ones."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    DATA = 65
+    NO_RECEIVER = 69
+    IO = 74
+    BUSY = 75
+    DENIED = 77
+    CONFIGURATION = 78
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+    STDOUT_CLOSED = 141
+    TERMINATED = 143
+
+
+MEANINGS: Final = {
+    Status.OK: "all is well",
+    Status.FAILURE: "another failure",
+    Status.USAGE: "the command line makes no sense",
+    Status.DATA: "a message cannot be sent: too large, or not for this framing",
+    Status.NO_RECEIVER: "no receiver at the address",
+    Status.IO: "stdout cannot be written, or stdin cannot be read",
+    Status.BUSY: "the address is in use, or its receiver is too busy to connect to",
+    Status.DENIED: "the permissions forbid it",
+    Status.CONFIGURATION: "the address or an option cannot work: see the message",
+    Status.TIMED_OUT: "the time-out passed",
+    Status.INTERRUPTED: "interrupted (SIGINT, Ctrl-C)",
+    Status.STDOUT_CLOSED: "whoever read stdout is gone",
+    Status.TERMINATED: "terminated (SIGTERM)",
+}
+
+# The first row that fits decides.
+_BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
+    (click.Abort, Status.INTERRUPTED),
+    (KeyboardInterrupt, Status.INTERRUPTED),
+    (click.ClickException, Status.USAGE),
+    (NoReceiver, Status.NO_RECEIVER),
+    (AddressInUse, Status.BUSY),
+    (ReceiverBusy, Status.BUSY),
+    (BufferFull, Status.BUSY),
+    (AddressDenied, Status.DENIED),
+    (AddressOccupied, Status.CONFIGURATION),
+    (InvalidAddress, Status.CONFIGURATION),
+    (WrongSocketType, Status.CONFIGURATION),
+    (ConfigurationError, Status.CONFIGURATION),
+    (MessageError, Status.DATA),
+    (TimedOut, Status.TIMED_OUT),
+    (MpsrError, Status.FAILURE),
+    (BrokenPipeError, Status.STDOUT_CLOSED),
+    (OSError, Status.IO),
+)
+
+
+class CommandFailed(Exception):
+    """A command ends early, with this status and this line on stderr; none if it is empty."""
+
+    def __init__(self, status: Status, line: str = "") -> None:
+        super().__init__(line)
+        self.status = status
+
+
+class Interrupted(SystemExit):
+    """SIGINT or SIGTERM ends the process at once; nothing that handles errors handles it."""
+
+    def __init__(self, signum: int) -> None:
+        self.status = Status(128 + signum)
+        super().__init__(int(self.status))
+
+
+def status_of(error: BaseException) -> Status:
+    """Return the exit status that an exception stands for."""
+    if isinstance(error, (CommandFailed, Interrupted)):
+        return error.status
+    return next((status for kind, status in _BY_ERROR if isinstance(error, kind)), Status.FAILURE)
+
+
+def line_of(error: BaseException) -> str:
+    """Return the line that tells of an exception; empty where there is nothing to tell."""
+    status = status_of(error)
+    if status in (Status.INTERRUPTED, Status.TERMINATED, Status.STDOUT_CLOSED):
+        return ""
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context is not None else "mpsr"
+        return f"{error.format_message().rstrip('.')}; see {command} --help"
+    if isinstance(error, OSError) and not isinstance(error, MpsrError):
+        return f"input or output failed: {error.strerror or error}"
+    if isinstance(error, (CommandFailed, MpsrError)):
+        return str(error)
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"a defect of mpsr: {what}; please report it (MPSR_DEBUG=1 shows where it is)"
+
+
+def is_defect(error: BaseException) -> bool:
+    """Tell whether nobody foresaw this exception."""
+    known = (CommandFailed, Interrupted, *(kind for kind, _ in _BY_ERROR))
+    return not isinstance(error, known)
+
+
+def table() -> str:
+    """Return the table as text, a status a line."""
+    return "\n".join(f"  {status:>3}  {meaning}" for status, meaning in MEANINGS.items())

@@ -1,0 +1,101 @@
+"""Talk through the standard streams, whoever may have closed them."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from contextlib import suppress
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from mpsr.cli.status import CommandFailed, Status
+from mpsr.errors import Closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def say(text: str) -> None:
+    """Write one line to stderr, in one piece; whether anybody reads it does not matter."""
+    if sys.stderr is None:
+        return
+    try:
+        line = f"mpsr: {printable(text)}\n".encode("utf-8", "backslashreplace")
+        os.write(sys.stderr.fileno(), line)
+    except OSError:
+        pass
+
+
+def printable(text: str) -> str:
+    """Return text that stays on its line and cannot command a terminal, whoever wrote it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def plural(count: int, what: str) -> str:
+    """Return ``1 message``, ``2 messages``."""
+    return f"{count} {what}{'s'[: count != 1]}"
+
+
+class Stdout:
+    """Standard output without a buffer: what was written is written, the rest is an error.
+
+    Raises:
+        CommandFailed: it is closed, it cannot be written, or nobody reads it any more.
+
+    """
+
+    def __init__(self) -> None:
+        if sys.stdout is None:  # its number may by now belong to another file
+            raise CommandFailed(Status.IO, "stdout is closed: there is nowhere to write to")
+        self._descriptor = sys.stdout.fileno()
+        self.deserted = False
+        """Whether nobody reads it any more, as ``write`` or ``watch`` found."""
+
+    def write(self, data: bytes) -> None:
+        """Write everything."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:  # somebody else has made the terminal or pipe non-blocking
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except (BrokenPipeError, ConnectionResetError):
+                self.deserted = True
+                raise CommandFailed(Status.STDOUT_CLOSED) from None
+            except OSError as exc:
+                line = f"stdout cannot be written: {exc.strerror}; make room, or write elsewhere"
+                raise CommandFailed(Status.IO, line) from exc
+
+    def watch(self, stop: Callable[[], None]) -> None:
+        """Call ``stop``, in another thread, once the last reader has gone.
+
+        A write would tell, too, but only with the next message: ``mpsr recv … | head -1`` is to
+        end with the first.
+        """
+        mode = os.fstat(self._descriptor).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            Thread(target=self._wait_until_deserted, args=(stop,), daemon=True).start()
+
+    def _wait_until_deserted(self, stop: Callable[[], None]) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, 0)  # errors and hang-ups are told unasked
+        poll.poll()
+        self.deserted = True
+        with suppress(Closed, OSError):  # it has ended by itself meanwhile
+            stop()
+
+
+def abandon_stdout() -> None:
+    """Keep Python from flushing, at exit, what could not be written."""
+    if sys.stdout is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -1,0 +1,47 @@
+"""Read durations, permissions and sizes from the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import click
+
+from mpsr.limits import KIB, MIB
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?", re.ASCII)
+_SECONDS: Final = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 20 * 24 * 3600.0  # seconds: what poll(2) can wait, a C int of milliseconds, less
+
+_SIZE: Final = re.compile(r"(\d+)([KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
+_BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
+
+_MODE: Final = re.compile(r"(?:0o?)?([0-7]{1,3})")
+
+
+def duration(text: str) -> float:
+    """Return seconds: ``500ms``, ``5s``, ``5``, ``2m``, ``1h``."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no duration; write it like 500ms, 5s or 2m")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST:
+        raise click.BadParameter(f"{text!r} is too long; the most is {_LONGEST / 3600:.0f}h")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Return bytes: ``1000``, ``64K``, ``16M``, ``1G``, in powers of 1,024."""
+    match = _SIZE.fullmatch(text)
+    number = int(match[1]) * _BYTES[(match[2] or "").upper()] if match is not None else 0
+    if number <= 0:
+        raise click.BadParameter(f"{text!r} is no size; write it like 1000, 64K or 16M")
+    return number
+
+
+def mode(text: str) -> int:
+    """Return permissions: ``660``, ``0660`` and ``0o660`` are the same."""
+    match = _MODE.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no octal mode; write it like 660")
+    return int(match[1], 8)

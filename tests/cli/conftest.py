@@ -1,0 +1,132 @@
+"""Run the command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+COMMAND = (sys.executable, "-W", "error", "-m", "mpsr")
+PATIENCE = 30  # seconds: longer means that it hangs
+
+
+class Running:
+    """A command under way."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.popen = popen
+        self.pid = popen.pid
+        self.told = ""  # what it has said on stderr so far
+
+    def await_word(self, text: str) -> None:
+        """Return once it says this on stderr."""
+        assert self.popen.stderr is not None
+        while text not in self.told:
+            line = self.popen.stderr.readline()
+            assert line, f"it ended, saying {self.told!r}"
+            self.told += line.decode()
+
+    def read_line(self) -> bytes:
+        """Return the next line of its stdout."""
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline()
+
+    def write(self, data: bytes) -> None:
+        """Write to its stdin, which stays open."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(data)
+
+    def kill(self, signum: int) -> None:
+        self.popen.send_signal(signum)
+
+    def await_signal_seen(self) -> None:
+        """Return once a signal that was sent has been taken, and it sleeps again."""
+        status = Path(f"/proc/{self.pid}/status")
+        while True:
+            fields = dict(
+                line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
+            )
+            pending = int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
+            if not pending and fields["State"].split()[0] == "S":
+                return
+
+    def finish(self, signum: int | None = None) -> tuple[int, bytes, str]:
+        """Wait for its end; return the exit status, the rest of stdout, and all of stderr."""
+        if signum is not None:
+            self.kill(signum)
+        out, err = self.popen.communicate(timeout=PATIENCE)
+        self.told += (err or b"").decode()
+        return self.popen.returncode, out or b"", self.told
+
+
+class Cli:
+    """Starts commands in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[Running] = []
+
+    def start(
+        self,
+        *arguments: str | bytes,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+        **options: Any,
+    ) -> Running:
+        """Start a command; signals reach it alone."""
+        environment = {**os.environ, **options.pop("env", {})}
+        command = [*options.pop("before", ()), *COMMAND, *arguments]
+        popen = subprocess.Popen(
+            command,
+            bufsize=0,
+            cwd=self.directory,
+            env=environment,
+            start_new_session=True,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            **options,
+        )
+        self.started.append(Running(popen))
+        return self.started[-1]
+
+    def recv(self, *arguments: str, **options: Any) -> Running:
+        """Start ``mpsr recv app.sock``; return once it listens."""
+        running = self.start("recv", "app.sock", *arguments, **options)
+        running.await_word("mpsr: listening on app.sock")
+        return running
+
+    def run(
+        self, *arguments: str | bytes, feed: bytes | None = None, **options: Any
+    ) -> tuple[int, bytes, str]:
+        """Run a command to its end; return the exit status, stdout and stderr."""
+        if feed is not None:
+            options["stdin"] = subprocess.PIPE
+        running = self.start(*arguments, **options)
+        out, err = running.popen.communicate(feed, timeout=PATIENCE)
+        return running.popen.returncode, out or b"", (err or b"").decode()
+
+    @property
+    def address(self) -> Path:
+        """Where ``app.sock`` is."""
+        return self.directory / "app.sock"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    cli = Cli(tmp_path)
+    yield cli
+    for running in cli.started:
+        if running.popen.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.popen.communicate()
+        for stream in (running.popen.stdin, running.popen.stdout, running.popen.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,491 @@
+"""`mpsr send` delivers arguments or lines, and its status says whether all were accepted."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+import mpsr
+from mpsr.wire.framing import Framing
+from tests.cli.conftest import PATIENCE, Cli
+
+PIPE = subprocess.PIPE
+
+
+@pytest.fixture
+def receiver(cli: Cli) -> Iterator[mpsr.Receiver]:
+    """Receive in this process, which accepts when a test comes back for more."""
+    with mpsr.Receiver(cli.address) as receiver:
+        yield receiver
+
+
+def received(receiver: mpsr.Receiver, count: int) -> list[bytes]:
+    """Receive so many messages, and come back once, so that all are acknowledged."""
+    messages = [receiver.receive(timeout=PATIENCE) for _ in range(count)]
+    with pytest.raises(mpsr.TimedOut):
+        receiver.receive(timeout=0)
+    return messages
+
+
+class Screen:
+    """The far side of a terminal."""
+
+    def __init__(self, master: int) -> None:
+        self._master = master
+        self.shown = b""
+
+    def type(self, data: bytes) -> None:
+        os.write(self._master, data)
+
+    def wait_for(self, what: bytes) -> None:
+        """Return once this is shown."""
+        while what not in self.shown:
+            assert select.select([self._master], [], [], PATIENCE)[0], self.shown
+            self.shown += os.read(self._master, 4096)
+
+    def rest(self) -> bytes:
+        """Return all that was shown, after the last process has closed the terminal."""
+        try:
+            while data := os.read(self._master, 4096):
+                self.shown += data
+        except OSError:  # EIO: Linux's end of a terminal
+            pass
+        return self.shown
+
+
+# -- what is sent ---------------------------------------------------------------------------
+
+
+def test_each_argument_is_a_message(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """Arguments arrive in order, whatever their bytes; the last line counts them."""
+    sender = cli.start("send", "app.sock", "one", b"\xff\n", "", "--", "-x")
+    assert received(receiver, 4) == [b"one", b"\xff\n", b"", b"-x"]
+    assert sender.finish() == (0, b"", "mpsr: sent 4, accepted 4\n")
+
+
+def test_stdin_is_untouched_beside_arguments(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """A pipe that nobody writes to is not waited for, and one with data keeps it."""
+    reader, writer = os.pipe()
+    os.write(writer, b"mine")
+    sender = cli.start("send", "app.sock", "one", stdin=reader)
+    assert received(receiver, 1) == [b"one"]
+    assert sender.finish()[0] == 0
+    assert os.read(reader, 100) == b"mine"
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("options", "feed", "expected"),
+    [
+        ((), b"one\ntwo\r\n\nth\rree\r\r\n\xfffour", ["one", "two", "", "th\rree\r", "\xfffour"]),
+        ((), b"", []),
+        (("--skip-empty",), b"\none\n\n\r\n", ["one"]),
+        (("-0",), b"one\n\0\0two", ["one\n", "", "two"]),
+        (("--whole",), b"one\ntwo\n\0", ["one\ntwo\n\0"]),
+        (("--whole",), b"", [""]),
+        (("--whole", "--skip-empty"), b"", []),
+    ],
+)
+def test_stdin_is_split_as_asked(
+    cli: Cli,
+    receiver: mpsr.Receiver,
+    options: tuple[str, ...],
+    feed: bytes,
+    expected: list[str],
+) -> None:
+    """A line a message, without its line end; or what ends with NUL; or all of it."""
+    sender = cli.start("send", "app.sock", *options, stdin=PIPE)
+    sender.write(feed)
+    assert sender.popen.stdin is not None
+    sender.popen.stdin.close()
+    sender.popen.stdin = None
+    assert received(receiver, len(expected)) == [text.encode("latin-1") for text in expected]
+    count = len(expected)
+    assert sender.finish() == (0, b"", f"mpsr: sent {count}, accepted {count}\n")
+
+
+def test_lines_leave_as_they_come(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """A line goes out when it is complete, while stdin stays open."""
+    sender = cli.start("send", "app.sock", stdin=PIPE)
+    sender.write(b"one\ntw")
+    assert received(receiver, 1) == [b"one"]
+    sender.write(b"o\nthree")
+    assert received(receiver, 1) == [b"two"]
+    assert sender.popen.stdin is not None
+    sender.popen.stdin.close()
+    sender.popen.stdin = None
+    assert received(receiver, 1) == [b"three"]
+    assert sender.finish()[0] == 0
+
+
+def test_many_lines_pass_through_both_commands(cli: Cli) -> None:
+    """A large pipe in is the same out, and a line of 5 MB is a line."""
+    text = b"".join(b"%d\n" % i for i in range(100_000)) + b"x" * 5_000_000 + b"\n"
+    reader = cli.recv("--count", "100001")
+    source = cli.directory / "source"
+    source.write_bytes(text)
+    with source.open("rb") as lines:
+        sender = cli.start("send", "app.sock", stdin=lines)
+        status, out, _ = reader.finish()
+    assert (status, out == text) == (0, True)
+    assert sender.finish() == (0, b"", "mpsr: sent 100001, accepted 100001\n")
+
+
+def test_label_is_shown_to_the_receiver(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """--label names the producer."""
+    sender = cli.start("send", "app.sock", "one", "--label", "nightly")
+    batch = receiver.receive_batch(timeout=PATIENCE)
+    assert batch.producer is not None
+    assert (batch.producer.label, batch.peer.pid) == ("nightly", sender.pid)
+
+
+# -- whether there is a receiver ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("options", [(), ("--type", "dgram"), ("--framing", "lines")])
+def test_no_receiver_is_told_at_once(cli: Cli, options: tuple[str, ...], stale: bool) -> None:
+    """Status 69, what is there, and what to try; nothing waits."""
+    if stale:
+        kind = socket.SOCK_DGRAM if "dgram" in options else socket.SOCK_STREAM
+        with socket.socket(socket.AF_UNIX, kind) as former:
+            former.bind(str(cli.address))
+    status, _, told = cli.run("send", "app.sock", "one", *options)
+    there = (
+        "nobody listens there (any more); start the receiver"
+        if stale
+        else ("nothing is there; start the receiver, or check the path")
+    )
+    kind_of = "--type dgram " if "dgram" in options else ""
+    line, summary = told.splitlines()
+    assert status == 69
+    assert line == (
+        "mpsr: 1 message to app.sock not delivered: cannot reach app.sock: "
+        f"{there} (mpsr recv {kind_of}app.sock)"
+    )
+    assert summary.startswith("mpsr: sent 1, ")
+
+
+def test_no_receiver_is_told_before_anything_is_typed(cli: Cli) -> None:
+    """Who types learns at once that nobody listens, not after the first line."""
+    status, _, told = cli.start("send", "app.sock", stdin=PIPE).finish()
+    assert status == 69
+    assert told.startswith("mpsr: cannot reach app.sock: nothing is there")
+
+
+def test_timeout_waits_for_a_receiver_in_vain(cli: Cli) -> None:
+    """With --timeout a missing receiver is waited for; then it is status 69."""
+    began = monotonic()
+    status, _, told = cli.run("send", "app.sock", "one", "--timeout", "500ms")
+    assert monotonic() - began > 0.5
+    assert (status, told.count("\n")) == (69, 2)
+
+
+def test_timeout_waits_for_a_receiver_with_success(cli: Cli) -> None:
+    """A receiver that appears in time gets everything; the wait is told once."""
+    sender = cli.start("send", "app.sock", "one", "--timeout", "30s")
+    sender.await_word("mpsr: waiting for a receiver at app.sock\n")
+    with mpsr.Receiver(cli.address) as receiver:
+        assert received(receiver, 1) == [b"one"]
+        status, _, told = sender.finish()
+    assert (status, told.count("waiting")) == (0, 1)
+    assert told.endswith("mpsr: sent 1, accepted 1\n")
+
+
+def test_wrong_kind_of_address_is_told_at_once(cli: Cli) -> None:
+    """What waiting cannot heal is not waited for, even with --timeout."""
+    cli.address.write_text("mine")
+    status, _, told = cli.run("send", "app.sock", "one", "--timeout", "30s")
+    assert status == 78
+    assert "what is there is a regular file, not a socket; check the path" in told
+
+
+# -- whether it is accepted -----------------------------------------------------------------
+
+
+def test_restart_of_the_receiver_loses_nothing(cli: Cli) -> None:
+    """What a killed receiver had not accepted goes to the next; the outage is told once."""
+    first = cli.recv()
+    sender = cli.start("send", "app.sock", stdin=PIPE)
+    sender.write(b"one\n")
+    assert first.read_line() == b"one\n"
+    first.finish(signal.SIGKILL)
+    sender.write(b"two\n")
+    sender.await_word("mpsr: waiting for a receiver to return to app.sock, to accept ")
+    sender.write(b"three")
+    second = cli.recv()
+    assert sender.popen.stdin is not None
+    sender.popen.stdin.close()
+    sender.popen.stdin = None
+    status, _, told = sender.finish()
+    assert (status, told.count("waiting")) == (0, 1)
+    assert told.endswith("mpsr: sent 3, accepted 3\n")
+    # "one" comes again if the first was killed between printing and acknowledging it.
+    assert second.finish(signal.SIGTERM)[1].removeprefix(b"one\n") == b"two\nthree\n"
+
+
+def test_receiver_that_accepts_nothing_in_time(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """It is status 124, and the line says who does not accept how many."""
+    sender = cli.start("send", "app.sock", "one", "two", "--timeout", "400ms")
+    assert len(receiver.receive_batch(timeout=PATIENCE)) == 2
+    assert sender.finish() == (
+        124,
+        b"",
+        (
+            "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not delivered: "
+            f"the receiver (pid {os.getpid()}) has not come back for more\n"
+            "mpsr: sent 2, accepted 0\n"
+        ),
+    )
+
+
+def test_foreign_server_that_answers_nothing_is_told(cli: Cli) -> None:
+    """Who connects to what is no mpsr receiver is told to name the framing."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(cli.address))
+        server.listen()
+        sender = cli.start("send", "app.sock", "one")
+        sender.await_word(
+            "mpsr: waiting for app.sock to answer; if it is no mpsr receiver, name its --framing\n"
+        )
+
+
+def test_slow_receiver_is_waited_for(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """Without --timeout a busy receiver is waited for, and named after a second."""
+    sender = cli.start("send", "app.sock", "one")
+    assert receiver.receive(timeout=PATIENCE) == b"one"
+    sender.await_word("mpsr: waiting for the receiver at app.sock to accept 1 message\n")
+    assert received(receiver, 0) == []
+    assert sender.finish()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "why"),
+    [
+        (
+            ("--max-message", "10"),
+            1,
+            "2 is not sent, nor what comes after it: a message of 11 bytes: the most here is 10",
+        ),
+        (
+            ("--max-message", "10", "--whole"),
+            0,
+            "1 is not sent, nor what comes after it: a message of more than 10 bytes",
+        ),
+    ],
+)
+def test_message_too_large_stops_it(
+    cli: Cli, receiver: mpsr.Receiver, options: tuple[str, ...], sent: int, why: str
+) -> None:
+    """Status 65; what came before it is delivered all the same."""
+    arguments = () if "--whole" in options else ("one", "x" * 11, "three")
+    feed = b"x" * 11 if "--whole" in options else None
+    sender = cli.start("send", "app.sock", *options, *arguments, stdin=PIPE)
+    if feed is not None:
+        sender.write(feed)
+    assert received(receiver, sent) == [b"one"][:sent]
+    status, _, told = sender.finish()
+    assert status == 65
+    assert told == (
+        f"mpsr: message {why}; raise --max-message, here and at the receiver\n"
+        f"mpsr: sent {sent}, accepted {sent}\n"
+    )
+
+
+def test_line_too_large_is_noticed_before_its_end(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """An endless line takes no endless memory: the lines before it are delivered, then 65."""
+    sender = cli.start("send", "app.sock", "--max-message", "1K", stdin=PIPE)
+    sender.write(b"one\n" + b"x" * 2000)  # and no line end
+    assert received(receiver, 1) == [b"one"]
+    status, _, told = sender.finish()
+    assert status == 65
+    assert told.startswith("mpsr: message 2 is not sent")
+
+
+def test_receiver_may_take_less(cli: Cli) -> None:
+    """What is larger than the receiver takes is dropped, counted and status 65."""
+    with mpsr.Receiver(cli.address, max_message=5000) as receiver:
+        sender = cli.start("send", "app.sock", "one", "x" * 5001, "three")
+        assert received(receiver, 2) == [b"one", b"three"]
+        status, _, told = sender.finish()
+    assert status == 65
+    assert told == (
+        "mpsr: 1 message dropped: larger than the receiver takes\nmpsr: sent 3, accepted 2\n"
+    )
+
+
+# -- foreign receivers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("framing", "connections"),
+    [
+        ("lines", [b"one\ntwo\n"]),
+        ("null", [b"one\0two\0"]),
+        ("length", [b"\0\0\0\3one\0\0\0\3two"]),
+        ("stream", [b"one", b"two"]),
+    ],
+)
+def test_foreign_servers_get_their_framing(
+    cli: Cli, framing: Framing, connections: list[bytes]
+) -> None:
+    """Nothing but the messages is sent, on no connection but theirs."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(cli.address))
+        server.listen()
+        server.settimeout(PATIENCE)
+        sender = cli.start("send", "app.sock", "--framing", framing, "one", "two")
+        for expected in connections:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as stream:
+                assert stream.read() == expected
+        assert sender.finish() == (
+            0,
+            b"",
+            f"mpsr: sent 2, written 2 (--framing {framing} has no acknowledgements)\n",
+        )
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_foreign_datagrams(cli: Cli) -> None:
+    """A datagram is a message."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(cli.address))
+        status, _, told = cli.run("send", "app.sock", "--type", "dgram", "one\ntwo", "")
+        assert [server.recv(100), server.recv(100)] == [b"one\ntwo", b""]
+    assert (status, told) == (0, "mpsr: sent 2, written 2 (datagrams have no acknowledgements)\n")
+
+
+def test_framing_that_cannot_carry_it(cli: Cli) -> None:
+    """A line break cannot be sent in lines: status 65, and why."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(cli.address))
+        server.listen()
+        status, _, told = cli.run("send", "app.sock", "--framing", "lines", "one\ntwo")
+    assert status == 65
+    assert "the message holds the delimiter b'\\n': choose another framing" in told
+
+
+# -- interruption ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_delivers_what_was_read(
+    cli: Cli, receiver: mpsr.Receiver, signum: signal.Signals
+) -> None:
+    """It stops reading, leaves an unfinished line out, and says so: 130, or 143."""
+    sender = cli.start("send", "app.sock", stdin=PIPE)
+    sender.write(b"one\ntwo\nunfini")
+    assert receiver.receive(timeout=PATIENCE) == b"one"
+    sender.kill(signum)
+    assert receiver.receive(timeout=PATIENCE) == b"two"
+    assert received(receiver, 0) == []
+    assert sender.popen.wait(PATIENCE) == 128 + signum  # while its stdin is still open
+    _, _, told = sender.finish()
+    assert told.splitlines()[-2:] == [
+        "mpsr: left out 6 bytes of an unfinished message",
+        "mpsr: sent 2, accepted 2",
+    ]
+
+
+def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """Who does not want to wait for the delivery interrupts again; what is lost is told."""
+    sender = cli.start("send", "app.sock", stdin=PIPE)
+    sender.write(b"one\n")
+    assert receiver.receive(timeout=PATIENCE) == b"one"
+    sender.kill(signal.SIGINT)
+    sender.await_word("mpsr: 1 message to deliver: waiting for up to 5 s; or interrupt again\n")
+    began = monotonic()
+    status, _, told = sender.finish(signal.SIGINT)
+    assert monotonic() - began < 3
+    assert status == 130
+    assert "mpsr: 1 message to app.sock not delivered: " in told
+    assert told.endswith("mpsr: sent 1, accepted 0\n")
+
+
+# -- terminals ------------------------------------------------------------------------------
+
+
+def test_typed_lines_are_sent(cli: Cli, receiver: mpsr.Receiver) -> None:
+    """On a terminal a line goes out at Enter, and Ctrl-D ends it; no display disturbs."""
+    master, slave = pty.openpty()
+    sender = cli.start("send", "app.sock", stdin=slave, stderr=slave)
+    os.close(slave)
+    screen = Screen(master)
+    screen.type(b"one\n")
+    assert received(receiver, 1) == [b"one"]
+    screen.type(b"two\n\x04")
+    assert received(receiver, 1) == [b"two"]
+    assert sender.finish()[0] == 0
+    shown = screen.rest()
+    os.close(master)
+    assert b"\x1b" not in shown
+    assert shown.endswith(b"mpsr: sent 2, accepted 2\r\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "display", "colour"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_long_delivery_shows_how_it_gets_on(
+    cli: Cli, receiver: mpsr.Receiver, environment: dict[str, str], display: bool, colour: bool
+) -> None:
+    """After a second a terminal shows the counters, without colours where none are wanted."""
+    environment = {"COLUMNS": "100", "NO_COLOR": "", **environment}
+    master, slave = pty.openpty()
+    sender = cli.start("send", "app.sock", "one", stderr=slave, env=environment)
+    os.close(slave)
+    screen = Screen(master)
+    assert receiver.receive(timeout=PATIENCE) == b"one"
+    screen.wait_for(b"waiting for the receiver at app.sock to accept 1 message")
+    if display:
+        screen.wait_for(b"sent 1, accepted 0")
+    assert received(receiver, 0) == []
+    assert sender.finish()[0] == 0
+    shown = screen.rest()
+    os.close(master)
+    assert shown.endswith(b"mpsr: sent 1, accepted 1\r\n")
+    assert (b"\x1b[" in shown) is display
+    assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]m", shown)) is colour
+
+
+# -- usage ----------------------------------------------------------------------------------
+
+
+def test_missing_stdin_is_an_error(cli: Cli) -> None:
+    """Without stdin and without a MESSAGE there is nothing to read: status 74."""
+    shell = ("sh", "-c", 'exec "$0" "$@" <&-')
+    status, _, told = cli.run("send", "app.sock", before=shell)
+    assert (status, told) == (74, "mpsr: stdin is closed: pass messages as arguments\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("one", "--whole"),
+        ("one", "--null"),
+        ("--whole", "--null"),
+        ("one", "--type", "dgram", "--framing", "lines"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(cli: Cli, options: tuple[str, ...]) -> None:
+    """What has no meaning is a usage error, not ignored."""
+    status, _, told = cli.run("send", "app.sock", *options)
+    assert status == 2
+    assert told.endswith("; see mpsr send --help\n")

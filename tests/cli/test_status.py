@@ -1,0 +1,252 @@
+"""Every end has its status, one line says why, and nothing is a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import pytest
+
+from mpsr import errors
+from mpsr.cli import types
+from mpsr.cli.entry import command, run
+from mpsr.cli.status import MEANINGS, CommandFailed, Interrupted, Status, line_of, status_of
+from tests.cli.conftest import Cli
+
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
+COMMANDS = ("recv", "send", "demo")
+
+
+def all_errors(kind: type[errors.MpsrError]) -> list[type[errors.MpsrError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in all_errors(child))]
+
+
+def test_documented_table_is_the_table() -> None:
+    """docs/cli.md lists every status, with the very words of the code."""
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", DOCS.read_text(), re.MULTILINE)
+    assert [(int(status), meaning) for status, meaning in rows] == list(MEANINGS.items())
+    assert list(MEANINGS) == list(Status)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_documented_options_are_the_options(name: str) -> None:
+    """docs/cli.md tells of every option of every command, and of no other."""
+    section = DOCS.read_text().partition(f"## mpsr {name}\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
+    parameters = command.get_command(click.Context(command), name).params  # type: ignore[union-attr]
+    known = {flag for p in parameters if isinstance(p, click.Option) for flag in p.opts}
+    assert documented == {flag for flag in known if flag.startswith("--")}
+
+
+def test_help_shows_the_table(cli: Cli) -> None:
+    """`mpsr` alone, like `mpsr --help`, shows commands and statuses, and is status 0."""
+    status, out, told = cli.run()
+    assert (status, told) == (0, "")
+    assert cli.run("--help") == (0, out, "")
+    for number, meaning in MEANINGS.items():
+        assert f"{number:>3}  {meaning}\n".encode() in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_examples(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """Examples stand before the options, each on a line of its own."""
+    assert run([name, "--help"]) == 0
+    text = capfd.readouterr().out
+    examples, _, options = text.partition("\nOptions:\n")
+    assert re.search(rf"\n  Examples:\n    mpsr {name}", examples)
+    assert "--" in options
+
+
+def test_version_tells_what_runs(cli: Cli) -> None:
+    """The versions of mpsr and Python, and the codec in use."""
+    _, out, _ = cli.run("--version")
+    python = ".".join(map(str, sys.version_info[:3]))
+    pattern = rf"mpsr \d+\.\d+\.\S+ \(codec: (pure Python|C); Python {re.escape(python)}\)\n"
+    assert re.fullmatch(pattern, out.decode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (errors.NoReceiver, 69),
+        (errors.ReceiverBusy, 75),
+        (errors.AddressInUse, 75),
+        (errors.AddressDenied, 77),
+        (errors.AddressOccupied, 78),
+        (errors.InvalidAddress, 78),
+        (errors.WrongSocketType, 78),
+        (errors.AddressError, 1),
+    ],
+)
+def test_addresses_that_fail_have_statuses(kind: type[errors.AddressError], expected: int) -> None:
+    """What is wrong with an address can be told by a script."""
+    error = kind("it is so", address="x")
+    assert (status_of(error), line_of(error)) == (expected, "it is so")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "line"),
+    [
+        (errors.ConfigurationError("no"), 78, "no"),
+        (errors.MessageTooLarge("no"), 65, "no"),
+        (errors.UnframeableMessage("no"), 65, "no"),
+        (errors.TimedOut("no"), 124, "no"),
+        (errors.SendTimedOut("no"), 124, "no"),
+        (errors.BufferFull("no"), 75, "no"),
+        (errors.Closed("no"), 1, "no"),
+        (errors.Rejected("no", code=1), 1, "no"),
+        (CommandFailed(Status.IO, "no"), 74, "no"),
+        (CommandFailed(Status.STDOUT_CLOSED), 141, ""),
+        (BrokenPipeError(), 141, ""),
+        (
+            OSError(28, "No space left on device"),
+            74,
+            "input or output failed: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (Interrupted(signal.SIGTERM), 143, ""),
+        (click.UsageError("No such thing."), 2, "No such thing; see mpsr --help"),
+    ],
+)
+def test_errors_have_statuses(error: BaseException, expected: int, line: str) -> None:
+    """Each end has its number, and a line where there is something to say."""
+    assert (status_of(error), line_of(error)) == (expected, line)
+
+
+def test_no_error_of_mpsr_is_a_defect() -> None:
+    """Every exception of the tree is told in its own words."""
+    for kind in all_errors(errors.MpsrError):
+        error = kind.__new__(kind)
+        error.args = ("its own words",)
+        assert line_of(error) == "its own words"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_unforeseen_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    """A defect is named as one, with status 1; MPSR_DEBUG=1 alone shows a traceback."""
+
+    def fail(_: click.Context) -> NoReturn:
+        raise ZeroDivisionError("on\nno account")
+
+    monkeypatch.setattr(command, "invoke", fail)
+    monkeypatch.setenv("MPSR_DEBUG", "1" if debug else "")
+    assert run([]) == 1
+    told = capfd.readouterr().err
+    assert told.endswith(
+        "mpsr: a defect of mpsr: ZeroDivisionError: on\\nno account; "
+        "please report it (MPSR_DEBUG=1 shows where it is)\n"
+    )
+    assert ("Traceback" in told) is debug
+    assert debug or told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["recv"], ["send", "--framing", "auto", "x"], ["--nonsense"]]
+)
+def test_usage_errors_are_one_line(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Status 2, what is wrong, and where the help is; nothing on stdout."""
+    assert run(arguments) == 2
+    out, told = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"mpsr: .+; see mpsr( recv| send)? --help\n", told)
+
+
+def test_foreign_text_cannot_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """Control characters in an address are shown escaped, on the same line."""
+    assert run(["recv", "no\x1b[31m/such\nplace"]) == 78
+    told = capfd.readouterr().err
+    assert "no\\x1b[31m/such\\nplace" in told
+    assert told.count("\n") == 1
+
+
+def test_help_ends_quietly_with_its_reader(cli: Cli) -> None:
+    """A closed stdout is status 141 and no complaint, even at Python's own flush at exit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    status, _, told = cli.run("--help", stdout=writer)
+    os.close(writer)
+    assert (status, told) == (141, "")
+
+
+def test_help_tells_of_a_full_disk(cli: Cli) -> None:
+    """ENOSPC is one line and status 74, even at Python's own flush at exit."""
+    with Path("/dev/full").open("wb") as full:
+        status, _, told = cli.run("--help", stdout=full)
+    assert (status, told) == (74, "mpsr: input or output failed: No space left on device\n")
+
+
+def test_shells_can_complete(cli: Cli) -> None:
+    """The script for bash is there, and it completes commands."""
+    _, script, _ = cli.run(env={"_MPSR_COMPLETE": "bash_source"})
+    assert b"complete -o nosort -F" in script
+    words = {"_MPSR_COMPLETE": "bash_complete", "COMP_WORDS": "mpsr re", "COMP_CWORD": "1"}
+    _, found, _ = cli.run(env=words)
+    assert found == b"plain,recv\n"
+
+
+def test_starting_imports_nothing_heavy(cli: Cli) -> None:
+    """What `mpsr recv` does not need is not loaded, so that it starts at once."""
+    script = (
+        "import sys, mpsr.cli.recv; "
+        "print(sorted({'rich', 'anyio', 'asyncio', 'multiprocessing'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+
+
+# -- what options take ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5", 5), ("5s", 5), ("500ms", 0.5), ("2m", 120), ("1h", 3600), ("1.5s", 1.5), (".5", 0.5)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Plain numbers are seconds."""
+    assert types.duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "-1", "5 s", "1e3", "nan", "inf", "5d", "\u0665", "1000h"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    """Nothing is guessed, and nothing overflows poll(2)."""
+    with pytest.raises(click.BadParameter):
+        types.duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1", 1), ("64K", 65536), ("16M", 16 << 20), ("1G", 1 << 30), ("2k", 2048), ("1KiB", 1024)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    """Units are powers of 1,024."""
+    assert types.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5K", "K", "1T", "1 K"])
+def test_what_is_no_size(text: str) -> None:
+    """A size is a whole number above zero."""
+    with pytest.raises(click.BadParameter):
+        types.size(text)
+
+
+@pytest.mark.parametrize("text", ["660", "0660", "0o660"])
+def test_modes(text: str) -> None:
+    """A mode is octal however it is written."""
+    assert types.mode(text) == 0o660
+
+
+@pytest.mark.parametrize("text", ["", "668", "1660", "u+w", "-1", "0x1b0"])
+def test_what_is_no_mode(text: str) -> None:
+    """Permissions and nothing else."""
+    with pytest.raises(click.BadParameter):
+        types.mode(text)
