@@ -150,16 +150,18 @@ class Window:
             if self._on_full in ("block", "raise"):
                 return False
             self._lose(1, LostReason.DROPPED_NEWEST)
+        elif len(message) > self.max_message:  # checked before a receiver said that it takes less
+            self._lose(1, LostReason.TOO_LARGE)
         elif len(message) >= LARGE_MESSAGE and self._foreign is None:
             self.seal()
             self._append_large(message, cost)
-        elif not self.packer.append(message):
-            self.seal()
-            idle = now - self.wrote_at >= self._linger / IDLE_FRACTION and not self._unsent
-            self.due_at = now if idle or self._alone else now + self._linger
-            room = self._buffer - self._cost
-            self.packer.open(max(cost, min(self._target, room)))
-            self.packer.append(message)
+        else:
+            while not self.packer.append(message):  # a signal handler that sends may seal it again
+                self.seal()
+                idle = now - self.wrote_at >= self._linger / IDLE_FRACTION and not self._unsent
+                self.due_at = now if idle or self._alone else now + self._linger
+                room = self._buffer - self._cost
+                self.packer.open(max(cost, min(self._target, room)))
         return True
 
     def offer_many(
