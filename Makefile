@@ -18,7 +18,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure soak fuzz sanitize coverage lint format bench docs build clean
+.PHONY: help venv demo test test-pure soak fuzz sanitize coverage lint format bench bench-full docs build clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -73,12 +73,11 @@ format: $(VENV)/.lint ## put the code into the house format
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.test ## run the benchmarks
-ifneq ($(wildcard benchmarks/__main__.py),)
+bench: $(VENV)/.bench ## compare mpsr with its peers; a few minutes
 	@$(PY) -m benchmarks
-else
-	@echo "There are no benchmarks in this checkout yet." >&2; exit 1
-endif
+
+bench-full: $(VENV)/.bench ## the same with more sizes and repetitions; about an hour
+	@$(PY) -m benchmarks --full
 
 docs: $(VENV)/.docs ## build the documentation into build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
@@ -104,6 +103,16 @@ $(VENV)/.run: $(BUILT_FROM) | $(PY)
 	@echo "installing mpsr"
 	@$(PIP) -e .
 	@$(PY) -m compileall -q src
+	@touch $@
+
+# A peer that does not install here is left out, and the benchmarks say so.
+PEERS_OF := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")
+
+$(VENV)/.bench: $(BUILT_FROM) | $(PY)
+	@echo "installing mpsr[bench]"
+	@$(PIP) -e '.[bench]' || { $(PIP) -e . && \
+		$(PY) -c '$(PEERS_OF)' | while read -r peer; do $(PIP) "$$peer" || true; done; }
 	@touch $@
 
 $(VENV)/.%: $(BUILT_FROM) | $(PY)

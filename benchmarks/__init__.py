@@ -1,0 +1,1 @@
+"""Compare mpsr with its peers: the same work, in one run."""
