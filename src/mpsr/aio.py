@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
@@ -156,7 +156,7 @@ class AsyncProducer(ProducerBase[S]):
             Closed: the producer was closed, or its ``async with`` block not entered.
 
         """
-        encoded = self._encoded(message)
+        encoded: Any = message if self._encode is None else self._encode(message)
         if self._append(encoded):
             return
         body = self._checked(encoded)
@@ -168,7 +168,7 @@ class AsyncProducer(ProducerBase[S]):
 
     def try_send(self, message: S) -> bool:
         """Take a message if there is room, else return False; never waits."""
-        encoded = self._encoded(message)
+        encoded: Any = message if self._encode is None else self._encode(message)
         if self._append(encoded):
             return True
         now = monotonic()
@@ -182,8 +182,7 @@ class AsyncProducer(ProducerBase[S]):
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
         """
-        messages = list(messages)
-        bodies = [self._checked(self._encoded(message)) for message in messages]
+        messages, bodies = self._checked_all(messages)
         await self._take_all(bodies, messages, timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
@@ -277,7 +276,7 @@ class AsyncProducer(ProducerBase[S]):
         return taken
 
     async def _take_all(
-        self, bodies: list[bytes], messages: Sequence[S], timeout: float | None
+        self, bodies: Sequence[Any], messages: Sequence[S], timeout: float | None
     ) -> None:
         timeout = self._timeout if timeout is None else timeout
         deadline = None if timeout is None else monotonic() + timeout

@@ -139,11 +139,13 @@ class Inbox:
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
         self._told_at = 0.0
 
-        # Deadlines run on a clock that stands still while the caller handles a batch: nothing
-        # is read then, so a producer that waits for us is not late.
+        # Deadlines run on a clock that stands still while the caller handles a batch, and while
+        # it stays away longer than it was told to: nothing is read then, so a producer that
+        # waits for us is not late.
         self._now = 0.0
         self._away = 0.0
         self._handed_at: float | None = None
+        self._looked_at = 0.0
         self._due: dict[tuple[_Connection, str], float] = {}
         self._check_at = 0.0
 
@@ -193,15 +195,18 @@ class Inbox:
         if self._handed_at is not None:
             self._away += now - self._handed_at
             self._handed_at = None
+        elif self._due:
+            self._away += max(0.0, now - self._looked_at - _DEADLINE_CHECK)
+        self._looked_at = now
         self._now = now - self._away
         self.acknowledge()
-        if not self._pending:
-            self.tell()
-            self._look(now)
-        elif now - self._told_at > ACK_DELAY:
-            self.tell()
+        if self._told and now - self._told_at >= ACK_DELAY:
             self._told_at = now
+            self.tell()
         if not self._pending:
+            self._look(now)
+        if not self._pending:
+            self.tell()
             return None
         entry = self._handed = self._pending.popleft()
         self._handed_at = now

@@ -13,6 +13,7 @@ MIB: Final = 1024 * KIB
 
 MAX_MESSAGE: Final = 16 * MIB  # bytes: one message must fit a receiver's memory budget
 FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to its body
+LARGEST_MESSAGE: Final = 4 * 1024 * MIB - 64  # bytes: with its frame, lengths are 32 bits wide
 MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
 BATCH_TARGET: Final = 128 * KIB  # bytes: larger batches save no more system calls
@@ -31,7 +32,7 @@ ACCEPT_PAUSE: Final = 0.1  # seconds: how long accepting rests after descriptors
 HELLO_DEADLINE: Final = 5.0  # seconds: a native producer introduces itself at once
 FRAME_DEADLINE: Final = 10.0  # seconds: a frame, once begun, must be complete
 REPLY_DEADLINE: Final = 30.0  # seconds: a peer that reads no acknowledgement so long is closed
-ACK_DELAY: Final = 0.01  # seconds: how long an acknowledgement may wait to ride with others
+ACK_DELAY: Final = 0.002  # seconds: how long an acknowledgement may wait to ride with others
 MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
 DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
@@ -57,3 +58,10 @@ def check_positive(**limits: float) -> None:
         if value <= 0:
             error = f"{name}={value}: it must be above zero"
             raise ConfigurationError(error)
+
+
+def check_max_message(value: int) -> None:
+    """Raise ConfigurationError for a limit on messages that no frame could hold."""
+    if value > LARGEST_MESSAGE:
+        error = f"max_message={value}: it must be below 4 GiB"
+        raise ConfigurationError(error)

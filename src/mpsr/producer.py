@@ -23,7 +23,14 @@ from mpsr.errors import (
     Undelivered,
 )
 from mpsr.forking import watch_forks
-from mpsr.limits import BUFFER, CLOSE_PATIENCE, LINGER, MAX_MESSAGE, check_positive
+from mpsr.limits import (
+    BUFFER,
+    CLOSE_PATIENCE,
+    LINGER,
+    MAX_MESSAGE,
+    check_max_message,
+    check_positive,
+)
 from mpsr.outbox import Outbox
 from mpsr.wire.codec import to_bytes
 
@@ -97,6 +104,7 @@ class ProducerBase(Generic[T]):
             if value not in known:
                 error = f"{name}={value!r}: choose one of {', '.join(known)}"
                 raise ConfigurationError(error)
+        check_max_message(max_message)
         check_positive(buffer=buffer, max_message=max_message)
         if linger < 0:
             error = f"linger={linger}: it cannot be negative"
@@ -140,13 +148,19 @@ class ProducerBase(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {self.address}{' closed' * self._closed}>"
 
-    def _encoded(self, message: T) -> Any:  # noqa: ANN401 - bytes-like, or what the packer refuses
-        return message if self._encode is None else self._encode(message)
-
     def _checked(self, encoded: Buffer) -> bytes:
         body = to_bytes(encoded)
         self._window.check(body)
         return body
+
+    def _checked_all(self, messages: Iterable[T]) -> tuple[Sequence[T], Sequence[Any]]:
+        """Return the messages, and what they are encoded, once all are found good."""
+        listed = messages if isinstance(messages, list | tuple) else list(messages)
+        bodies: Sequence[Any] = listed
+        if self._encode is not None:
+            bodies = [self._encode(each) for each in listed]
+        self._window.check_all(bodies)
+        return listed, bodies
 
     def _arm(self, now: float) -> None:
         """Make sure that whoever waits on the outbox looks in time."""
@@ -222,7 +236,7 @@ class Producer(ProducerBase[T]):
             Closed: the producer was closed.
 
         """
-        encoded = self._encoded(message)
+        encoded: Any = message if self._encode is None else self._encode(message)
         if not self._append(encoded):  # the open batch has no room, or there is none
             body = self._checked(encoded)
             if not self._take(body):
@@ -230,7 +244,7 @@ class Producer(ProducerBase[T]):
 
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits."""
-        encoded = self._encoded(message)
+        encoded: Any = message if self._encode is None else self._encode(message)
         return self._append(encoded) or self._take(self._checked(encoded))
 
     def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
@@ -239,8 +253,7 @@ class Producer(ProducerBase[T]):
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken.
         """
-        messages = list(messages)
-        bodies = [self._checked(self._encoded(message)) for message in messages]
+        messages, bodies = self._checked_all(messages)
         self._take_all(bodies, messages, timeout)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -393,7 +406,9 @@ class Producer(ProducerBase[T]):
             self._pump()
         return taken
 
-    def _take_all(self, bodies: list[bytes], messages: Sequence[T], timeout: float | None) -> None:
+    def _take_all(
+        self, bodies: Sequence[Any], messages: Sequence[T], timeout: float | None
+    ) -> None:
         if self._thread is None:
             self._start()
         timeout = self._timeout if timeout is None else timeout

@@ -6,14 +6,14 @@ import select
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from mpsr.batch import decode_body
 from mpsr.endpoint import DEFAULT_MODE, claim, parse_address
 from mpsr.errors import Closed, ConfigurationError, TimedOut
 from mpsr.forking import watch_forks
 from mpsr.inbox import Inbox
-from mpsr.limits import BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE, check_positive
+from mpsr.limits import BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE, check_max_message, check_positive
 
 if TYPE_CHECKING:
     import os
@@ -34,6 +34,7 @@ else:
 
     T = TypeVar("T")
 
+_LONGEST_WAIT: Final = 1e6  # seconds: below what poll(2) can wait, a C int of milliseconds
 _FRAMINGS = ("auto", "native", "lines", "null", "length", "stream")
 
 
@@ -77,6 +78,7 @@ class ReceiverBase(Generic[T]):
         if framing not in _FRAMINGS:
             error = f"framing={framing!r}: choose one of {', '.join(_FRAMINGS)}"
             raise ConfigurationError(error)
+        check_max_message(max_message)
         check_positive(max_message=max_message, max_connections=max_connections, backlog=backlog)
         self.address = parse_address(address)
         self._decode = decode
@@ -84,14 +86,18 @@ class ReceiverBase(Generic[T]):
         self._opened: Batch[T] | None = None  # the batch that the cursor runs over
         self._inherited = False
         place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
-        self._inbox = Inbox(
-            place,
-            type=type,
-            framing=framing,
-            max_message=max_message,
-            max_connections=max_connections,
-            decode=decode,
-        )
+        try:
+            self._inbox = Inbox(
+                place,
+                type=type,
+                framing=framing,
+                max_message=max_message,
+                max_connections=max_connections,
+                decode=decode,
+            )
+        except BaseException:
+            place.close()
+            raise
         watch_forks(self)
 
     def fileno(self) -> int:
@@ -243,10 +249,10 @@ class Receiver(ReceiverBase[T]):
             now = monotonic()
             if deadline is not None and now >= deadline:
                 raise self._timed_out(timeout or 0)
-            waits = [
-                w for w in (engine.wait_time(now), deadline and deadline - now) if w is not None
-            ]
-            poll.poll(min(waits) * 1000 + 1 if waits else None)
+            wait = _LONGEST_WAIT
+            for at_most in (engine.wait_time(now), None if deadline is None else deadline - now):
+                wait = wait if at_most is None else min(wait, at_most)
+            poll.poll(wait * 1000 + 1)
             batch = self.try_receive_batch()
             if batch is not None:
                 return batch

@@ -26,12 +26,14 @@ from mpsr.limits import (
     WRITE_BUFFERS,
     WRITE_SIZE,
 )
-from mpsr.wire.codec import Packer, split_batch
+from mpsr.wire.codec import Packer, longest, split_batch, to_bytes
 from mpsr.wire.frames import HEADER, Lost, LostReason, encode, max_frame, single_batch_head
 from mpsr.wire.framing import ForeignPacker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from typing_extensions import Buffer
 
     from mpsr.wire.framing import ForeignFraming
 
@@ -132,15 +134,26 @@ class Window:
 
     def check(self, message: bytes) -> None:
         """Raise MessageTooLarge, or UnframeableMessage where the framing cannot carry it."""
-        if len(message) > self.max_message:
-            error = f"a message of {len(message)} bytes: the most here is {self.max_message}"
-            raise MessageTooLarge(error)
+        self._check_size(len(message))
         if self._foreign is not None:
             try:
                 self._foreign.pack([message])
             except ValueError as exc:
                 error = f"{exc}: choose another framing, or encode it"
                 raise UnframeableMessage(error) from None
+
+    def check_all(self, messages: Sequence[Buffer]) -> None:
+        """Raise what ``check`` would, or TypeError for what is not bytes-like."""
+        if self._foreign is None:
+            self._check_size(longest(messages))
+        else:
+            for message in messages:
+                self.check(to_bytes(message))
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_message:
+            error = f"a message of {size} bytes: the most here is {self.max_message}"
+            raise MessageTooLarge(error)
 
     def offer(self, message: bytes, now: float) -> bool:
         """Take a checked message, or drop one as ``on_full`` says; False where it has to wait."""
@@ -165,7 +178,7 @@ class Window:
         return True
 
     def offer_many(
-        self, messages: Sequence[bytes], position: int, now: float, *, enough: bool
+        self, messages: Sequence[Buffer], position: int, now: float, *, enough: bool
     ) -> int:
         """Offer messages from ``position`` on; return where it stopped.
 
@@ -177,7 +190,7 @@ class Window:
             after = self.packer.extend(messages, position)
             if after == len(messages):
                 return after
-            if not self.offer(messages[after], now):
+            if not self.offer(to_bytes(messages[after]), now):
                 return after
             position = after + 1
             if enough and self._cost >= goal:

@@ -81,7 +81,8 @@ class Cli:
         **options: Any,
     ) -> Running:
         """Start a command; signals reach it alone."""
-        environment = {**os.environ, **options.pop("env", {})}
+        changes = options.pop("env", {})  # None removes a variable
+        environment = {k: v for k, v in {**os.environ, **changes}.items() if v is not None}
         command = [*options.pop("before", ()), *COMMAND, *arguments]
         popen = subprocess.Popen(
             command,

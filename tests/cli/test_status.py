@@ -232,9 +232,9 @@ def test_sizes(text: str, expected: int) -> None:
     assert types.size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5K", "K", "1T", "1 K"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5K", "K", "1T", "1 K", "4G"])
 def test_what_is_no_size(text: str) -> None:
-    """A size is a whole number above zero."""
+    """A size is a whole number above zero that the wire can carry."""
     with pytest.raises(click.BadParameter):
         types.size(text)
 

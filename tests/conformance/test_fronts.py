@@ -111,6 +111,19 @@ def test_receive_keeps_its_time_out(front: Front, address: str) -> None:
     front.run(test)
 
 
+def test_a_time_out_may_be_longer_than_the_system_can_wait(front: Front, address: str) -> None:
+    """Years are a time-out like any other."""
+
+    async def test(front: Front) -> None:
+        async with front.receiver(address) as receiver, front.producer(address) as producer:
+            await producer.send(b"x")
+            assert await receiver.receive(1e9) == b"x"
+            receiver.acknowledge()
+            await producer.flush(1e9)
+
+    front.run(test)
+
+
 def test_flush_waits_until_the_receiver_came_back_for_more(front: Front, address: str) -> None:
     """A message that is being handled is not accepted yet; coming back accepts it."""
 
@@ -530,6 +543,7 @@ def test_an_exception_is_not_hidden_by_what_was_not_delivered(front: Front, addr
         {"buffer": 0},
         {"linger": -1},
         {"max_message": 0},
+        {"max_message": 1 << 32},
     ],
 )
 def test_a_producer_refuses_arguments_that_make_no_sense(
@@ -541,7 +555,8 @@ def test_a_producer_refuses_arguments_that_make_no_sense(
 
 
 @pytest.mark.parametrize(
-    "options", [{"framing": "xml"}, {"type": "tcp"}, {"max_connections": 0}, {"max_message": -1}]
+    "options",
+    [{"framing": "xml"}, {"type": "tcp"}, {"max_connections": 0}, {"max_message": 1 << 40}],
 )
 def test_a_receiver_refuses_arguments_that_make_no_sense(
     front: Front, address: str, options: dict[str, Any]

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
+from mpsr.limits import KIB
 from tests.process.stamps import stamp_of, stamped
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def linger() -> NoReturn:
 
 
 def race(address: str) -> None:
-    """In every round try to receive at a given time, and say how that went."""
+    """In every round try to receive at a given time; say how that went, and when it is over."""
     say("ready")
     while (moment := hear()) is not None:
         child = os.fork()
@@ -153,6 +154,7 @@ def race(address: str) -> None:
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
+        say("over")
 
 
 # -- producers --------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ def close_while_sending(address: str, rounds: int) -> None:
             met.add(repr(type(exc)))
 
     for _ in range(rounds):
-        producer: mpsr.Producer = mpsr.Producer(address)
+        producer: mpsr.Producer = mpsr.Producer(address, buffer=256 * KIB)
         threads = [threading.Thread(target=keep_sending, args=(producer,)) for _ in range(3)]
         for thread in threads:
             thread.start()

@@ -20,7 +20,7 @@ from mpsr.wire import codec
 from mpsr.wire.frames import PREFACE, Hello, RejectCode, encode
 from tests.process import roles
 from tests.process.stamps import stamped
-from tests.process.workers import PATIENCE
+from tests.process.workers import PATIENCE, beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,7 @@ def test_peer_that_reads_no_acknowledgements_is_closed_and_stops_nobody(
                 other.send(stamped(number // 50))
                 other.flush(timeout=PATIENCE)
                 slowest = max(slowest, time.monotonic() - before)
-    assert slowest < 1
+    assert slowest < 5
     wait_for(receiver, rejected=1, connections=0)
     assert "it does not read its acknowledgements" in receiver.complaint()
 
@@ -164,7 +164,7 @@ def trickle(client: socket.socket, opening: bytes) -> None:
             time.sleep(0.1)
             client.sendall(bytes([byte]))
     answer_of(client)
-    assert 0.3 <= time.monotonic() - begun < 5
+    assert 0.3 <= time.monotonic() - begun < 10
 
 
 def test_slow_peer_is_told_why_it_is_closed(
@@ -206,6 +206,24 @@ def test_producers_are_not_blamed_for_a_slow_handler(address: str, start: Start)
     receiver.process.terminate()
     seen = receiver.hear()
     assert (seen["messages"], seen["accepted"], seen["rejected"]) == (4, 2, 0)
+
+
+def test_peers_are_not_blamed_for_a_receiver_that_stood_still(
+    start: Start, address: str, record: Path, clients: ExitStack
+) -> None:
+    """Nobody is closed for what they could not send, whatever kept the receiver from reading."""
+    receiver = start(roles.receive, address, str(record), limits={"FRAME_DEADLINE": 1.0})
+    assert receiver.hear() == "ready"
+    body = stamped(0, size=2 * MIB)
+    client = connect(clients, address)
+    client.sendall(len(body).to_bytes(4, "big") + body[:MIB])
+    while unread_by_peer(client):
+        time.sleep(0.001)
+    receiver.freeze()
+    with beside(lambda: client.sendall(body[MIB:])):  # more than the kernel holds
+        time.sleep(2)
+        receiver.thaw()
+    wait_for(receiver, messages=1, rejected=0)
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["lines", "native"])

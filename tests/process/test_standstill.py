@@ -196,3 +196,23 @@ def test_messages_accepted_before_a_drop_are_not_counted_as_lost(address: str) -
     assert (stats.sent, stats.lost) == (2000, lost)
     assert stats.accepted == len(came) == 2000 - lost
     assert came == [*range(37), *range(37 + lost, 2000)]
+
+
+@pytest.mark.parametrize("size", [6000, 200_000])
+def test_message_that_turns_out_too_large_while_it_waits_is_counted_as_lost(
+    start: Start, address: str, record: Path, size: int
+) -> None:
+    """A receiver that takes less than was known when a send began to wait costs that message."""
+    with mpsr.Producer(address, buffer=4000) as producer:
+        producer.send(stamped(0, size=3000))
+        with beside(lambda: producer.send(stamped(1, size=size), timeout=PATIENCE)):
+            while not producer._waiting:
+                time.sleep(0.001)
+            receiver = start(roles.receive, address, str(record), max_message=5000)
+            assert receiver.hear() == "ready"
+        producer.send(stamped(2))
+        producer.flush(timeout=PATIENCE)
+        stats = producer.stats()
+    assert (stats.sent, stats.accepted, stats.lost) == (3, 2, 1)
+    assert ended(receiver)["lost"] == 1
+    assert taken(record)[0] == [0, 2]

@@ -67,6 +67,7 @@ def test_of_two_that_start_at_once_exactly_one_receives(start: Start, address: s
         rival = results[not winner]["rival"]
         assert rival in (results[winner]["pid"], None)  # None: it had not written it yet
         racers[winner].tell("close" if number % 2 else "die")
+        assert [racer.hear() for racer in racers] == ["over", "over"]
     for racer in racers:
         racer.tell(None)
         assert racer.wait() == 0

@@ -425,3 +425,21 @@ def test_every_twin_has_every_function(codec: ModuleType) -> None:
 def test_functions_are_chosen_from_one_twin() -> None:
     """The chosen functions belong together."""
     assert len({getattr(chosen, name).__module__ for name in chosen.__all__}) == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [([], 0), ([b"", b"abc", b"x"], 3), ((bytearray(5), memoryview(b"1234")), 5)],
+)
+def test_longest_is_the_length_of_the_longest(
+    codec: ModuleType, messages: object, expected: int
+) -> None:
+    """It counts bytes, of anything bytes-like."""
+    assert codec.longest(messages) == expected
+
+
+@pytest.mark.parametrize("messages", [["text"], [b"a", 5], [None]])
+def test_longest_refuses_what_is_not_bytes_like(codec: ModuleType, messages: list[object]) -> None:
+    """The error is that of to_bytes, which says what to do."""
+    with pytest.raises(TypeError, match="bytes-like"):
+        codec.longest(messages)

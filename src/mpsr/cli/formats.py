@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from binascii import hexlify
 from datetime import datetime
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Final
@@ -24,11 +25,9 @@ def format_named(name: str, end: bytes) -> Format:
     """Return the format of that name, each message with ``end`` behind it (raw has no ends)."""
     match name:
         case "text":
-            return lambda batch, count: b"".join([body + end for body in batch.raw[:count]])
+            return lambda batch, count: end.join([*batch.raw[:count], b""])
         case "hex":
-            return lambda batch, count: b"".join(
-                [body.hex().encode() + end for body in batch.raw[:count]]
-            )
+            return lambda batch, count: end.join([*map(hexlify, batch.raw[:count]), b""])
         case "raw":
             return lambda batch, count: b"".join(batch.raw[:count])
         case "json":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ from mpsr.limits import DESCRIPTOR_RESERVE, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.receiver import Receiver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mpsr.batch import Batch
     from mpsr.cli.formats import Format
     from mpsr.endpoint import SocketType
@@ -127,18 +130,20 @@ def recv(
     if kind == "dgram" and framing != "auto":
         raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
     output = Stdout()
-    _tell_warnings()
     _allow_descriptors(max_connections)
     printer = _Printer(output, format_named(form, b"\0" if null else b"\n"))
-    with Receiver(
-        address,
-        type=kind,
-        framing=framing,
-        mode=mode,
-        group=group,
-        max_message=max_message,
-        max_connections=max_connections,
-    ) as receiver:
+    with (
+        _warnings_told(),
+        Receiver(
+            address,
+            type=kind,
+            framing=framing,
+            mode=mode,
+            group=group,
+            max_message=max_message,
+            max_connections=max_connections,
+        ) as receiver,
+    ):
         try:
             with orderly_end(lambda _: receiver.stop()):
                 output.watch(receiver.stop)
@@ -224,10 +229,16 @@ class _Teller(logging.Handler):
         say(record.getMessage())
 
 
-def _tell_warnings() -> None:
-    logger = logging.getLogger("mpsr")
-    logger.addHandler(_Teller())
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    logger, teller = logging.getLogger("mpsr"), _Teller()
+    logger.addHandler(teller)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.propagate = True
 
 
 def _allow_descriptors(connections: int) -> None:

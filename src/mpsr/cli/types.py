@@ -16,6 +16,8 @@ _LONGEST: Final = 20 * 24 * 3600.0  # seconds: what poll(2) can wait, a C int of
 _SIZE: Final = re.compile(r"(\d+)([KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
 _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
+_LARGEST: Final = 4 * 1024 * MIB - 1  # bytes: lengths are 32 bits wide
+
 _MODE: Final = re.compile(r"(?:0o?)?([0-7]{1,3})")
 
 
@@ -36,6 +38,8 @@ def size(text: str) -> int:
     number = int(match[1]) * _BYTES[(match[2] or "").upper()] if match is not None else 0
     if number <= 0:
         raise click.BadParameter(f"{text!r} is no size; write it like 1000, 64K or 16M")
+    if number > _LARGEST:
+        raise click.BadParameter(f"{text!r} is too large; it must be below 4G")
     return number
 
 

@@ -206,6 +206,18 @@ static int to_bodies(PyObject *messages, Bodies *bodies)
     return owner == NULL ? -1 : hold(bodies, owner);
 }
 
+static PyObject *longest(PyObject *Py_UNUSED(module), PyObject *messages)
+{
+    Bodies bodies;
+    if (to_bodies(messages, &bodies) < 0) return NULL;
+    Py_ssize_t most = 0;
+    for (Py_ssize_t i = 0; i < bodies.count; i++) {
+        most = Py_MAX(most, PyBytes_GET_SIZE(bodies.items[i]));
+    }
+    Py_DECREF(bodies.owner);
+    return PyLong_FromSsize_t(most);
+}
+
 /* Return the bytes of all bodies, and ``extra`` for each; -1 if that is no size. */
 static Py_ssize_t total_size(const Bodies *bodies, Py_ssize_t extra)
 {
@@ -1192,6 +1204,7 @@ static int codec_exec(PyObject *module)
 
 static PyMethodDef codec_functions[] = {
     {"to_bytes", to_bytes, METH_O, SIGNATURE("to_bytes($module, message, /)")},
+    {"longest", longest, METH_O, SIGNATURE("longest($module, messages, /)")},
     {"pack_batch", FASTCALL(pack_batch), SIGNATURE("pack_batch($module, messages, first_seq, /)")},
     {"scan_batch", scan_batch, METH_O, SIGNATURE("scan_batch($module, payload, /)")},
     {"split_batch", FASTCALL(split_batch), SIGNATURE("split_batch($module, payload, start, /)")},

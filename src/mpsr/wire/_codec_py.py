@@ -53,6 +53,11 @@ def _whole(data: Buffer) -> bytes:
     return data if type(data) is bytes else bytes(memoryview(data))
 
 
+def longest(messages: Sequence[Buffer], /) -> int:
+    """Return the length of the longest message, 0 where there is none; TypeError as to_bytes."""
+    return max((len(to_bytes(message)) for message in messages), default=0)
+
+
 # -- native ---------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ TWIN: Final = "C" if twin.__name__.endswith("._codec") else "Python"
 
 Assembly = twin.Assembly
 Packer = twin.Packer
+longest = twin.longest
 pack_batch = twin.pack_batch
 pack_delimited = twin.pack_delimited
 pack_length = twin.pack_length
@@ -47,6 +48,7 @@ to_bytes = twin.to_bytes
 __all__ = [
     "Assembly",
     "Packer",
+    "longest",
     "pack_batch",
     "pack_delimited",
     "pack_length",

@@ -153,9 +153,10 @@ class ForeignPacker:
     def take(self, first_seq: int) -> tuple[int, bytes, bytes]:
         """Close; return how many messages there are, no head, and their bytes."""
         with self._lock:
+            self._limit = 0  # first: a signal handler may break in behind every call
             data = b"".join(self._pieces)
             self.taken = (first_seq, len(self._pieces), b"", data)
-            self.cost = self._limit = 0
+            self.cost = 0
             self._pieces = []
         return self.taken[1:]
 
