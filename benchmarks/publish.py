@@ -10,7 +10,14 @@ from benchmarks import charts, report
 from benchmarks.results import PUBLISHED, ROOT, Results, save
 
 PAGE: Final = os.path.join(ROOT, "docs", "benchmarks.md")
+CHARTS: Final = """\
+![Messages a second, by peer](charts/throughput.svg)
+
+![Median latency, by peer](charts/latency.svg)
+
+![Messages a second, by number of producers](charts/crowd.svg)"""
 TABLES: Final = {
+    "charts": lambda _results: CHARTS,
     "machine": report.machine_table,
     "bars": report.bars_table,
     "losses": report.losses_table,

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from importlib.metadata import version
 from typing import Any, ClassVar
 
+from benchmarks.forked import run_forked
 from benchmarks.sink import Sink
 from benchmarks.spec import Spec
 from benchmarks.work import Work
@@ -54,6 +55,4 @@ class Peer(ABC):
     @classmethod
     def measure(cls, spec: Spec, folder: str) -> dict[str, Any]:
         """Run once, in forked processes."""
-        from benchmarks.run import run_forked  # noqa: PLC0415 - it imports this module
-
         return run_forked(cls(spec, folder))
