@@ -327,19 +327,25 @@ class Producer(ProducerBase[T]):
     def drain_and_close(self, timeout: float | None, *, since: float) -> Undelivered | None:
         """Close like ``close``, its patience counted from ``since``; return what is left."""
         with self._lock:
-            if self._closing:
+            if self._closed:
                 return None
+            first = not self._closing
             self._closing = True
             self._window.seal()
             self._changed.notify_all()
         try:
             self._drain(timeout, since)
         except BaseException:  # Ctrl-C: whoever closes next goes on
-            self._closing = False
+            if first:
+                self._closing = False
             raise
         with self._lock:
-            self._closed = True
+            if self._closed:
+                return None
             undelivered = self._undelivered()
+            if not first:  # whoever was will close it, unless the program ends before
+                return undelivered
+            self._closed = True
             self._outbox.wakeup.set()
             self._changed.notify_all()
         if self._thread is None:

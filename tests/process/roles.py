@@ -359,6 +359,16 @@ def end_with_daemon(address: str, **options: Any) -> None:
     begun.wait()
 
 
+def end_while_closing(address: str, messages: int) -> None:
+    """End while a daemon thread waits in close()."""
+    producer: mpsr.Producer = mpsr.Producer(address)
+    send_numbered(producer, messages)
+    threading.Thread(target=producer.close, daemon=True).start()
+    while not producer._closing:
+        time.sleep(0.001)
+    say("closing")
+
+
 def close_while_sending(address: str, rounds: int) -> None:
     """Close producers that other threads are sending with; say what these threads met."""
     met: set[str] = set()

@@ -13,7 +13,7 @@ import mpsr
 from mpsr.limits import KIB
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
-from tests.process.workers import PATIENCE, receive_all
+from tests.process.workers import PATIENCE, is_stuck, receive_all, receive_beside
 
 if TYPE_CHECKING:
     from mpsr.window import OnFull
@@ -62,7 +62,7 @@ def flooded(producer: mpsr.Producer) -> int:
     producer.send(stamped(0, size=1000))
     producer.flush(timeout=PATIENCE)
     number = 1
-    while not producer._outbox._blocked:
+    while not is_stuck(producer):
         producer.send(stamped(number, size=1000))
         number += 1
     with suppress(mpsr.BufferFull, mpsr.SendTimedOut):
@@ -76,6 +76,11 @@ def flooded(producer: mpsr.Producer) -> int:
 def test_full_queue_of_datagrams_does_as_on_full_says(address: str, on_full: OnFull) -> None:
     """What was sent arrives or was counted; nothing else is missing."""
     numbers: list[int] = []
+
+    def take(batch: mpsr.Batch) -> None:
+        assert batch.peer.pid == stamp_of(batch[0]).source.pid
+        numbers.extend(stamp_of(message).number for message in batch)
+
     with (
         mpsr.Receiver(address, type="dgram") as receiver,
         mpsr.Producer(
@@ -85,10 +90,7 @@ def test_full_queue_of_datagrams_does_as_on_full_says(address: str, on_full: OnF
         before = time.monotonic()
         sent = flooded(producer)
         assert time.monotonic() - before < 5
-        while producer.stats().buffered or len(numbers) < producer.stats().accepted:
-            batch = receiver.receive_batch(timeout=PATIENCE)
-            assert batch.peer.pid == stamp_of(batch[0]).source.pid
-            numbers += [stamp_of(message).number for message in batch]
+        receive_beside(receiver, take, lambda: producer.flush(timeout=PATIENCE))
         stats = producer.stats()
     assert stats.sent == sent == stats.accepted + stats.lost
     assert stats.lost == (0 if on_full in ("block", "raise") else sent - len(numbers))

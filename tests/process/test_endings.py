@@ -47,6 +47,19 @@ def test_forgotten_producer_says_at_exit_what_it_could_not_deliver(
     assert CLOSE_PATIENCE <= time.monotonic() - before < 3 * CLOSE_PATIENCE
 
 
+def test_program_that_ends_while_a_daemon_thread_closes_delivers(
+    start: Start, address: str
+) -> None:
+    """The end of the program waits for a close() under way as it would for its own."""
+    tally = Tally()
+    program = start(roles.end_while_closing, address, 1000)
+    assert program.hear() == "closing"
+    with mpsr.Receiver(address) as receiver:
+        receive_all(receiver, tally.take, [program])
+    assert tally.counts == {Source(program.pid, 0): 1000}
+    assert not program.complaint()
+
+
 def test_daemon_thread_that_sends_does_not_hold_up_the_exit(start: Start, address: str) -> None:
     """A program ends though a daemon thread never stops sending, nor a receiver taking."""
     tally = Tally()

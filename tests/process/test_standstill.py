@@ -13,7 +13,7 @@ import mpsr
 from mpsr.limits import KIB
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
-from tests.process.workers import PATIENCE, beside, receive_beside
+from tests.process.workers import PATIENCE, beside, is_stuck, receive_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def frozen_full(receiver: Worker, producer: mpsr.Producer) -> Iterator[int]:
     producer.send(stamped(next(numbers), size=SIZE))
     producer.flush(timeout=PATIENCE)
     receiver.freeze()
-    while not producer._outbox._blocked:
+    while not is_stuck(producer):
         producer.send(stamped(next(numbers), size=SIZE))
     assert producer.stats().lost == 0
     return numbers

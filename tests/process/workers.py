@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
 
 if TYPE_CHECKING:
@@ -144,6 +144,14 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
     assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+def is_stuck(producer: mpsr.Producer) -> bool:
+    """Wait until the producer has written all it has (False), or the kernel takes no more."""
+    outbox = producer._outbox
+    while not outbox._blocked and (outbox.window.unsent or outbox.window.gathering):
+        sleep(0.0005)
+    return outbox._blocked
 
 
 def receive_beside(
