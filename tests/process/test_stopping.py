@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 import mpsr
+from mpsr.endpoint import parse_address
+from mpsr.outbox import Outbox
 from tests.process import roles
 from tests.process.stamps import Source, Tally, stamp_of
 from tests.process.workers import PATIENCE, beside, receive_all, receive_beside
@@ -95,6 +97,31 @@ def test_stop_ends_though_producers_never_do(start: Start, address: str) -> None
     with mpsr.Receiver(address) as receiver:
         receive_beside(receiver, tally.take, end)
     assert tally.counts == sent
+
+
+def test_last_acknowledgement_is_heard_even_if_a_write_finds_the_receiver_gone(
+    address: str,
+) -> None:
+    """What a receiver accepted right before it closed is not sent again."""
+    with closing(Outbox(parse_address(address))) as outbox:
+
+        def write(*messages: bytes) -> None:
+            outbox.window.offer_many(messages, 0, 0.0, enough=False)
+            outbox.window.seal()
+            outbox.end_write(outbox.write(outbox.begin_write(0.0)), 0.0)
+
+        with mpsr.Receiver(address) as receiver:
+            outbox.service(0.0)
+            write()  # the greeting
+            while not outbox.stats().connected:
+                assert receiver.try_receive_batch() is None
+                outbox.service(0.0)
+            write(b"accepted")
+            assert list(receiver.receive_batch(timeout=PATIENCE)) == [b"accepted"]
+            write(b"unread")
+        write(b"unsent")
+        assert not outbox.stats().connected
+        assert outbox.window.unaccepted() == [b"unread", b"unsent"]
 
 
 def test_close_amid_a_batch_accepts_just_what_was_handed_out(start: Start, address: str) -> None:
