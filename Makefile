@@ -53,7 +53,7 @@ sanitize: $(VENV)/.test ## run the wire's tests on a C codec that bears no memor
 		-I$(INCLUDE) src/mpsr/wire/_codec.c -o $(SANITIZED)/mpsr/wire/_codec$(SUFFIX)
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
-		$(PYTEST) -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) tests/wire
+		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) tests/wire
 
 coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
 	@$(PY) -m coverage erase

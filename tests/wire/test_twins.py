@@ -360,6 +360,16 @@ def test_calls_that_no_signature_allows_are_refused(c: ModuleType, name: str) ->
 
 
 @NEEDS_C
+def test_batch_one_byte_too_large_is_refused(c: ModuleType) -> None:
+    """The limit of 4 GiB is the same to the byte; nothing is allocated to find out."""
+    part = bytes(1 << 24)
+    rest = bytes((1 << 24) - 16 - 4 - 256 * 4)
+    for twin in (c, python):
+        with pytest.raises(ValueError, match=r"^a batch must be shorter than 4 GiB$"):
+            twin.pack_batch([part] * 255 + [rest], 0)
+
+
+@NEEDS_C
 def test_no_call_keeps_memory(c: ModuleType) -> None:
     """What a call allocates is free afterwards, whether it succeeded or failed."""
     calls = [some_call(random.Random(seed), ARGUMENTS) for seed in range(1000)]

@@ -18,46 +18,50 @@
 
 _Static_assert(sizeof(Py_ssize_t) == 8, "sizes are counted in 64 bits");
 
+/* What stands before the offsets of a batch. On the wire numbers are little-endian. */
+typedef struct {
+    uint32_t length;  /* of what follows the first eight bytes */
+    uint8_t type;
+    uint8_t flags;
+    uint16_t zero;
+} FrameHeader;
+
+typedef struct {
+    uint64_t first_seq;
+    uint32_t count;
+    uint32_t zero;
+} BatchHead;
+
 enum {
-    FRAME_HEADER = 8,  /* u32 length, u8 type, u8 flags, u16 zero */
-    BATCH_HEAD = 16,   /* u64 first sequence number, u32 count, u32 zero */
-    OFFSET = 4,
-    LENGTH = 4,
+    FRAME_HEADER = sizeof(FrameHeader),
+    BATCH_HEAD = sizeof(BatchHead),
+    OFFSET = sizeof(uint32_t),
+    LENGTH = sizeof(uint32_t),
     BATCH = 3,         /* the frame type */
     MESSAGE_COST = 8,  /* bytes that a packer counts for a message beside its own */
 };
 
+_Static_assert(FRAME_HEADER == 8 && BATCH_HEAD == 16, "the structures have no gaps");
+
 #define MOST_IN_U32 0xFFFFFFFFLL
-#define MAX_COST (MOST_IN_U32 - BATCH_HEAD - OFFSET)  /* what a packer took always fits a frame */
+#define MAX_COST (MOST_IN_U32 - BATCH_HEAD - OFFSET)  /* so that what costs less fits a frame */
 
 /* -- numbers ---------------------------------------------------------------------------- */
 
-static inline void put_u32(char *at, uint32_t number)
+static inline void put_offset(char *at, uint32_t offset)
 {
-    number = htole32(number);
-    memcpy(at, &number, sizeof number);
+    offset = htole32(offset);
+    memcpy(at, &offset, sizeof offset);
 }
 
-static inline uint32_t get_u32(const char *at)
+static inline uint32_t get_offset(const char *at)
 {
-    uint32_t number;
-    memcpy(&number, at, sizeof number);
-    return le32toh(number);
+    uint32_t offset;
+    memcpy(&offset, at, sizeof offset);
+    return le32toh(offset);
 }
 
-static inline void put_u64(char *at, uint64_t number)
-{
-    number = htole64(number);
-    memcpy(at, &number, sizeof number);
-}
-
-static inline uint64_t get_u64(const char *at)
-{
-    uint64_t number;
-    memcpy(&number, at, sizeof number);
-    return le64toh(number);
-}
-
+/* Foreign lengths are big-endian. */
 static inline void put_length(char *at, uint32_t length)
 {
     length = htobe32(length);
@@ -162,14 +166,6 @@ typedef struct {
     Py_ssize_t count;
 } Bodies;
 
-static int hold(Bodies *bodies, PyObject *owner)
-{
-    bodies->owner = owner;
-    bodies->items = PySequence_Fast_ITEMS(owner);
-    bodies->count = PySequence_Fast_GET_SIZE(owner);
-    return 0;
-}
-
 static int holds_only_bytes(PyObject *messages)
 {
     if (!PyList_CheckExact(messages) && !PyTuple_CheckExact(messages)) return 0;
@@ -201,9 +197,12 @@ static PyObject *converted(PyObject *messages)
 /* Hold the messages as bytes: their own list or tuple where that has nothing else in it. */
 static int to_bodies(PyObject *messages, Bodies *bodies)
 {
-    if (holds_only_bytes(messages)) return hold(bodies, Py_NewRef(messages));
-    PyObject *owner = converted(messages);
-    return owner == NULL ? -1 : hold(bodies, owner);
+    PyObject *owner = holds_only_bytes(messages) ? Py_NewRef(messages) : converted(messages);
+    if (owner == NULL) return -1;
+    bodies->owner = owner;
+    bodies->items = PySequence_Fast_ITEMS(owner);
+    bodies->count = PySequence_Fast_GET_SIZE(owner);
+    return 0;
 }
 
 static PyObject *longest(PyObject *Py_UNUSED(module), PyObject *messages)
@@ -244,6 +243,16 @@ static inline char *put_body(char *at, PyObject *body)
     return at + size;
 }
 
+/* Give bytes more room, and keep what is used. _PyBytes_Resize would lose it if it failed. */
+static int enlarge(PyObject **bytes, Py_ssize_t used, Py_ssize_t size)
+{
+    PyObject *larger = PyBytes_FromStringAndSize(NULL, size);
+    if (larger == NULL) return -1;
+    if (used > 0) memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(*bytes), used);
+    Py_XSETREF(*bytes, larger);
+    return 0;
+}
+
 /* Put a message into a new list. */
 static inline int put_message(PyObject *list, Py_ssize_t index, const char *data, Py_ssize_t size)
 {
@@ -255,22 +264,21 @@ static inline int put_message(PyObject *list, Py_ssize_t index, const char *data
 
 /* -- native ----------------------------------------------------------------------------- */
 
-/* Write frame header, batch head and the first offset; return where that stands. */
+/* Write what stands before the offset of the first message, and that; return where it is. */
 static char *put_head(char *at, Py_ssize_t length, uint64_t first_seq, Py_ssize_t count)
 {
-    put_u32(at, (uint32_t)length);
-    put_u32(at + 4, BATCH);
-    put_u64(at + FRAME_HEADER, first_seq);
-    put_u32(at + FRAME_HEADER + 8, (uint32_t)count);
-    put_u32(at + FRAME_HEADER + 12, 0);
-    put_u32(at + FRAME_HEADER + BATCH_HEAD, 0);
+    FrameHeader header = {.length = htole32((uint32_t)length), .type = BATCH};
+    BatchHead head = {.first_seq = htole64(first_seq), .count = htole32((uint32_t)count)};
+    memcpy(at, &header, sizeof header);
+    memcpy(at + FRAME_HEADER, &head, sizeof head);
+    put_offset(at + FRAME_HEADER + BATCH_HEAD, 0);
     return at + FRAME_HEADER + BATCH_HEAD;
 }
 
 static PyObject *pack_frame(const Bodies *bodies, uint64_t first_seq)
 {
     Py_ssize_t size = total_size(bodies, OFFSET);
-    if (size < 0 || size > MOST_IN_U32 - BATCH_HEAD - OFFSET) {
+    if (size < 0 || size > MAX_COST) {
         PyErr_SetString(PyExc_ValueError, "a batch must be shorter than 4 GiB");
         return NULL;
     }
@@ -282,7 +290,7 @@ static PyObject *pack_frame(const Bodies *bodies, uint64_t first_seq)
     char *body = begin;
     for (Py_ssize_t i = 0; i < bodies->count; i++) {
         body = put_body(body, bodies->items[i]);
-        put_u32(offset += OFFSET, (uint32_t)(body - begin));
+        put_offset(offset += OFFSET, (uint32_t)(body - begin));
     }
     return frame;
 }
@@ -325,29 +333,30 @@ typedef struct {
 static int offsets_are_good(const Batch *batch)
 {
     const char *offset = batch->offsets;
-    unsigned int bad = get_u32(offset) != 0;
+    unsigned int bad = get_offset(offset) != 0;
     for (Py_ssize_t i = 0; i < batch->count; i++, offset += OFFSET) {
-        bad |= get_u32(offset) > get_u32(offset + OFFSET);
+        bad |= get_offset(offset) > get_offset(offset + OFFSET);
     }
-    return !bad && get_u32(offset) == batch->nbytes;
+    return !bad && get_offset(offset) == batch->nbytes;
 }
 
 /* Read a payload; return what is wrong with it, or NULL. */
 static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size)
 {
     if (size < BATCH_HEAD) return "the batch is shorter than its head";
-    batch->first_seq = get_u64(data);
-    batch->count = get_u32(data + 8);
-    if (get_u32(data + 12) != 0) return "the batch's reserved field is not zero";
+    BatchHead head;
+    memcpy(&head, data, sizeof head);
+    batch->first_seq = le64toh(head.first_seq);
+    batch->count = le32toh(head.count);
+    if (head.zero != 0) return "the batch's reserved field is not zero";
     if (batch->count == 0) return "the batch is empty";
     if (batch->first_seq > UINT64_MAX - (uint64_t)batch->count) {
         return "the batch's sequence numbers do not fit in 64 bits";
     }
-    Py_ssize_t head = BATCH_HEAD + OFFSET * (batch->count + 1);
-    if (size < head) return "the batch is shorter than its offsets";
-    batch->nbytes = size - head;
     batch->offsets = data + BATCH_HEAD;
-    batch->bodies = data + head;
+    batch->nbytes = size - BATCH_HEAD - OFFSET * (batch->count + 1);
+    if (batch->nbytes < 0) return "the batch is shorter than its offsets";
+    batch->bodies = data + size - batch->nbytes;
     if (!offsets_are_good(batch)) return "the batch's offsets do not run from 0 to its end";
     return NULL;
 }
@@ -373,9 +382,9 @@ static PyObject *messages_of(const Batch *batch, Py_ssize_t start)
 {
     PyObject *messages = PyList_New(batch->count - start);
     if (messages == NULL) return NULL;
-    Py_ssize_t begin = get_u32(batch->offsets + OFFSET * start);
+    Py_ssize_t begin = get_offset(batch->offsets + OFFSET * start);
     for (Py_ssize_t i = start; i < batch->count; i++) {
-        Py_ssize_t end = get_u32(batch->offsets + OFFSET * (i + 1));
+        Py_ssize_t end = get_offset(batch->offsets + OFFSET * (i + 1));
         if (put_message(messages, i - start, batch->bodies + begin, end - begin) < 0) {
             Py_DECREF(messages);
             return NULL;
@@ -403,10 +412,10 @@ static PyObject *split_batch(PyObject *Py_UNUSED(module), PyObject *const *args,
 /* -- Packer ----------------------------------------------------------------------------- */
 
 enum {
-    FIRST_ENDS = 64,        /* messages for which there is room at first */
-    KEPT_ENDS = 1 << 16,    /* messages for which room may stay set aside */
-    KEPT_BODIES = 1 << 20,  /* bytes that may be set aside for bodies */
-    SPARES = 8,             /* about as many batches as wait in a socket and to be acknowledged */
+    FIRST_ENDS = 64,          /* messages for which there is room at first */
+    SPARES = 8,               /* as many batches as may wait to be acknowledged, or a few more */
+    SPARE_LEAST = 16 * 1024,  /* bytes: less is quickly had anew */
+    SPARE_MOST = 512 * 1024,  /* bytes: more is too much to keep from others */
 };
 
 /* Bodies that were handed out and may come back. */
@@ -448,63 +457,59 @@ static int grow_ends(Packer *self)
     return 0;
 }
 
-static int fits(const Packer *self, const Spare *spare)
+/* Tell whether spare bodies suit a batch like the last: neither too small nor much too large. */
+static int suits(const Packer *self, const Spare *spare)
 {
     return self->last < spare->size && spare->size / 4 <= self->last;
 }
 
-/* Take bodies back that nobody else has any more: to fill memory that is fresh from the system
- * takes several times as long. Let go of those that are too small now, or much too large.
+/* Take back bodies that nobody else has any more, if there are any that suit; drop what does
+ * not. To fill memory that is fresh from the system takes several times as long.
  */
-static PyObject *reuse(Packer *self)
+static void reuse_bodies(Packer *self)
 {
-    PyObject *bodies = NULL;
     for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
         if (spare->bodies == NULL || Py_REFCNT(spare->bodies) > 1) continue;
-        if (!fits(self, spare)) {
+        if (!suits(self, spare)) {
             Py_CLEAR(spare->bodies);
-        } else if (bodies == NULL) {
-            bodies = spare->bodies;
+        } else if (self->bodies == NULL) {
+            self->bodies = spare->bodies;
             self->size = spare->size;
             spare->bodies = NULL;
         }
     }
+    if (self->bodies == NULL) return;
     /* Their memory has that size: this only forgets that they were ever shorter, or hashed. */
-    if (bodies != NULL && _PyBytes_Resize(&bodies, self->size) < 0) PyErr_Clear();
-    return bodies;
+    if (_PyBytes_Resize(&self->bodies, self->size) < 0) {
+        PyErr_Clear();
+        self->size = 0;
+    }
 }
 
-/* Keep bodies that are handed out, shortened in place; 0 if that would waste much memory. */
-static int keep(Packer *self, PyObject *bodies)
+/* Keep bodies that are handed out, shortened in place; 0 if that would waste memory. */
+static int keep_bodies(Packer *self)
 {
-    if (self->size > KEPT_BODIES || self->nbytes < self->size / 4 * 3) return 0;
+    if (self->size < SPARE_LEAST || self->size > SPARE_MOST) return 0;
+    if (self->nbytes < self->size / 4 * 3) return 0;
     for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
         if (spare->bodies != NULL) continue;
-        spare->bodies = Py_NewRef(bodies);
+        spare->bodies = Py_NewRef(self->bodies);
         spare->size = self->size;
-        Py_SET_SIZE(bodies, self->nbytes);
-        PyBytes_AS_STRING(bodies)[self->nbytes] = '\0';
+        Py_SET_SIZE(self->bodies, self->nbytes);
+        PyBytes_AS_STRING(self->bodies)[self->nbytes] = '\0';
         return 1;
     }
     return 0;
 }
 
-/* Make room for ``more`` bytes. _PyBytes_Resize would lose the messages if it failed. */
 static int grow_bodies(Packer *self, Py_ssize_t more)
 {
     Py_ssize_t needed = self->nbytes + more + 1;
-    if (self->bodies == NULL) {
-        self->bodies = reuse(self);
-        if (self->bodies != NULL && self->size >= needed) return 0;
-    }
+    if (self->bodies == NULL) reuse_bodies(self);
+    if (needed <= self->size) return 0;
     Py_ssize_t size = self->bodies == NULL ? self->last + self->last / 8 : 2 * self->size;
     size = Py_MAX(Py_MIN(size, self->limit), needed);
-    PyObject *bodies = PyBytes_FromStringAndSize(NULL, size);
-    if (bodies == NULL) return -1;
-    if (self->nbytes > 0) {
-        memcpy(PyBytes_AS_STRING(bodies), PyBytes_AS_STRING(self->bodies), self->nbytes);
-    }
-    Py_XSETREF(self->bodies, bodies);
+    if (enlarge(&self->bodies, self->nbytes, size) < 0) return -1;
     self->size = size;
     return 0;
 }
@@ -526,18 +531,6 @@ static inline void commit(Packer *self, Py_ssize_t size)
     self->ends[self->count++] = (uint32_t)self->nbytes;
 }
 
-static inline int append_bytes(Packer *self, PyObject *message)
-{
-    char *room;
-    Py_ssize_t size = PyBytes_GET_SIZE(message);
-    int taken = reserve(self, size, &room);
-    if (taken > 0) {
-        memcpy(room, PyBytes_AS_STRING(message), size);
-        commit(self, size);
-    }
-    return taken;
-}
-
 static int append_buffer(Packer *self, PyObject *message)
 {
     Py_buffer view;
@@ -556,8 +549,14 @@ static int append_buffer(Packer *self, PyObject *message)
 /* Take a message: 1 if it was, 0 if it is too large or does not fit, -1 with an exception. */
 static inline int append(Packer *self, PyObject *message)
 {
-    return PyBytes_CheckExact(message) ? append_bytes(self, message)
-                                       : append_buffer(self, message);
+    if (!PyBytes_CheckExact(message)) return append_buffer(self, message);
+    char *room;
+    Py_ssize_t size = PyBytes_GET_SIZE(message);
+    int taken = reserve(self, size, &room);
+    if (taken <= 0) return taken;
+    memcpy(room, PyBytes_AS_STRING(message), size);
+    commit(self, size);
+    return 1;
 }
 
 static PyObject *packer_append(PyObject *self, PyObject *message)
@@ -622,7 +621,7 @@ static PyObject *head_of(const Packer *self, uint64_t first_seq)
     Py_ssize_t length = BATCH_HEAD + offsets + self->nbytes;
     char *offset = put_head(PyBytes_AS_STRING(head), length, first_seq, self->count);
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        put_u32(offset += OFFSET, self->ends[i]);
+        put_offset(offset += OFFSET, self->ends[i]);
     }
     return head;
 }
@@ -630,63 +629,42 @@ static PyObject *head_of(const Packer *self, uint64_t first_seq)
 /* Close the packer, and hand out the bodies. */
 static PyObject *release_bodies(Packer *self)
 {
+    /* To give memory back never fails; if it did, the bodies would be lost, but not silently. */
+    if (!keep_bodies(self)) _PyBytes_Resize(&self->bodies, self->nbytes);
     PyObject *bodies = self->bodies;
     self->bodies = NULL;
-    /* To give memory back never fails; if it did, the bodies would be lost, but not silently. */
-    if (!keep(self, bodies)) _PyBytes_Resize(&bodies, self->nbytes);
-    self->last = Py_MIN(self->nbytes, KEPT_BODIES);
-    self->limit = -1;
+    self->last = Py_MIN(self->nbytes, SPARE_MOST);
     self->count = self->nbytes = self->size = 0;
-    if (self->ends_size > KEPT_ENDS) {
-        PyMem_Free(self->ends);
-        self->ends = NULL;
-        self->ends_size = 0;
-    }
     return bodies;
 }
 
-/* Take, and remember what was taken: an exception may break in before the caller has it. */
-static PyObject *remember(Packer *self, uint64_t first_seq, PyObject *taken)
+/* Take, and remember it: an exception may break in before the caller has what was taken. */
+static PyObject *take(Packer *self, uint64_t first_seq)
 {
+    PyObject *head = self->count > 0 ? head_of(self, first_seq) : PyBytes_FromString("");
+    if (head == NULL) return NULL;
+    PyObject *taken = Py_BuildValue("KnNy#", (unsigned long long)first_seq, self->count, head, "",
+                                    (Py_ssize_t)0);
     if (taken == NULL) return NULL;
-    PyObject *memory = Py_BuildValue("KOOO", (unsigned long long)first_seq,
-                                     PyTuple_GET_ITEM(taken, 0), PyTuple_GET_ITEM(taken, 1),
-                                     PyTuple_GET_ITEM(taken, 2));
-    if (memory == NULL) Py_CLEAR(taken);
-    else Py_XSETREF(self->taken, memory);
-    return taken;
-}
-
-static PyObject *take_messages(Packer *self, uint64_t first_seq)
-{
-    PyObject *taken = PyTuple_New(3);
-    if (taken == NULL) return NULL;
-    PyObject *count = PyLong_FromSsize_t(self->count);
-    PyObject *head = head_of(self, first_seq);
-    PyTuple_SET_ITEM(taken, 0, count);
-    PyTuple_SET_ITEM(taken, 1, head);
-    if (count != NULL && head != NULL) PyTuple_SET_ITEM(taken, 2, release_bodies(self));
-    if (PyTuple_GET_ITEM(taken, 2) == NULL) Py_CLEAR(taken);
-    return taken;
-}
-
-static PyObject *take_nothing(Packer *self)
-{
+    if (self->count > 0) PyTuple_SetItem(taken, 3, release_bodies(self));
     self->limit = -1;
-    return Py_BuildValue("ny#y#", (Py_ssize_t)0, "", (Py_ssize_t)0, "", (Py_ssize_t)0);
+    if (PyTuple_GET_ITEM(taken, 3) == NULL) {
+        Py_DECREF(taken);
+        return NULL;
+    }
+    Py_XSETREF(self->taken, taken);
+    return PyTuple_GetSlice(taken, 1, 4);
 }
 
-static PyObject *packer_take(PyObject *op, PyObject *first)
+static PyObject *packer_take(PyObject *op, PyObject *number)
 {
     Packer *self = (Packer *)op;
-    PyObject *integer = PyNumber_Index(first);
+    PyObject *integer = PyNumber_Index(number);
     if (integer == NULL) return NULL;
     uint64_t first_seq;
     int failed = to_first_seq(integer, self->count, &first_seq);
     Py_DECREF(integer);
-    if (failed) return NULL;
-    PyObject *taken = self->count > 0 ? take_messages(self, first_seq) : take_nothing(self);
-    return remember(self, first_seq, taken);
+    return failed ? NULL : take(self, first_seq);
 }
 
 static PyObject *packer_taken(PyObject *op, void *Py_UNUSED(closure))
@@ -765,13 +743,9 @@ static int grow_assembly(Assembly *self)
     if (self->exports > 0) return fail(PyExc_BufferError, "release the room before asking for more");
     Py_ssize_t size = self->filled < SURE_ROOM ? Py_MAX(FIRST_ROOM, 2 * self->filled) : self->length;
     size = Py_MIN(size, self->length);
-    if (self->data == NULL) {
-        self->data = PyBytes_FromStringAndSize(NULL, size);
-    } else {
-        _PyBytes_Resize(&self->data, size);
-    }
-    self->size = self->data == NULL ? 0 : size;
-    return self->data == NULL ? -1 : 0;
+    if (enlarge(&self->data, self->filled, size) < 0) return -1;
+    self->size = size;
+    return 0;
 }
 
 static int assembly_get_buffer(PyObject *op, Py_buffer *view, int flags)
@@ -953,32 +927,14 @@ static PyObject *delimited(const char *name, PyObject *const *args, Py_ssize_t n
     return data;
 }
 
-/* So many booleans can be summed in a byte, which compilers turn into vector code. */
-#define BLOCK 255
-
-static Py_ssize_t count_bytes(const char *data, Py_ssize_t size, char wanted)
+/* Count the messages, and the carriage returns that go with their newlines. */
+static Py_ssize_t count_ends(char delimiter, const char *data, Py_ssize_t size, Py_ssize_t *returns)
 {
     Py_ssize_t count = 0;
-    for (Py_ssize_t begin = 0; begin < size; begin += BLOCK) {
-        Py_ssize_t end = Py_MIN(begin + BLOCK, size);
-        unsigned char found = 0;
-        for (Py_ssize_t i = begin; i < end; i++) found += data[i] == wanted;
-        count += found;
-    }
-    return count;
-}
-
-/* Count the carriage returns that go with a newline. */
-static Py_ssize_t count_returns(const char *data, Py_ssize_t size)
-{
-    Py_ssize_t count = 0;
-    for (Py_ssize_t begin = 1; begin < size; begin += BLOCK) {
-        Py_ssize_t end = Py_MIN(begin + BLOCK, size);
-        unsigned char found = 0;
-        for (Py_ssize_t i = begin; i < end; i++) {
-            found += (data[i] == '\n') & (data[i - 1] == '\r');
-        }
-        count += found;
+    *returns = 0;
+    for (const char *at = data; at < data + size; at++, count++) {
+        at = memchr(at, delimiter, data + size - at);  /* there is one: the last byte */
+        *returns += delimiter == '\n' && at > data && at[-1] == '\r';
     }
     return count;
 }
@@ -989,17 +945,17 @@ static PyObject *scan_delimited(PyObject *Py_UNUSED(module), PyObject *const *ar
     char delimiter;
     PyObject *body = delimited("scan_delimited", args, nargs, &delimiter);
     if (body == NULL) return NULL;
-    const char *data = PyBytes_AS_STRING(body);
     Py_ssize_t size = PyBytes_GET_SIZE(body);
-    Py_ssize_t count = count_bytes(data, size, delimiter);
-    Py_ssize_t returns = delimiter == '\n' ? count_returns(data, size) : 0;
+    Py_ssize_t returns;
+    Py_ssize_t count = count_ends(delimiter, PyBytes_AS_STRING(body), size, &returns);
     Py_DECREF(body);
     return Py_BuildValue("nn", count, size - count - returns);
 }
 
 static PyObject *split_at(char delimiter, const char *data, Py_ssize_t size)
 {
-    Py_ssize_t count = count_bytes(data, size, delimiter);
+    Py_ssize_t returns;
+    Py_ssize_t count = count_ends(delimiter, data, size, &returns);
     PyObject *messages = PyList_New(count);
     if (messages == NULL) return NULL;
     const char *begin = data;

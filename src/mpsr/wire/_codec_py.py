@@ -170,7 +170,7 @@ class Packer:
 
         Raises TypeError for what is not bytes-like, whether the packer is open or not.
         """
-        body = to_bytes(message)
+        body = message if type(message) is bytes else to_bytes(message)
         size = len(body)
         with self._lock:
             cost = self._cost + size + _MESSAGE_COST
