@@ -10,7 +10,6 @@ from benchmarks import report
 from benchmarks.harness import measure, say
 from benchmarks.plan import plan
 from benchmarks.publish import publish
-from benchmarks.results import LATEST, save
 
 
 def main() -> int:
@@ -20,7 +19,6 @@ def main() -> int:
     if options.repetitions:
         chosen = replace(chosen, repetitions=options.repetitions)
     results = measure(chosen, options.only)
-    save(results, LATEST)
     print("\n## Everything\n", report.all_tables(results), sep="\n")
     print("\n## Peers\n", report.peers_table(results), sep="\n")
     print("\n## Machine\n", report.machine_table(results), sep="\n")

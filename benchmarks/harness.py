@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks import machine
 from benchmarks.peers import PEERS
 from benchmarks.plan import Case, Plan
-from benchmarks.results import ROOT, CaseResult, Lane, Results, rate
+from benchmarks.results import LATEST, ROOT, CaseResult, Lane, Results, rate, save
 from benchmarks.spec import Kind, Spec
 
 RUN_LIMIT: Final = 90  # seconds: a run that takes longer hangs
@@ -77,6 +77,7 @@ def measure(plan: Plan, only: list[str]) -> Results:
                 say(f"    {lane['peer']}, {lane['interface']}: {lane['error']}")
         results["load"].append(os.getloadavg()[0])
         results["seconds"] = time.monotonic() - began
+        save(results, LATEST)  # what there is by now, in case there will be no more
     return results
 
 
@@ -155,17 +156,11 @@ def _ask(question: str, environment: dict[str, str], limit: float) -> Any:
         except subprocess.TimeoutExpired:
             raise Failed(f"no end after {limit} s") from None
         finally:
-            _end_group(process.pid)
+            if process.returncode is None:  # not waited for: its number is still its own
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise Failed((errors.strip().splitlines() or ["it failed without a word"])[-1])
     return json.loads(answer)
-
-
-def _end_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # as it should be
 
 
 def _measure_imports(lanes: list[Lane], runs: int) -> None:

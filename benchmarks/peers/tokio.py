@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -86,7 +87,10 @@ def build() -> None:
     done = subprocess.run(cargo, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
-        raise Missing(f"not built: cargo says “{(errors or ['nothing'])[0]}”")
+        error = re.sub(
+            r" \(/[^)]*\)", "", (errors or ["nothing"])[0]
+        )  # the path is nobody's business
+        raise Missing(f"not built: cargo says “{error}”")
 
 
 def _say(*command: str) -> str:

@@ -41,7 +41,7 @@ class ZeroMQ(Peer):
     def produce(self, work: Work) -> None:
         with zmq.Context() as context, self._pushing(context) as sock:
             if self.spec.interface == "batch":
-                work.drive(sock.send_multipart)
+                work.drive(partial(sock.send_multipart, copy=self._copy))
             elif self.spec.interface == "list":
                 work.drive(sock.send_pyobj)
             elif self._copy:
@@ -57,7 +57,8 @@ class ZeroMQ(Peer):
             sock.setsockopt(zmq.BACKLOG, 4096)
             sock.bind(f"ipc://{self.path}")
             if self.spec.interface == "batch":
-                sink.pull_batches(starmap(sock.recv_multipart, repeat(())))
+                receive = partial(sock.recv_multipart, copy=self._copy)
+                sink.pull_batches(starmap(receive, repeat(())))
             elif self.spec.interface == "list":
                 sink.pull_batches(starmap(sock.recv_pyobj, repeat(())))
             elif self._copy:
