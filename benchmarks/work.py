@@ -113,11 +113,17 @@ class Work:
             yield batch
 
     def _blocks(self) -> Iterator[memoryview]:
-        """Yield the bytes of all messages, end to end, in blocks that are made beforehand."""
-        messages = max(1, BLOCK_BYTES // self.spec.size)
-        block = memoryview(b"".join(islice(cycle(self._pool), messages)))
+        """Yield the bytes of all messages, end to end, in blocks that are made beforehand.
+
+        They are the same messages, from as much memory, as the other peers send.
+        """
+        each = max(1, BLOCK_BYTES // self.spec.size)
+        pool = self._pool
+        blocks = [memoryview(b"".join(pool[at : at + each])) for at in range(0, len(pool), each)]
         left = self.spec.share * self.spec.size
-        while left > 0:
+        for block in cycle(blocks):
+            if left <= 0:
+                return
             yield block[:left]
             left -= len(block)
 

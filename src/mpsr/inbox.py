@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
 from mpsr.errors import RemoteProtocolError
+from mpsr.heap import keep_freed_memory
 from mpsr.limits import (
     ACCEPT_PAUSE,
     ACCEPTS_PER_ROUND,
@@ -33,6 +34,7 @@ from mpsr.limits import (
     HELLO_DEADLINE,
     MAX_CONNECTIONS,
     MAX_MESSAGE,
+    READ_BEHIND,
     READ_SIZE,
     REPLY_DEADLINE,
     STOP_ROUNDS,
@@ -119,6 +121,7 @@ class Inbox:
         max_connections: int = MAX_CONNECTIONS,
         decode: Callable[[bytes], Any] | None = None,
     ) -> None:
+        keep_freed_memory()
         self._claim = claim
         self._listener = claim.socket
         self._framing: Framing = framing
@@ -167,6 +170,7 @@ class Inbox:
             self._read_listener: Callable[[], None] = self._read_datagrams
         else:
             self._buffer = memoryview(bytearray(READ_SIZE))
+            self._behind = self._buffer[:READ_BEHIND]
             self._read_listener = self._accept
         self._selector.register(self._listener, selectors.EVENT_READ, self)
 
@@ -295,6 +299,11 @@ class Inbox:
             paused=self._paused,
         )
 
+    def wait(self, seconds: float | None) -> None:
+        """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
+        for key, mask in self._selector.select(seconds):
+            self._ready.append((key.data, mask))
+
     # -- a round ----------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
@@ -307,7 +316,7 @@ class Inbox:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume()
         if not self._ready:
-            self._ready.extend((key.data, mask) for key, mask in self._selector.select(0))
+            self.wait(0)
         while self._ready and not self._pending:
             self._serve(*self._ready.popleft())
         if self._due and self._now >= self._check_at and not self._ready:
@@ -347,19 +356,13 @@ class Inbox:
     def _read(self, connection: _Connection) -> int:
         """Read once; return how many bytes came, 0 where the connection ended or had none."""
         session = connection.session
-        placed = 0  # bytes that went straight to where they belong
+        placed = size = 0
         try:
-            wanted = session.wanted()
-            if wanted is None:
-                size = connection.socket.recv_into(self._buffer)
-            else:
-                with wanted:
-                    size = connection.socket.recvmsg_into([wanted, self._buffer])[0]
-                    placed = min(size, len(wanted))
+            placed, size = self._receive(connection)
         except BlockingIOError:
             return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
-            size = 0
+            pass
         failure: RemoteProtocolError | None = None
         try:
             if placed:
@@ -375,10 +378,20 @@ class Inbox:
             self._fail(connection, failure)
         elif size == 0:
             self._close(connection)
-        else:
+        elif self._due or not session.settled:
             self._watch_deadlines(connection, size)
+        if session.answers:
             self._flush(connection)
         return size
+
+    def _receive(self, connection: _Connection) -> tuple[int, int]:
+        """Return how many bytes went straight to where they belong, and how many came in all."""
+        wanted = connection.session.wanted()
+        if wanted is None:
+            return 0, connection.socket.recv_into(self._buffer)
+        with wanted:
+            size = connection.socket.recvmsg_into([wanted, self._behind])[0]
+            return min(size, len(wanted)), size
 
     def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
         """Take what the session has understood; return what went wrong in answering it."""

@@ -16,10 +16,13 @@ FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to
 LARGEST_MESSAGE: Final = 4 * 1024 * MIB - 64  # bytes: with its frame, lengths are 32 bits wide
 MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
-BATCH_TARGET: Final = 128 * KIB  # bytes: larger batches save no more system calls
-LARGE_MESSAGE: Final = 32 * KIB  # bytes: above, a copy saved is worth a frame of its own
-READ_SIZE: Final = 256 * KIB  # bytes: one bounded read; about what a socket buffer holds
+BATCH_TARGET: Final = 512 * KIB  # bytes: what is done once a batch is then lost in what it holds
+LARGE_MESSAGE: Final = 256 * KIB  # bytes: above, a copy saved is worth a frame of its own
+READ_SIZE: Final = 1 * MIB  # bytes: one bounded read; about what a socket buffer holds
+READ_BEHIND: Final = 64 * KIB  # bytes read behind a frame that has a place: where the next begins
 DIRECT_READ: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
+
+KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
 
 # -- receiver -------------------------------------------------------------------------------
 
@@ -44,10 +47,15 @@ BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages
 MESSAGE_COST: Final = 8  # bytes of buffer that a message takes beside its own
 MIN_BATCHES: Final = 16  # a full buffer holds at least so many batches: drops stay fine-grained
 LINGER: Final = 0.001  # seconds: how long a burst gathers before it is sent
-IDLE_FRACTION: Final = 10  # a message is sent at once after a tenth of the linger in silence
 BACKOFF_FIRST: Final = 0.01  # seconds before the first reconnect
 BACKOFF_MOST: Final = 1.0  # seconds: a receiver that returns is found within one
 CLOSE_PATIENCE: Final = 5.0  # seconds without progress before close() gives up
+SEND_BUFFER: Final = 1 * MIB  # bytes that the kernel may hold for a connection, where it lets us
+PATIENT_WRITE: Final = 32 * KIB  # bytes: who writes less is in no burst, and waits for nothing
+SEND_PATIENCE: Final = 10_000  # microseconds: how long a burst may wait in a write for room
+BURST_LOOK: Final = 0.004  # seconds: then somebody looks what a burst has left behind
+ACK_LOOK: Final = 1 * MIB  # bytes not accepted: above, whoever writes looks for news as well
+ACK_REST: Final = 0.01  # seconds that acknowledgements gather unread while nobody waits for them
 WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
 WRITE_BUFFERS: Final = 64  # frames gathered for one system call: far below IOV_MAX
 

@@ -10,6 +10,7 @@ import errno
 import os
 import selectors
 import socket
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr.endpoint import peer_of, reach
@@ -21,13 +22,19 @@ from mpsr.errors import (
     Rejected,
     RemoteProtocolError,
 )
+from mpsr.heap import keep_freed_memory
 from mpsr.limits import (
+    ACK_LOOK,
     BACKOFF_FIRST,
     BACKOFF_MOST,
     BUFFER,
+    BURST_LOOK,
     LINGER,
     MAX_CONTROL_FRAME,
     MAX_MESSAGE,
+    PATIENT_WRITE,
+    SEND_BUFFER,
+    SEND_PATIENCE,
 )
 from mpsr.wakeup import Wakeup
 from mpsr.window import Window
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 _DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
+_SEND_PATIENCE: Final = struct.pack("@ll", *divmod(SEND_PATIENCE, 1_000_000))  # struct timeval
 _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -80,6 +88,7 @@ class Outbox:
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
     ) -> None:
+        keep_freed_memory()
         self.address = address
         self.id = os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
@@ -103,7 +112,10 @@ class Outbox:
         self.in_write = False  # between begin_write and end_write
         self.interrupted = False  # an exception broke in: nobody knows how far a write went
         self._broken = False  # the connection is to be dropped once that write has ended
-        self._blocked = False  # the socket takes no more for now
+        self.blocked = False  # the socket takes no more for now
+        self._much = False  # whether there is much to write at once
+        self._patient = False  # whether the write under way, or the last, was
+        self._burst_until = 0.0  # until then whoever wrote patiently comes back for more
         self._retry_at = 0.0
         self._backoff = BACKOFF_FIRST
         self._connects = 0
@@ -122,7 +134,7 @@ class Outbox:
         """Tell whether there is something to write, and a socket that may take it."""
         if self._greeting:
             return self._socket is not None and not (
-                self._blocked or self.in_write or self.interrupted
+                self.blocked or self.in_write or self.interrupted
             )
         return self.ready() and self.window.is_due(now)
 
@@ -130,7 +142,7 @@ class Outbox:
         """Tell whether messages may be written now."""
         return (
             self._socket is not None
-            and not self._blocked
+            and not self.blocked
             and not self.in_write
             and not self.interrupted
             and self._is_open()
@@ -142,30 +154,44 @@ class Outbox:
 
     def begin_write(self, now: float) -> Sequence[bytes | memoryview]:
         """Choose what to write now; where that is anything, ``end_write`` must follow."""
-        if not self.due(now):
+        if self._socket is None or self.blocked or self.in_write or self.interrupted:
             return ()
         chosen: Sequence[bytes | memoryview] = (self._greeting,)
         if not self._greeting:
+            if not self._is_open():
+                return ()
             chosen = self.window.choose(now)
             if chosen and self._session is not None:
                 self._session.sent(self.window.chosen_seq)
+        self._much = len(chosen) > 0 and len(chosen[-1]) >= PATIENT_WRITE
         self.in_write = bool(chosen)
         return chosen
 
-    def write(self, chosen: Sequence[bytes | memoryview]) -> int | OSError:
-        """Write; return how many bytes went, or the error. Touches nothing but the socket."""
+    def write(
+        self, chosen: Sequence[bytes | memoryview], *, patient: bool = False
+    ) -> int | OSError:
+        """Write; return how many bytes went, or the error. Touches nothing but the socket.
+
+        Who is ``patient`` waits up to SEND_PATIENCE for a full socket if there is much to write.
+        """
+        self._patient = patient and self._much
+        flags = 0 if self._patient else socket.MSG_DONTWAIT
         try:
-            return self._socket.sendmsg(chosen)  # type: ignore[union-attr]  # kept by in_write
+            return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
         except OSError as exc:
             return exc
 
     def end_write(self, result: int | OSError, now: float) -> None:
         """Take note of what a write did."""
         self.in_write = False
+        if self._patient:
+            self.leave(now)
         if self._broken:
             self._drop(self.obstacle, now)
         elif isinstance(result, int):
             self._take_written(result, now)
+            if self.window.cost > ACK_LOOK and self._session is not None:
+                self._read(now)
         elif isinstance(result, BlockingIOError):
             self.window.put_back()
             self._block()
@@ -183,15 +209,24 @@ class Outbox:
             if self._greeting:
                 self._block()
         elif not self.window.wrote(size):
-            self._block()
+            if not self._patient:
+                self._block()
         elif not self._native:
             self._backoff = BACKOFF_FIRST
             if self._one_each:  # the connection's end marks the message's
                 self._drop(None, now)
                 self._retry_at = now
 
+    def in_burst(self, now: float) -> bool:
+        """Tell whether writing is left to whoever sends so much that he does it himself."""
+        return now < self._burst_until and not self.interrupted
+
+    def leave(self, now: float) -> None:
+        """Leave writing to a thread that has just done so, or is about to, for a moment."""
+        self._burst_until = now + BURST_LOOK
+
     def _block(self) -> None:
-        self._blocked = True
+        self.blocked = True
         if self._socket is not None:
             self._selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
@@ -206,17 +241,18 @@ class Outbox:
         if self.interrupted:
             return 0.0
         if self.in_write:
-            return None  # whoever writes will look again
+            return LINGER  # whoever writes looks again; for what comes behind it, we do
         if self._socket is None:
             return max(0.0, self._retry_at - now) if self._wants_connection() else None
         if self.due(now):
-            return 0.0
-        if self.window.gathering and self._is_open() and not self._blocked:
-            return max(0.0, self.window.due_at - now)
+            return max(0.0, self._burst_until - now)
+        if self.window.gathering and self._is_open() and not self.blocked:
+            return max(0.0, self.window.due_at - now, self._burst_until - now)
         return None
 
-    def service(self, now: float) -> None:
-        """Take what the receiver sent; connect, where that is due."""
+    def service(self, now: float) -> bool:
+        """Take what the receiver sent; connect, where that is due. Tell whether it said a word."""
+        heard = False
         if self.interrupted:
             self._recover(now)
         for key, mask in self._selector.select(0):
@@ -224,12 +260,13 @@ class Outbox:
                 self.wakeup.clear()
                 continue
             if mask & selectors.EVENT_WRITE and self._socket is not None:
-                self._blocked = False
+                self.blocked = False
                 self._selector.modify(self._socket, selectors.EVENT_READ)
             if mask & selectors.EVENT_READ and not self._broken:
-                self._read(now)
+                heard = self._read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
+        return heard
 
     def _wants_connection(self) -> bool:
         if self._socket is not None or self.failure is not None:
@@ -243,6 +280,10 @@ class Outbox:
             self.obstacle = exc
             self._retry_later(now)
             return
+        if self._type == "stream" and self.address.kind != "fd":
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            self._socket.setblocking(True)  # every call but a patient write says MSG_DONTWAIT
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_PATIENCE)
         self._connects += 1
         self.obstacle = None
         self.peer_pid = peer_of(self._socket).pid
@@ -256,7 +297,7 @@ class Outbox:
     def _read(self, now: float) -> bool:
         """Read once; tell whether there may be more."""
         try:
-            size = self._socket.recv_into(self._read_buffer)  # type: ignore[union-attr]
+            size = self._socket.recv_into(self._read_buffer, 0, socket.MSG_DONTWAIT)  # type: ignore[union-attr]
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -301,7 +342,7 @@ class Outbox:
         if self.in_write:
             self._broken = True
             return
-        self._broken = self._blocked = False
+        self._broken = self.blocked = False
         if self._socket is not None:
             if self._socket in self._selector.get_map():
                 self._selector.unregister(self._socket)

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic
 from weakref import WeakSet
 
+from mpsr.background import start_thread
 from mpsr.endpoint import SOCKET_TYPES, parse_address
 from mpsr.errors import (
     BufferFull,
@@ -24,7 +25,9 @@ from mpsr.errors import (
 )
 from mpsr.forking import watch_forks
 from mpsr.limits import (
+    ACK_REST,
     BUFFER,
+    BURST_LOOK,
     CLOSE_PATIENCE,
     LINGER,
     MAX_MESSAGE,
@@ -131,6 +134,7 @@ class ProducerBase(Generic[T]):
         self._outbox = Outbox(self.address, **self._options)
         self._window = self._outbox.window
         self._append = self._window.packer.append  # safe in any thread, without the lock
+        self._extend = self._window.packer.extend  # so is this
         self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
 
     def _begin(self) -> None:
@@ -164,7 +168,8 @@ class ProducerBase(Generic[T]):
 
     def _arm(self, now: float) -> None:
         """Make sure that whoever waits on the outbox looks in time."""
-        if self._window.due_at < self._wakes_at:
+        late = self._wakes_at - self._window.due_at
+        if late > (BURST_LOOK if self._outbox.in_burst(now) else 0):
             wait = self._outbox.wait_time(now)
             if wait is not None and now + wait < self._wakes_at:
                 self._outbox.wakeup.set()
@@ -239,13 +244,13 @@ class Producer(ProducerBase[T]):
         encoded: Any = message if self._encode is None else self._encode(message)
         if not self._append(encoded):  # the open batch has no room, or there is none
             body = self._checked(encoded)
-            if not self._take(body):
+            if not self._take(body, patient=self._patient):
                 self._take_all([body], [message], timeout)
 
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits."""
         encoded: Any = message if self._encode is None else self._encode(message)
-        return self._append(encoded) or self._take(self._checked(encoded))
+        return self._append(encoded) or self._take(self._checked(encoded), patient=False)
 
     def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
@@ -254,7 +259,9 @@ class Producer(ProducerBase[T]):
         and BufferFull carry those that were not taken.
         """
         messages, bodies = self._checked_all(messages)
-        self._take_all(bodies, messages, timeout)
+        position = self._extend(bodies, 0)
+        if position < len(bodies):  # the open batch has no room for the rest, or there is none
+            self._take_all(bodies, messages, timeout, position)
 
     def flush(self, timeout: float | None = None) -> None:
         """Return once the receiver has accepted everything sent so far.
@@ -372,6 +379,8 @@ class Producer(ProducerBase[T]):
     # -- inside -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        # Whether a thread that sends in bulk may wait a moment for the socket.
+        self._patient = self._on_full == "block"
         self._reset()
         watch_forks(self)
         self._start()
@@ -382,6 +391,7 @@ class Producer(ProducerBase[T]):
         self._changed = threading.Condition(self._lock)
         self._waiting = 0  # threads that wait for a change
         self._writer: object = None  # stands for the one write under way
+        self._resting = False  # whether the background thread leaves acknowledgements unread
         self._thread: threading.Thread | None = None
         self._closing = self._closed  # a fork may have come while it was closing
 
@@ -389,37 +399,37 @@ class Producer(ProducerBase[T]):
         with self._lock:
             if self._thread is None and not self._closed:
                 name = f"mpsr producer for {self.address}"
-                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, name=name)
                 _drain_at_exit(self)
 
-    def _take(self, body: bytes) -> bool:
+    def _take(self, body: bytes, *, patient: bool) -> bool:
         if self._thread is None:
             self._start()
         now = monotonic()
+        me = object()
         with self._lock:
             self._check()
             try:
                 taken = self._window.offer(body, now)
                 self._append = self._window.packer.append
-                due = self._outbox.due(now)
-                if not due:
+                chosen = self._begin_write(me, now)
+                if not chosen:
                     self._arm(now)
             except BaseException:
-                self._interrupt()
+                self._interrupt(me)
                 raise
-        if due:
-            self._pump()
+        if chosen:
+            self._write(chosen, me, patient=patient)
         return taken
 
     def _take_all(
-        self, bodies: Sequence[Any], messages: Sequence[T], timeout: float | None
+        self, bodies: Sequence[Any], messages: Sequence[T], timeout: float | None, position: int = 0
     ) -> None:
         if self._thread is None:
             self._start()
         timeout = self._timeout if timeout is None else timeout
         deadline = None if timeout is None else monotonic() + timeout
-        position = 0
+        me = object()
         while position < len(bodies):
             with self._lock:
                 self._check()
@@ -427,88 +437,131 @@ class Producer(ProducerBase[T]):
                 ready = self._outbox.ready()
                 try:
                     position = self._window.offer_many(bodies, position, now, enough=ready)
+                    self._extend = self._window.packer.extend
+                    chosen = self._begin_write(me, now)
                 except BaseException:
-                    self._interrupt()
+                    self._interrupt(me)
                     raise
-                due = self._outbox.due(now)
-                if not due:
+                if not chosen:
                     self._arm(now)
                     if position < len(bodies):
                         if self._on_full == "raise":
                             raise self._full(messages[position:], None)
                         if not self._wait(deadline):
                             raise self._full(messages[position:], timeout)
-            if due:
-                self._pump()
+            if chosen:
+                self._write(chosen, me, patient=self._patient)
 
     def _wait(self, deadline: float | None) -> bool:
         """Wait for any change, with the lock held; False once the deadline has passed."""
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return False
+        me = object()
+        chosen = self._begin_write(me, monotonic()) if self._patient else ()
         self._waiting += 1
         try:
-            self._changed.wait(left)
+            if chosen:
+                self._lock.release()
+                try:
+                    self._write(chosen, me, patient=True)
+                finally:
+                    self._lock.acquire()
+            else:
+                if self._resting:
+                    self._outbox.wakeup.set()
+                self._changed.wait(left)
         finally:
             self._waiting -= 1
         return True
 
+    # A write takes three steps, so that the lock is free during the system call. Who is at it
+    # stands in ``_writer``; whatever else falls due meanwhile, that thread writes too.
+
     def _pump(self) -> None:
         """Write what is due."""
-        while self._write_once():
-            pass
+        me = object()
+        with self._lock:
+            chosen = self._begin_write(me, monotonic())
+        if chosen:
+            self._write(chosen, me, patient=False)
 
-    def _write_once(self) -> bool:
-        """Write once, unless another thread is at it: that one will look again."""
-        outbox, me = self._outbox, object()
+    def _begin_write(self, me: object, now: float) -> Sequence[bytes | memoryview]:
+        """Choose what to write now, unless another thread is at it."""
+        if self._writer is not None or self._closed:
+            return ()
         try:
-            with self._lock:
-                if self._writer is not None or self._closed:
-                    return False
-                self._writer = me
-                chosen = outbox.begin_write(monotonic())
-            result = outbox.write(chosen) if chosen else 0
-            with self._lock:
-                now = monotonic()
-                if chosen:
-                    outbox.end_write(result, now)
+            self._writer = me
+            chosen = self._outbox.begin_write(now)
+            if not chosen:
                 self._writer = None
-                self._arm(now)
-                if self._waiting:
-                    self._changed.notify_all()
-                if self._closed:
-                    outbox.wakeup.set()
+            return chosen
         except BaseException:
-            if self._writer is me:
-                self._writer = None
-                self._interrupt()
+            self._interrupt(me)
             raise
-        return bool(chosen)
 
-    def _interrupt(self) -> None:
+    def _write(self, chosen: Sequence[bytes | memoryview], me: object, *, patient: bool) -> None:
+        """Write what was chosen, and then what has become due; patiently, only once."""
+        outbox = self._outbox
+        try:
+            while chosen:
+                result = outbox.write(chosen, patient=patient)
+                with self._lock:
+                    now = monotonic()
+                    outbox.end_write(result, now)
+                    chosen = () if patient else outbox.begin_write(now)
+                    if not chosen:
+                        self._writer = None
+                        self._arm(now)
+                    if self._waiting:
+                        self._changed.notify_all()
+                    if self._closed:
+                        outbox.wakeup.set()
+        except BaseException:
+            self._interrupt(me)
+            raise
+
+    def _interrupt(self, writer: object) -> None:
         """Have the background thread mend what an exception (Ctrl-C) left in the middle."""
+        if self._writer is writer:
+            self._writer = None
         self._outbox.interrupted = True
         self._outbox.wakeup.set()
 
     def _run(self) -> None:
         """Connect, read acknowledgements, and write what lingers: the background thread."""
         outbox = self._outbox
-        poll = select.poll()
-        poll.register(outbox.fileno(), select.POLLIN)
+        everything, wakeup = select.poll(), select.poll()
+        everything.register(outbox.fileno(), select.POLLIN)
+        wakeup.register(outbox.wakeup.fileno(), select.POLLIN)
         while True:
             with self._lock:
-                outbox.service(monotonic())
+                heard = outbox.service(monotonic())
                 if self._waiting:
+                    heard = False
+                    if self._patient:
+                        outbox.leave(monotonic())  # who waits writes, and waits in the call
                     self._changed.notify_all()
-            self._pump()
-            with self._lock:
-                if self._closed and self._writer is None:  # asked after the wakeup was cleared
-                    outbox.close()
-                    return
-                now = monotonic()
-                wait = outbox.wait_time(now)
-                self._wakes_at = inf if wait is None else now + wait
-            poll.poll(None if wait is None else wait * 1000)
+                burst = outbox.in_burst(monotonic())
+            if not burst:
+                self._pump()
+            while True:
+                with self._lock:
+                    if self._closed and self._writer is None:  # asked after the wakeup was cleared
+                        outbox.close()
+                        return
+                    now = monotonic()
+                    wait = outbox.wait_time(now)
+                    burst = outbox.in_burst(now)
+                    self._resting = (heard or burst) and not self._waiting and not outbox.blocked
+                    if self._resting:  # one look for many acknowledgements
+                        wait = ACK_REST if wait is None else min(wait, ACK_REST)
+                    self._wakes_at = inf if wait is None else now + wait
+                if wait is not None and wait <= 0:
+                    break
+                poll = wakeup if self._resting else everything
+                if poll.poll(None if wait is None else wait * 1000) or self._resting:
+                    break
 
 
 def _messages(count: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import warnings
 from operator import length_hint
 from time import monotonic
@@ -243,16 +242,14 @@ class Receiver(ReceiverBase[T]):
             return batch
         engine = self._engine()
         deadline = None if timeout is None else monotonic() + timeout
-        poll = select.poll()
-        poll.register(engine.fileno(), select.POLLIN)
         while True:
             now = monotonic()
             if deadline is not None and now >= deadline:
                 raise self._timed_out(timeout or 0)
-            wait = _LONGEST_WAIT
-            for at_most in (engine.wait_time(now), None if deadline is None else deadline - now):
-                wait = wait if at_most is None else min(wait, at_most)
-            poll.poll(wait * 1000 + 1)
+            wait = engine.wait_time(now)
+            if deadline is not None:
+                wait = deadline - now if wait is None else min(wait, deadline - now)
+            engine.wait(wait if wait is None else min(wait, _LONGEST_WAIT))
             batch = self.try_receive_batch()
             if batch is not None:
                 return batch

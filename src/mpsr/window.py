@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 from mpsr.errors import MessageTooLarge, UnframeableMessage
 from mpsr.limits import (
     BATCH_TARGET,
-    IDLE_FRACTION,
     LARGE_MESSAGE,
     MESSAGE_COST,
     MIN_BATCHES,
@@ -87,7 +86,7 @@ class Window:
         #: The open batch. Its ``append`` may be called at any time, from any thread.
         self.packer = self._new_packer()
         self.due_at = 0.0  # when the open batch is to be sealed
-        self.wrote_at = 0.0  # when something was last chosen for writing
+        self._turns_at = 0.0  # when all turns to leave at once are there again
         self._sealed_seq = 0  # the sequence number of the first message in the open batch
         self._unsent: deque[_Parcel] = deque()
         self._offset = 0  # how much of the first unsent parcel is written
@@ -155,26 +154,41 @@ class Window:
             error = f"a message of {size} bytes: the most here is {self.max_message}"
             raise MessageTooLarge(error)
 
-    def offer(self, message: bytes, now: float) -> bool:
-        """Take a checked message, or drop one as ``on_full`` says; False where it has to wait."""
-        cost = len(message) + MESSAGE_COST
-        used = self.cost
+    def offer(self, message: bytes, now: float, *, alone: bool = True) -> bool:
+        """Take a checked message, or drop one as ``on_full`` says; False where it has to wait.
+
+        ``alone`` says that none comes right behind it.
+        """
+        size = len(message)
+        cost = size + MESSAGE_COST
+        used = self._cost + self.packer.cost
         if used and used + cost > self._buffer and not self._make_room(cost):
             if self._on_full in ("block", "raise"):
                 return False
             self._lose(1, LostReason.DROPPED_NEWEST)
-        elif len(message) > self.max_message:  # checked before a receiver said that it takes less
+        elif size > self.max_message:  # checked before a receiver said that it takes less
             self._lose(1, LostReason.TOO_LARGE)
-        elif len(message) >= LARGE_MESSAGE and self._foreign is None:
-            self.seal()
-            self._append_large(message, cost)
+        elif self._foreign is None and (size >= LARGE_MESSAGE or (alone and self._leaves(now))):
+            self._append_single(message, cost)
         else:
             while not self.packer.append(message):  # a signal handler that sends may seal it again
                 self.seal()
-                idle = now - self.wrote_at >= self._linger / IDLE_FRACTION and not self._unsent
-                self.due_at = now if idle or self._alone else now + self._linger
+                self.due_at = now if self._alone or self._leaves(now) else now + self._linger
                 room = self._buffer - self._cost
                 self.packer.open(max(cost, min(self._target, room)))
+        return True
+
+    def _leaves(self, now: float) -> bool:
+        """Tell whether what comes now leaves at once: nothing waits, and there was no burst.
+
+        A write that leaves at once takes one of two turns; each is had back in half a linger.
+        """
+        if self._unsent or len(self.packer):
+            return False
+        turn = self._linger / 2
+        if self._turns_at - now > turn:
+            return False
+        self._turns_at = max(self._turns_at, now) + turn
         return True
 
     def offer_many(
@@ -190,7 +204,7 @@ class Window:
             after = self.packer.extend(messages, position)
             if after == len(messages):
                 return after
-            if not self.offer(to_bytes(messages[after]), now):
+            if not self.offer(to_bytes(messages[after]), now, alone=len(messages) == 1):
                 return after
             position = after + 1
             if enough and self._cost >= goal:
@@ -217,8 +231,9 @@ class Window:
             buffers = (bodies,)
         self._push(_Parcel(first_seq, first_seq + count, buffers, cost, split=split))
 
-    def _append_large(self, message: bytes, cost: int) -> None:
-        """Give a large message a parcel of its own, which needs no copy of it."""
+    def _append_single(self, message: bytes, cost: int) -> None:
+        """Give a message a parcel of its own, which needs no copy of it."""
+        self.seal()
         seq = self._sealed_seq
         buffers = (single_batch_head(seq, len(message)), message)
         split: Callable[[], list[bytes]] = partial(list, (message,))
@@ -309,6 +324,9 @@ class Window:
             self.seal()
         while self._foreign is not None and self._unsent and self._unsent[0].reason is not None:
             self._settle(self._unsent.popleft())  # a foreign framing cannot tell it
+        if len(self._unsent) == 1 and self._unsent[0].reason is None and not self._offset:
+            self._chosen = 1
+            return list(self._unsent[0].buffers)
         chosen: list[bytes | memoryview] = []
         size = count = 0
         for parcel in islice(self._unsent, 1 if self._alone else WRITE_BUFFERS):
@@ -318,8 +336,6 @@ class Window:
             size += parcel.nbytes
             count += 1
         self._chosen = count
-        if chosen:
-            self.wrote_at = now
         return _skip(chosen, self._offset) if self._offset else chosen
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.limits import KIB
+from mpsr.limits import KIB, MIB
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
 from tests.process.workers import PATIENCE, beside, is_stuck, receive_beside
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mpsr.window import OnFull
     from tests.process.workers import Start, Worker
 
-BUFFER = 512 * KIB
-SIZE = 4000
+BUFFER = 5 * MIB  # more than the kernel takes
+SIZE = 40_000
 
 
 @pytest.fixture

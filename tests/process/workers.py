@@ -149,9 +149,9 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
 def is_stuck(producer: mpsr.Producer) -> bool:
     """Wait until the producer has written all it has (False), or the kernel takes no more."""
     outbox = producer._outbox
-    while not outbox._blocked and (outbox.window.unsent or outbox.window.gathering):
+    while not outbox.blocked and (outbox.window.unsent or outbox.window.gathering):
         sleep(0.0005)
-    return outbox._blocked
+    return outbox.blocked
 
 
 def receive_beside(

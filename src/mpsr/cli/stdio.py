@@ -7,9 +7,10 @@ import select
 import stat
 import sys
 from contextlib import suppress
-from threading import Thread
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mpsr.background import start_thread
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.errors import Closed
 
@@ -82,7 +83,7 @@ class Stdout:
         """
         mode = os.fstat(self._descriptor).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            Thread(target=self._wait_until_deserted, args=(stop,), daemon=True).start()
+            start_thread(partial(self._wait_until_deserted, stop), name="watch the output")
 
     def _wait_until_deserted(self, stop: Callable[[], None]) -> None:
         poll = select.poll()

@@ -415,7 +415,7 @@ enum {
     FIRST_ENDS = 64,          /* messages for which there is room at first */
     SPARES = 8,               /* as many batches as may wait to be acknowledged, or a few more */
     SPARE_LEAST = 16 * 1024,  /* bytes: less is quickly had anew */
-    SPARE_MOST = 512 * 1024,  /* bytes: more is too much to keep from others */
+    SPARE_MOST = 1024 * 1024,  /* bytes: more is too much to keep from others */
 };
 
 /* Bodies that were handed out and may come back. */

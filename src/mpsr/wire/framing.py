@@ -188,6 +188,11 @@ class NativeDeframer:
         self._rest: Assembly | None = None  # what has come of the payload, or of that message
 
     @property
+    def begun(self) -> bool:
+        """Whether a frame has begun that is not whole."""
+        return self._kind is not None or len(self._header) > 0
+
+    @property
     def pending(self) -> int:
         begun = HEADER.size if self._kind is not None else 0
         begun += len(self._header) + len(self._head or b"")

@@ -17,6 +17,7 @@ from mpsr.wire import codec
 from mpsr.wire.frames import (
     FROM_PRODUCER,
     FROM_RECEIVER,
+    HEADER,
     PREFACE,
     VERSION,
     Ack,
@@ -108,6 +109,7 @@ class ReceivingSession:
         "_foreign",
         "_frames",
         "_lost",
+        "_max_frame",
         "_max_message",
         "_native",
         "_out",
@@ -122,6 +124,7 @@ class ReceivingSession:
         self.framing: Framing = framing
         self.state = State.DETECTING
         self._max_message = max_message
+        self._max_frame = max_frame(max_message)
         self._preface = b""
         self._native: NativeDeframer | None = None
         self._frames: list[RawFrame] = []  # not yet looked at
@@ -150,6 +153,8 @@ class ReceivingSession:
         all that was good before, and ``data_to_send`` holds a REJECT if the framing has one.
         What is wrong behind a HELLO that has no answer yet is raised by ``welcome``.
         """
+        if self.settled:
+            data = self._receive_whole(data)
         if self.state is State.FAILED or self._broken is not None or not data:
             return
         if self.state is State.DETECTING:
@@ -205,6 +210,16 @@ class ReceivingSession:
         events, self._events = self._events, []
         return events
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is a native connection that owes nothing just now."""
+        return self.state is State.OPEN and self._native is not None and not self._native.begun
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is something to send."""
+        return len(self._out) > 0
+
     def data_to_send(self) -> bytes:
         """Return what to send since the last call."""
         out, self._out = self._out, b""
@@ -217,7 +232,7 @@ class ReceivingSession:
         """
         self._pass(FrameType.WELCOME)
         self._track = track
-        welcome = Welcome(track.epoch, track.expected_seq, max_frame(self._max_message))
+        welcome = Welcome(track.epoch, track.expected_seq, self._max_frame)
         self._out += encode(welcome) + encode(Ack(track.accepted_seq))
         try:
             self._process()
@@ -261,6 +276,30 @@ class ReceivingSession:
 
     # -- native -----------------------------------------------------------------------------
 
+    def _receive_whole(self, data: memoryview) -> memoryview:
+        """Take the batches that came whole and in order, as most do; return what is left.
+
+        This is the straight road: whatever is not as it mostly is takes the other one.
+        """
+        track, position, size = self._track, 0, len(data)
+        while size - position > HEADER.size and track is not None:
+            length, kind, flags, zero = HEADER.unpack_from(data, position)
+            end = position + HEADER.size + length
+            if kind != FrameType.BATCH or flags or zero or end > size or length > self._max_frame:
+                break
+            payload = bytes(data[position + HEADER.size : end])
+            try:
+                first_seq, count, nbytes = codec.scan_batch(payload)
+            except ValueError:
+                break
+            if first_seq != track.expected_seq:
+                break
+            track.expected_seq += count
+            run = Run(count, nbytes, partial(codec.split_batch, payload, 0))
+            self._events.append(Received(first_seq, run, 0))
+            position = end
+        return data[position:] if position else data
+
     def _take_native(self, native: NativeDeframer, data: memoryview) -> None:
         missing = len(PREFACE) - len(self._preface)
         if missing:
@@ -291,7 +330,8 @@ class ReceivingSession:
                     self._frames = frames[position:]
                     return
                 if kind == FrameType.BATCH:
-                    self._pass(FrameType.BATCH)
+                    if self.state is not State.OPEN:
+                        self._pass(FrameType.BATCH)
                     self._receive_batch(payload, body)
                 else:
                     self._receive_control(kind, payload)
@@ -354,6 +394,9 @@ class ReceivingSession:
         if first_seq > track.expected_seq:
             error = f"a gap: expected {track.expected_seq}, got {first_seq}"
             raise RemoteProtocolError(error, code=RejectCode.GAP)
+        if first_seq == track.expected_seq:
+            track.expected_seq += count
+            return 0
         already = min(track.expected_seq - first_seq, count)
         track.expected_seq = max(track.expected_seq, first_seq + count)
         return already
@@ -412,7 +455,8 @@ class SendingSession:
 
     def sent(self, end_seq: int) -> None:
         """Note that a BATCH or LOST that ends before ``end_seq`` was sent."""
-        self._pass(FrameType.BATCH)
+        if self.state is not State.OPEN:
+            self._pass(FrameType.BATCH)
         self._sent_seq = end_seq
 
     def bye(self) -> None:
