@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 from click.shell_completion import shell_complete
 
-import mpsr
+from mpsr.cli import version
 from mpsr.cli.status import Status, is_defect, line_of, status_of, table
 from mpsr.cli.stdio import abandon_stdout, say
-from mpsr.wire import codec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +54,7 @@ def _report(error: BaseException) -> int:
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it
     if value:
-        twin = {"Python": "pure Python"}.get(codec.TWIN, codec.TWIN)
-        python = ".".join(map(str, sys.version_info[:3]))
-        click.echo(f"mpsr {mpsr.__version__} (codec: {twin}; Python {python})")
+        click.echo(version.LINE)
         context.exit()
 
 
