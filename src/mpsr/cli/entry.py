@@ -67,6 +67,7 @@ Examples:
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
   mpsr demo                              watch five producers and a receiver
+  mpsr bench                             measure it on this machine
 
 An ADDRESS is a path, @name (Linux's abstract namespace) or fd:N (an inherited socket).
 """
@@ -76,7 +77,7 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "demo"]
+        return ["recv", "send", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
