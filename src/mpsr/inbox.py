@@ -367,9 +367,9 @@ class Inbox:
         try:
             if placed:
                 session.receive_wanted(placed)
-            if size > placed:
+            if size:
                 session.receive_data(self._buffer[: size - placed])
-            elif size == 0:
+            else:
                 session.receive_eof()
         except RemoteProtocolError as exc:
             failure = exc
