@@ -73,7 +73,8 @@ _PAGE: Final = 32 * KIB  # bytes: 4 KiB pages halve the rate of large batches; m
 _FRAME_HEAD: Final = 24  # bytes before each page in the write-ahead log
 _ROW_PAGES: Final = 3  # pages that a row may touch beside those that its payload fills
 _FIXED_PAGES: Final = 16  # pages that any transaction may touch
-_RESERVE_AHEAD: Final = 4 * MIB  # bytes: fewer calls
+_RESERVE_AHEAD: Final = 8 * MIB  # bytes: to extend the file takes a sync of its own
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
 
 _PRAGMAS: Final[dict[str, tuple[str, tuple[object, ...]]]] = {
@@ -131,11 +132,16 @@ _OFFSET: Final = struct.Struct("<I")
 _OFFSETS_AT: Final = 16  # bytes of a BATCH payload before its offsets
 _NOBODY: Final = -1  # stands for None among numbers
 
-_fallocate: Final = getattr(os, "posix_fallocate", None)
-
 
 def _at(point: str) -> None:
     """Do nothing; tests end the process here. ``point`` names the place."""
+
+
+def _extend(file: int, size: int) -> None:
+    """Have the disk set aside room for a file of this size; OSError if there is none."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+        os.fsync(file)  # for SQLite takes the size into its next commit
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -261,6 +267,7 @@ class Journal:
         self._saved: dict[str, int] = {}  # the cursors on disk
         self._cursors: dict[str, int] = {}  # and as they stand
         self._connection: Any = None
+        self._inodes: list[tuple[int, int] | None] = []  # of the file and its log
         self._file: int | None = None  # kept open beside SQLite's own
         self._lock = self._take_lock()
         try:
@@ -428,13 +435,12 @@ class Journal:
         """Put the moved cursors on the disk."""
         if self._cursors != self._saved:
             with self._working("write its cursors"):
-                self._commit_cursors()
+                self._settle()
 
     def trim(self) -> bool:
         """Remove some of what all cursors have passed; tell whether there is more of it."""
         with self._working("trim"):
-            with self._transaction(0):
-                pass
+            self._settle()
             return bool(self._settled(1))
 
     def checkpoint(self) -> None:
@@ -453,7 +459,7 @@ class Journal:
                     with self._translating("close"):
                         try:
                             if self._cursors != self._saved:
-                                self._commit_cursors()
+                                self._settle()
                         finally:
                             self._disconnect()
                 else:
@@ -508,6 +514,7 @@ class Journal:
         changes |= {b"c" + name.encode(): None for name in self._saved.keys() - cursors.keys()}
         last = self._last if last is None else last
         execute = self._connection.execute
+        self._check_files()
         self._stale = True
         execute("BEGIN IMMEDIATE")
         try:
@@ -523,6 +530,7 @@ class Journal:
             _at("before-commit")
             execute("COMMIT")
         except BaseException:
+            self._logged = self._log_most  # unknown: have the log begin anew, where it has room
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):  # the error at hand says more
                     execute("ROLLBACK")
@@ -532,6 +540,16 @@ class Journal:
         self._logged += touched * (self._page + _FRAME_HEAD)
         self._trimmed, self._last, self._saved = trimmed, last, cursors
         self._stale = False
+
+    def _check_files(self) -> None:
+        """Refuse to write where nobody would find it: into files that were taken away."""
+        now = [_inode(self.path), _inode(self.path + "-wal")]
+        if now[1] is not None and self._inodes[1] is None:  # made by the first transaction
+            self._inodes[1] = now[1]
+        if now != self._inodes:
+            error = f"cannot write {self.path}: it, or its -wal file, was removed or replaced"
+            self._failure = JournalError(error, path=self.path)
+            raise self._failure
 
     def _write_changes(self, changes: dict[bytes, bytes | None]) -> None:
         for name, value in changes.items():
@@ -548,10 +566,18 @@ class Journal:
         self._connection.execute(sql, (name, value, checksum))
         return checksum
 
-    def _commit_cursors(self) -> None:
+    def _settle(self) -> None:
+        """Commit the cursors and a step of trimming; on a full disk, too."""
         _at("before-cursor")
-        with self._transaction(0):
-            pass
+        try:
+            with self._transaction(0):
+                pass
+        except sqlite3.Error as exc:
+            if _code(exc) != sqlite3.SQLITE_FULL:
+                raise
+            self._checkpoint()  # so that the log begins anew, where it has room
+            with self._transaction(0):
+                pass
 
     def _settled(self, most: int, cursors: dict[str, int] | None = None) -> list[tuple[int, int]]:
         """Return (row, last position) of the first rows that all saved cursors have passed."""
@@ -585,18 +611,23 @@ class Journal:
                     "once its readers have moved on, or with a larger limit"
                 )
                 raise JournalFull(error, path=self.path)
-            with self._transaction(0):
-                pass
+            self._settle()
         self._reserve(pages + _FIXED_PAGES)
 
     def _reserve(self, pages: int) -> None:
         """Have the disk set aside what the file will need: a checkpoint cannot wait for room."""
         used = self._pragma("page_count")
         wanted = used + pages - self._pragma("freelist_count")
-        if wanted > self._reserved and _fallocate is not None:
-            most = min(wanted + _RESERVE_AHEAD // self._page, max(self._most_pages, wanted))
-            _fallocate(self._file, 0, most * self._page)
-            self._reserved = most
+        if wanted > self._reserved and self._file is not None:
+            ahead = min(wanted // 4, _RESERVE_AHEAD // self._page)
+            try:
+                _extend(self._file, (wanted + ahead) * self._page)
+            except OSError as exc:
+                if exc.errno not in _NO_SPACE:
+                    raise
+                ahead = 0
+                _extend(self._file, wanted * self._page)
+            self._reserved = wanted + ahead
 
     def _free_pages(self) -> int:
         return self._most_pages - self._pragma("page_count") + self._pragma("freelist_count")
@@ -610,7 +641,8 @@ class Journal:
         if busy or moved != frames:
             error = f"cannot checkpoint {self.path}: {moved} of {frames} pages were moved"
             raise JournalError(error, path=self.path)
-        self._logged = self._reserved = 0  # and the file was cut to its size
+        self._logged = 0
+        self._reserved = self._pragma("page_count")  # the file may have been cut to its pages
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -633,7 +665,7 @@ class Journal:
     def _open(self, *, create: bool) -> None:
         with self._translating("open"):
             try:
-                self._identify(create=create)
+                self._identify()
                 self._open_existing()
                 return
             except FileNotFoundError:
@@ -649,11 +681,11 @@ class Journal:
             self._create()
             self._open_existing()
 
-    def _identify(self, *, create: bool) -> None:
+    def _identify(self) -> None:
         """Look at the file before SQLite does, which would change it."""
         found = os.lstat(self.path) if os.path.lexists(self.path) else None
         if found is None:
-            if create and any(os.path.lexists(self.path + suffix) for suffix in _BESIDE[1:]):
+            if any(os.path.lexists(self.path + suffix) for suffix in _BESIDE[1:]):
                 self._raise_damaged("only its companions are there")
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
@@ -711,6 +743,7 @@ class Journal:
 
     def _open_existing(self) -> None:
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._inodes = [_inode(self.path), None]
         try:
             with self._noticing_damage():
                 self._connection = _connect(self.path)
@@ -842,9 +875,11 @@ class Journal:
                 self._failure = error
             raise error from exc
         except OSError as exc:
-            kind = JournalFull if exc.errno in {errno.ENOSPC, errno.EDQUOT} else JournalError
-            why = f"cannot {doing} {self.path}: {exc.strerror or exc}"
-            raise kind(why, path=self.path) from exc
+            kind = JournalFull if exc.errno in _NO_SPACE else JournalError
+            error = kind(f"cannot {doing} {self.path}: {exc.strerror or exc}", path=self.path)
+            if kind is not JournalFull:
+                self._failure = error
+            raise error from exc
 
     def _translated(self, doing: str, exc: sqlite3.Error) -> JournalError:
         code = _code(exc)
@@ -979,6 +1014,14 @@ def _code(exc: sqlite3.Error) -> int:
 def _is_damage(exc: sqlite3.Error) -> bool:
     short = getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHORT_READ
     return short or _code(exc) not in _SURROUNDINGS
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sync_directory(path: str) -> None:
