@@ -121,6 +121,14 @@ _SURROUNDINGS: Final = frozenset({
     sqlite3.SQLITE_MISUSE,
 })  # fmt: skip
 
+#: The write-ahead log: https://sqlite.org/fileformat2.html#walformat
+_LOG_HEAD: Final = struct.Struct(">6I8x")  # magic, version, page size, generation, two salts
+_FRAME: Final = struct.Struct(">II8s8x")  # page, the file's size if it ends a commit, salts
+_SALT: Final = struct.Struct(">II")  # the first is one more whenever the log begins anew
+_LOG_MAGIC: Final = 0x377F_0682  # the last bit tells the byte order of its checksums
+_LOG_VERSION: Final = 3_007_000
+_U32: Final = 0xFFFF_FFFF
+
 _ROOT: Final = b""
 _ROOT_VALUE: Final = struct.Struct("<QQII")  # trimmed, last, sum, how many
 _HEAD: Final = struct.Struct("<qQQQQIqqq17s")  # as in _pack_head; then the label
@@ -632,9 +640,10 @@ class Journal:
     def _free_pages(self) -> int:
         return self._most_pages - self._pragma("page_count") + self._pragma("freelist_count")
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> int:
+        """Move the log into the file; return how many pages it held."""
         if not self._logged:
-            return
+            return 0
         _at("checkpoint")
         sql = "PRAGMA wal_checkpoint(PASSIVE)"  # nobody else reads, so it is complete
         busy, frames, moved = self._connection.execute(sql).fetchone()
@@ -643,6 +652,7 @@ class Journal:
             raise JournalError(error, path=self.path)
         self._logged = 0
         self._reserved = self._pragma("page_count")  # the file may have been cut to its pages
+        return int(frames)
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -746,6 +756,7 @@ class Journal:
         self._inodes = [_inode(self.path), None]
         try:
             with self._noticing_damage():
+                synced = self._synced_frames()
                 self._connection = _connect(self.path)
                 self._configure()
                 self._check_structure()
@@ -753,7 +764,8 @@ class Journal:
                 self._cursors = dict(self._saved)
                 self._check_ends()
                 self._logged = 1  # or more, after a crash
-                self._checkpoint()
+                if self._checkpoint() < synced:
+                    self._raise_damaged("its -wal file does not hold all that was committed")
         except JournalDamaged:
             raise  # what becomes of the file is decided elsewhere
         except BaseException as exc:
@@ -762,6 +774,32 @@ class Journal:
             else:
                 self._leave_open()
             raise
+
+    def _synced_frames(self) -> int:
+        """Return how many pages the log held, at least, when its last sync returned.
+
+        SQLite ends a log, without a word, at the first page that is not whole, as a crash leaves
+        it. But a commit with a page of a later one behind it was synced: it must be there.
+        """
+        try:
+            with open(self.path + "-wal", "rb") as log:
+                head = log.read(_LOG_HEAD.size)
+                frames = []
+                while len(frame := log.read(_FRAME.size)) == _FRAME.size:
+                    frames.append(_FRAME.unpack(frame))
+                    log.seek(_PAGE, os.SEEK_CUR)
+        except FileNotFoundError:
+            return 0
+        if not frames or frames[0][-1] == bytes(8):
+            return 0
+        magic, version, page, _, *salt = _LOG_HEAD.unpack(head)
+        number, _ = oldest = list(_SALT.unpack(frames[0][-1]))
+        begun_anew = salt[0] == number + 1 & _U32  # and all that it held had been moved
+        good = (magic & ~1, version, page) == (_LOG_MAGIC, _LOG_VERSION, _PAGE)
+        if not good or not (begun_anew or salt == oldest):
+            self._raise_damaged("the header of its -wal file is not what was written")
+        live = [n for n, frame in enumerate(frames, 1) if frame[-1] == _SALT.pack(*salt)]
+        return max((n for n in live[:-1] if frames[n - 1][1]), default=0)
 
     def _configure(self) -> None:
         execute = self._connection.execute

@@ -6,7 +6,7 @@ import itertools
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import apsw
 
@@ -51,7 +51,7 @@ class Disk(apsw.VFS):
     def step(self, step: Step) -> None:
         code = self.fail(step)
         if code is not None:
-            error = apsw.exception_for(code)
+            error: Any = apsw.exception_for(code)
             error.extendedresult = code
             raise error
         self.steps.append(step)
@@ -177,5 +177,5 @@ class _translated:  # noqa: N801 - used like a function
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
         if isinstance(exc, apsw.Error):
             error = sqlite3.OperationalError(str(exc))
-            error.sqlite_errorcode = exc.extendedresult
+            error.sqlite_errorcode = cast("Any", exc).extendedresult
             raise error from exc

@@ -105,6 +105,8 @@ def outcome_of(journal: Journal, done: str) -> str:
             assert list(entry.batch()) == expected, done
             assert (entry.peer, entry.producer, entry.epoch) == (PEER, PRODUCER, 3), done
             position = last
+    # A log that was cut, or harmed in its last commit, looks like one that a crash cut short.
+    assert journal.last >= COUNT - 2 or "-wal cut" in done, done
     assert len(journal.tracks()) == 40, done
     assert journal.cursor("reader") >= journal.trimmed, done
     return "whole"
@@ -155,7 +157,7 @@ def test_batch_that_vanished_is_noticed(path: str) -> None:
         lambda path: os.truncate(path, 0),
         lambda path: os.truncate(path, 50),
         lambda path: os.truncate(path, 40_000),
-        lambda path: (Path(path + "-wal").write_bytes(b"x" * 100), os.unlink(path)),
+        lambda path: os.rename(path, path + "-wal"),
     ],
     ids=["magic", "id", "schema", "track", "empty", "short", "cut", "log alone"],
 )

@@ -232,7 +232,8 @@ def test_one_thread_appends_while_another_reads(path: str) -> None:
 
         thread = threading.Thread(target=append)
         thread.start()
-        position, found = 0, []
+        position = 0
+        found: list[bytes] = []
         while position < count:
             for record in journal.read(position):
                 found += record.entry.batch()
