@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -63,6 +64,32 @@ class Running:
         out, err = self.popen.communicate(timeout=PATIENCE)
         self.told += (err or b"").decode()
         return self.popen.returncode, out or b"", self.told
+
+
+class Screen:
+    """The far side of a terminal."""
+
+    def __init__(self, master: int) -> None:
+        self._master = master
+        self.shown = b""
+
+    def type(self, data: bytes) -> None:
+        os.write(self._master, data)
+
+    def wait_for(self, what: bytes) -> None:
+        """Return once this is shown."""
+        while what not in self.shown:
+            assert select.select([self._master], [], [], PATIENCE)[0], self.shown
+            self.shown += os.read(self._master, 4096)
+
+    def rest(self) -> bytes:
+        """Return all that was shown, after the last process has closed the terminal."""
+        try:
+            while data := os.read(self._master, 4096):
+                self.shown += data
+        except OSError:  # EIO: Linux's end of a terminal
+            pass
+        return self.shown
 
 
 class Cli:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import mpsr
 from mpsr.cli.entry import run
 from mpsr.wire.framing import Framing
-from tests.cli.conftest import PATIENCE, Cli
+from tests.cli.conftest import PATIENCE, Cli, Screen
 
 PIPE = subprocess.PIPE
 
@@ -36,32 +35,6 @@ def received(receiver: mpsr.Receiver, count: int) -> list[bytes]:
     with pytest.raises(mpsr.TimedOut):
         receiver.receive(timeout=0)
     return messages
-
-
-class Screen:
-    """The far side of a terminal."""
-
-    def __init__(self, master: int) -> None:
-        self._master = master
-        self.shown = b""
-
-    def type(self, data: bytes) -> None:
-        os.write(self._master, data)
-
-    def wait_for(self, what: bytes) -> None:
-        """Return once this is shown."""
-        while what not in self.shown:
-            assert select.select([self._master], [], [], PATIENCE)[0], self.shown
-            self.shown += os.read(self._master, 4096)
-
-    def rest(self) -> bytes:
-        """Return all that was shown, after the last process has closed the terminal."""
-        try:
-            while data := os.read(self._master, 4096):
-                self.shown += data
-        except OSError:  # EIO: Linux's end of a terminal
-            pass
-        return self.shown
 
 
 # -- what is sent ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from mpsr.cli.status import MEANINGS, CommandFailed, Interrupted, Status, line_o
 from tests.cli.conftest import Cli
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ("recv", "send", "demo")
+COMMANDS = ("recv", "send", "demo", "bench")
 
 
 def all_errors(kind: type[errors.MpsrError]) -> list[type[errors.MpsrError]]:

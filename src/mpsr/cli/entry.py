@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 from click.shell_completion import shell_complete
 
-import mpsr
+from mpsr.cli import version
 from mpsr.cli.status import Status, is_defect, line_of, status_of, table
 from mpsr.cli.stdio import abandon_stdout, say
-from mpsr.wire import codec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +54,7 @@ def _report(error: BaseException) -> int:
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it
     if value:
-        twin = {"Python": "pure Python"}.get(codec.TWIN, codec.TWIN)
-        python = ".".join(map(str, sys.version_info[:3]))
-        click.echo(f"mpsr {mpsr.__version__} (codec: {twin}; Python {python})")
+        click.echo(version.LINE)
         context.exit()
 
 
@@ -70,6 +67,7 @@ Examples:
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
   mpsr demo                              watch five producers and a receiver
+  mpsr bench                             measure it on this machine
 
 An ADDRESS is a path, @name (Linux's abstract namespace) or fd:N (an inherited socket).
 """
@@ -79,7 +77,7 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "demo"]
+        return ["recv", "send", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from mpsr.cli.stdio import say
+from mpsr.cli.stdio import may_draw, say
 
 if TYPE_CHECKING:
     from mpsr.cli.progress import Display
@@ -30,9 +28,7 @@ class Narrator:
         self._source = source
         self._quiet = quiet
         self._show_at = monotonic() + _SHOW_AFTER
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        able = terminal and os.environ.get("TERM") != "dumb"
-        self._may_show = able and not (quiet or source.typed)  # it would disturb who types
+        self._may_show = may_draw() and not (quiet or source.typed)  # it would disturb who types
         self._display: Display | None = None
 
     def tell(self, text: str) -> None:

@@ -28,6 +28,12 @@ def say(text: str) -> None:
         pass
 
 
+def may_draw() -> bool:
+    """Tell whether stderr is a terminal that can do more than lines."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return terminal and os.environ.get("TERM") != "dumb"
+
+
 def printable(text: str) -> str:
     """Return text that stays on its line and cannot command a terminal, whoever wrote it."""
     if text.isprintable():
