@@ -22,6 +22,8 @@ MpsrError
 ├── Closed                  the object was closed, or belongs to a parent process
 ├── JournalError            a journal or spool cannot be used; ``path`` says which
 │   ├── JournalInUse        another process holds it; ``pid`` where known
+│   ├── JournalDenied       the permissions forbid it
+│   ├── NoJournal           there is none, nor is one to be made
 │   ├── NotAJournal         the file is something else, and was left untouched
 │   ├── NewerJournal        a later version wrote it, and it was left untouched
 │   ├── JournalDamaged      what was written does not come back; ``position`` where known
@@ -154,6 +156,14 @@ class JournalInUse(JournalError):
     def __init__(self, message: str, *, path: str, pid: int | None = None) -> None:
         super().__init__(message, path=path)
         self.pid = pid
+
+
+class JournalDenied(JournalError):
+    """The permissions of the journal or its directory forbid it."""
+
+
+class NoJournal(JournalError):
+    """There is no such file, nor is one to be made; or there is no such directory."""
 
 
 class NotAJournal(JournalError):

@@ -4,12 +4,6 @@ Messages are numbered 1, 2, 3 … in the order of their commits; a batch takes a
 positions, one that only tells of lost messages takes one. A cursor is the position up to which
 somebody is done; what all cursors have passed is trimmed.
 
-    batches(position, head, checksum, payload)    one row a batch: where it begins, what is known
-                                                  of it, its messages as a BATCH payload
-    state(name, value, checksum)                  "c…" cursors, "t…" tracks, "m…" other values;
-                                                  "" is the root: what is trimmed, what is last,
-                                                  and a sum over all the others
-
 Nothing read is believed: every row has a checksum over all of it, rows must follow one another
 without a gap up to the last position, and the root's sum tells of a state that went missing.
 """
@@ -27,20 +21,21 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from zlib import crc32
 
 from mpsr import lockfile
-from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.errors import (
     Closed,
     ConfigurationError,
     JournalDamaged,
+    JournalDenied,
     JournalError,
     JournalFull,
     JournalInUse,
     MessageTooLarge,
     NewerJournal,
+    NoJournal,
     NotAJournal,
 )
 from mpsr.forking import watch_forks
@@ -54,12 +49,28 @@ from mpsr.limits import (
     MIN_JOURNAL_LIMIT,
     TRIM_ROWS,
 )
-from mpsr.wire.codec import split_batch
+from mpsr.pages import FRAME_HEAD, PAGE, Log
+from mpsr.rows import (
+    POSITION,
+    ROOT,
+    ROOT_VALUE,
+    Entry,
+    Record,
+    TrackState,
+    checksum_of,
+    entry_of_row,
+    is_state,
+    pack_head,
+    pack_track,
+    state_checksum,
+    track_name,
+    unpack_track,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from typing_extensions import Buffer
+__all__ = ["Entry", "Journal", "Record", "TrackState"]
 
 _MAGIC: Final = b"SQLite format 3\0"
 _APPLICATION_ID: Final = 0x4D70_7372  # "Mpsr"
@@ -69,12 +80,15 @@ _HEADER: Final = 100  # bytes of a database before its first table
 _APPLICATION_AT: Final = slice(68, 72)
 _VERSION_AT: Final = slice(60, 64)
 _NEAR: Final = 4  # bits: a header that is so few off is ours, and damaged
-_PAGE: Final = 32 * KIB  # bytes: 4 KiB pages halve the rate of large batches; measured
-_FRAME_HEAD: Final = 24  # bytes before each page in the write-ahead log
 _ROW_PAGES: Final = 3  # pages that a row may touch beside those that its payload fills
 _FIXED_PAGES: Final = 16  # pages that any transaction may touch
 _RESERVE_AHEAD: Final = 8 * MIB  # bytes: to extend the file takes a sync of its own
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_BY_ERRNO: Final[dict[int | None, type[JournalError]]] = {
+    **dict.fromkeys(_NO_SPACE, JournalFull),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), JournalDenied),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), NoJournal),
+}
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
 
 _PRAGMAS: Final[dict[str, tuple[str, tuple[object, ...]]]] = {
@@ -121,25 +135,6 @@ _SURROUNDINGS: Final = frozenset({
     sqlite3.SQLITE_MISUSE,
 })  # fmt: skip
 
-#: The write-ahead log: https://sqlite.org/fileformat2.html#walformat
-_LOG_HEAD: Final = struct.Struct(">6I8x")  # magic, version, page size, generation, two salts
-_FRAME: Final = struct.Struct(">II8s8x")  # page, the file's size if it ends a commit, salts
-_SALT: Final = struct.Struct(">II")  # the first is one more whenever the log begins anew
-_LOG_MAGIC: Final = 0x377F_0682  # the last bit tells the byte order of its checksums
-_LOG_VERSION: Final = 3_007_000
-_U32: Final = 0xFFFF_FFFF
-
-_ROOT: Final = b""
-_ROOT_VALUE: Final = struct.Struct("<QQII")  # trimmed, last, sum, how many
-_HEAD: Final = struct.Struct("<qQQQQIqqq17s")  # as in _pack_head; then the label
-_TRACK: Final = struct.Struct("<QI")  # expected_seq, epoch; then the label
-_TRACK_NAME: Final = struct.Struct("<cq16s")  # b"t", uid, producer id
-_POSITION: Final = struct.Struct("<Q")
-_BATCH_COUNT: Final = struct.Struct("<8xI")  # where a BATCH payload says how many it holds
-_OFFSET: Final = struct.Struct("<I")
-_OFFSETS_AT: Final = 16  # bytes of a BATCH payload before its offsets
-_NOBODY: Final = -1  # stands for None among numbers
-
 
 def _at(point: str) -> None:
     """Do nothing; tests end the process here. ``point`` names the place."""
@@ -157,73 +152,6 @@ def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # if damaged
     return connection
-
-
-class Entry(NamedTuple):
-    """One batch, as it is written and read."""
-
-    payload: Buffer
-    """A native BATCH payload, or nothing; whose last ``length`` messages count."""
-    length: int
-    nbytes: int
-    """Bytes of the ``length`` messages."""
-    first_seq: int = 0
-    lost: int = 0
-    peer: Peer = UNKNOWN_PEER
-    producer: ProducerIdentity | None = None
-    epoch: int = 0
-    received_at: int = 0
-    """Nanoseconds since 1970."""
-
-    @property
-    def span(self) -> int:
-        """How many positions it takes."""
-        return self.length or 1
-
-    def batch(self, decode: Callable[[bytes], Any] | None = None) -> Batch[Any]:
-        """Return it as a lazy batch."""
-        skip = _BATCH_COUNT.unpack_from(self.payload)[0] - self.length if self.length else 0
-        return Batch(
-            partial(split_batch, self.payload, skip) if self.length else list,
-            count=self.length,
-            nbytes=self.nbytes,
-            peer=self.peer,
-            producer=self.producer,
-            first_seq=self.first_seq,
-            lost=self.lost,
-            decode=decode,
-        )
-
-    def after(self, skip: int) -> Entry:
-        """Return it without its first ``skip`` messages (fewer than it has)."""
-        if not skip:
-            return self
-        gone = _BATCH_COUNT.unpack_from(self.payload)[0] - self.length + skip
-        (offset,) = _OFFSET.unpack_from(self.payload, _OFFSETS_AT + _OFFSET.size * gone)
-        bodies = memoryview(self.payload).nbytes - _OFFSETS_AT
-        bodies -= _OFFSET.size * (gone + self.length - skip + 1)
-        return self._replace(
-            length=self.length - skip,
-            nbytes=bodies - offset,
-            first_seq=self.first_seq + skip,
-            lost=0,
-        )
-
-
-class Record(NamedTuple):
-    """What the journal holds at a position: that of the entry's last message."""
-
-    position: int
-    entry: Entry
-
-
-class TrackState(NamedTuple):
-    """Where one native producer stands."""
-
-    uid: int | None
-    producer: ProducerIdentity
-    epoch: int
-    expected_seq: int
 
 
 class Journal:
@@ -246,6 +174,8 @@ class Journal:
 
     Raises:
         JournalInUse: another process has it open.
+        JournalDenied: the permissions forbid it.
+        NoJournal: it is missing, if not ``create``, or its directory is.
         NotAJournal: the file is something else.
         NewerJournal: a later version of mpsr wrote it.
         JournalDamaged: only if not ``create``.
@@ -261,7 +191,7 @@ class Journal:
         self.path = os.path.realpath(os.fsdecode(path))
         self.limit = limit
         self.set_aside: str | None = None
-        self._page = _PAGE
+        self._page = PAGE
         self._most_pages = 0
         self._log_most = min(MAX_LOG, limit // LOG_FRACTION)
         self._logged = 0  # bytes in the write-ahead log, at most
@@ -277,6 +207,7 @@ class Journal:
         self._connection: Any = None
         self._inodes: list[tuple[int, int] | None] = []  # of the file and its log
         self._file: int | None = None  # kept open beside SQLite's own
+        self._look(create=create)
         self._lock = self._take_lock()
         try:
             self._open(create=create)
@@ -331,8 +262,8 @@ class Journal:
 
         """
         sums = [crc32(entry.payload) for entry in entries]
-        changes: dict[bytes, bytes | None] = {_track_name(*key): None for key in forget}
-        changes |= {_track_name(t.uid, t.producer.id): _pack_track(t) for t in tracks}
+        changes: dict[bytes, bytes | None] = {track_name(*key): None for key in forget}
+        changes |= {track_name(t.uid, t.producer.id): pack_track(t) for t in tracks}
         pages = sum(map(self._pages_for, entries))
         if pages > self._most_pages - 2 * _FIXED_PAGES:
             size = sum(entry.nbytes for entry in entries)
@@ -342,9 +273,9 @@ class Journal:
             self._make_room(pages)
             rows, positions, last = [], [], self._last
             for entry, payload_sum in zip(entries, sums, strict=True):
-                first, head = last + 1, _pack_head(entry)
+                first, head = last + 1, pack_head(entry)
                 last += entry.span
-                checksum = _checksum(first, head, payload_sum)
+                checksum = checksum_of(first, head, payload_sum)
                 rows.append((first, head, checksum, entry.payload))
                 positions.append(last)
             with self._transaction(pages + len(changes), last=last, changes=changes) as execute:
@@ -387,7 +318,7 @@ class Journal:
         records: list[Record] = []
         expected = None
         for row in rows:
-            entry = _checked(row)
+            entry = entry_of_row(row)
             begins = row[0]
             if entry is None or (begins > start if expected is None else begins != expected):
                 break
@@ -425,7 +356,7 @@ class Journal:
 
     def tracks(self) -> list[TrackState]:
         """Return where all producers stand."""
-        return [_unpack_track(name, value) for name, value in self._values(b"t")]
+        return [unpack_track(name, value) for name, value in self._values(b"t")]
 
     def get(self, key: str) -> bytes | None:
         """Return what ``put`` kept under a key."""
@@ -450,6 +381,11 @@ class Journal:
         with self._working("trim"):
             self._settle()
             return bool(self._settled(1))
+
+    def check(self) -> None:
+        """Check the structure of the whole file; raise JournalDamaged if it is not right."""
+        with self._working("read"), self._noticing_damage():
+            self._quick_check()
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file."""
@@ -518,7 +454,7 @@ class Journal:
         cursors = dict(self._cursors)
         for name, position in cursors.items():
             if self._saved.get(name) != position:
-                changes[b"c" + name.encode()] = _POSITION.pack(position)
+                changes[b"c" + name.encode()] = POSITION.pack(position)
         changes |= {b"c" + name.encode(): None for name in self._saved.keys() - cursors.keys()}
         last = self._last if last is None else last
         execute = self._connection.execute
@@ -533,8 +469,8 @@ class Journal:
                 _at("trim")
             yield execute
             self._write_changes(changes)
-            root = _ROOT_VALUE.pack(trimmed, last, self._sum, len(self._sums))
-            self._write_state(_ROOT, root)
+            root = ROOT_VALUE.pack(trimmed, last, self._sum, len(self._sums))
+            self._write_state(ROOT, root)
             _at("before-commit")
             execute("COMMIT")
         except BaseException:
@@ -545,7 +481,7 @@ class Journal:
             raise
         _at("after-commit")
         touched = pages + len(changes) + len(settled) + _FIXED_PAGES
-        self._logged += touched * (self._page + _FRAME_HEAD)
+        self._logged += touched * (self._page + FRAME_HEAD)
         self._trimmed, self._last, self._saved = trimmed, last, cursors
         self._stale = False
 
@@ -569,7 +505,7 @@ class Journal:
                 self._sum ^= self._sums[name]
 
     def _write_state(self, name: bytes, value: bytes) -> int:
-        checksum = _state_checksum(name, value)
+        checksum = state_checksum(name, value)
         sql = "INSERT OR REPLACE INTO state VALUES (?, ?, ?)"
         self._connection.execute(sql, (name, value, checksum))
         return checksum
@@ -606,11 +542,11 @@ class Journal:
 
     def _pages_for(self, entry: Entry) -> int:
         size = memoryview(entry.payload).nbytes + KIB  # its head, and a label
-        return size // (self._page - _FRAME_HEAD) + _ROW_PAGES
+        return size // (self._page - FRAME_HEAD) + _ROW_PAGES
 
     def _make_room(self, pages: int) -> None:
         """Make room in the log and in the file for a transaction, or raise JournalFull."""
-        if self._logged + (pages + _FIXED_PAGES) * (self._page + _FRAME_HEAD) > self._log_most:
+        if self._logged + (pages + _FIXED_PAGES) * (self._page + FRAME_HEAD) > self._log_most:
             self._checkpoint()
         while self._free_pages() < pages + _FIXED_PAGES:
             if not self._settled(1, dict(self._cursors)):
@@ -658,6 +594,17 @@ class Journal:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
     # -- opening --------------------------------------------------------------------------------
+
+    def _look(self, *, create: bool) -> None:
+        """Refuse what is no journal before a lock file is made beside it."""
+        if os.path.lexists(f"{self.path}.lock"):
+            return  # it may be in use
+        with self._translating("open"), suppress(JournalDamaged):
+            try:
+                self._identify()
+            except FileNotFoundError:
+                if not create:
+                    raise
 
     def _take_lock(self) -> int:
         with self._translating("open"):
@@ -736,14 +683,14 @@ class Journal:
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = _connect(new)
         try:
-            connection.execute(f"PRAGMA page_size = {_PAGE}")
+            connection.execute(f"PRAGMA page_size = {PAGE}")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_version_word(_VERSION)}")
             for statement in _SCHEMA:
                 connection.execute(statement)
-            root = _ROOT_VALUE.pack(0, 0, 0, 0)
-            row = (_ROOT, root, _state_checksum(_ROOT, root))
+            root = ROOT_VALUE.pack(0, 0, 0, 0)
+            row = (ROOT, root, state_checksum(ROOT, root))
             connection.execute("INSERT INTO state VALUES (?, ?, ?)", row)
             connection.execute("COMMIT")
         finally:
@@ -756,7 +703,9 @@ class Journal:
         self._inodes = [_inode(self.path), None]
         try:
             with self._noticing_damage():
-                synced = self._synced_frames()
+                log = Log(self.path + "-wal")  # before SQLite, which may cut it
+                if not log.in_order:
+                    self._raise_damaged("the header of its -wal file is not what was written")
                 self._connection = _connect(self.path)
                 self._configure()
                 self._check_structure()
@@ -764,7 +713,7 @@ class Journal:
                 self._cursors = dict(self._saved)
                 self._check_ends()
                 self._logged = 1  # or more, after a crash
-                if self._checkpoint() < synced:
+                if self._checkpoint() < log.synced():
                     self._raise_damaged("its -wal file does not hold all that was committed")
         except JournalDamaged:
             raise  # what becomes of the file is decided elsewhere
@@ -774,32 +723,6 @@ class Journal:
             else:
                 self._leave_open()
             raise
-
-    def _synced_frames(self) -> int:
-        """Return how many pages the log held, at least, when its last sync returned.
-
-        SQLite ends a log, without a word, at the first page that is not whole, as a crash leaves
-        it. But a commit with a page of a later one behind it was synced: it must be there.
-        """
-        try:
-            with open(self.path + "-wal", "rb") as log:
-                head = log.read(_LOG_HEAD.size)
-                frames = []
-                while len(frame := log.read(_FRAME.size)) == _FRAME.size:
-                    frames.append(_FRAME.unpack(frame))
-                    log.seek(_PAGE, os.SEEK_CUR)
-        except FileNotFoundError:
-            return 0
-        if not frames or frames[0][-1] == bytes(8):
-            return 0
-        magic, version, page, _, *salt = _LOG_HEAD.unpack(head)
-        number, _ = oldest = list(_SALT.unpack(frames[0][-1]))
-        begun_anew = salt[0] == number + 1 & _U32  # and all that it held had been moved
-        good = (magic & ~1, version, page) == (_LOG_MAGIC, _LOG_VERSION, _PAGE)
-        if not good or not (begun_anew or salt == oldest):
-            self._raise_damaged("the header of its -wal file is not what was written")
-        live = [n for n, frame in enumerate(frames, 1) if frame[-1] == _SALT.pack(*salt)]
-        return max((n for n in live[:-1] if frames[n - 1][1]), default=0)
 
     def _configure(self) -> None:
         execute = self._connection.execute
@@ -825,9 +748,12 @@ class Journal:
             self._raise_damaged("its tables are not those of a journal")
         pages = self._pragma("page_count") - self._pragma("freelist_count")
         if pages * self._page <= CHECKED_AT_OPEN:
-            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                self._raise_damaged(str(found))
+            self._quick_check()
+
+    def _quick_check(self) -> None:
+        (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            self._raise_damaged(str(found))
 
     def _load(self) -> None:
         """Read all states and check them against the root."""
@@ -836,18 +762,18 @@ class Journal:
         cursors: dict[str, int] = {}
         total = 0
         for name, value, checksum in self._connection.execute("SELECT * FROM state"):
-            if not _is_state(name, value, checksum):
+            if not is_state(name, value, checksum):
                 self._raise_damaged("what it knows of cursors and producers is not whole")
-            if name == _ROOT:
+            if name == ROOT:
                 root = value
                 continue
             sums[name] = checksum
             total ^= checksum
             if name.startswith(b"c"):
-                cursors[name[1:].decode()] = _POSITION.unpack(value)[0]
+                cursors[name[1:].decode()] = POSITION.unpack(value)[0]
         if root is None:
             self._raise_damaged("its root is missing")
-        self._trimmed, self._last, self._sum, count = _ROOT_VALUE.unpack(root)
+        self._trimmed, self._last, self._sum, count = ROOT_VALUE.unpack(root)
         if (self._sum, count) != (total, len(sums)):
             self._raise_damaged("what it knows of cursors and producers is not whole")
         self._sums = sums
@@ -867,7 +793,7 @@ class Journal:
             sql = "SELECT * FROM state WHERE name >= ? AND name < ? ORDER BY name"
             bounds = (prefix, prefix + b"\xff")
             rows = self._connection.execute(sql, bounds).fetchall()
-            if not all(_is_state(*row) and self._sums.get(row[0]) == row[2] for row in rows):
+            if not all(is_state(*row) and self._sums.get(row[0]) == row[2] for row in rows):
                 self._raise_damaged("what it knows of cursors and producers is not whole")
             return [(name, value) for name, value, _ in rows]
 
@@ -913,7 +839,7 @@ class Journal:
                 self._failure = error
             raise error from exc
         except OSError as exc:
-            kind = JournalFull if exc.errno in _NO_SPACE else JournalError
+            kind = _BY_ERRNO.get(exc.errno, JournalError)
             error = kind(f"cannot {doing} {self.path}: {exc.strerror or exc}", path=self.path)
             if kind is not JournalFull:
                 self._failure = error
@@ -924,6 +850,8 @@ class Journal:
         why = f"cannot {doing} {self.path}: {exc}"
         if code == sqlite3.SQLITE_FULL:
             return JournalFull(f"{why}; it goes on once there is room", path=self.path)
+        if code == sqlite3.SQLITE_READONLY:
+            return JournalDenied(why, path=self.path)
         if code in _BUSY:
             return JournalInUse(f"{why}: another program has it open; close that", path=self.path)
         if _is_damage(exc):
@@ -957,83 +885,6 @@ class Journal:
     def _raise_foreign(self, what: str) -> NoReturn:
         error = f"cannot open {self.path}: it {what}; it was left as it is: choose another file"
         raise NotAJournal(error, path=self.path)
-
-
-# -- rows ---------------------------------------------------------------------------------------
-
-
-def _checksum(first: int, head: bytes, payload_sum: int) -> int:
-    return crc32(head, crc32(_POSITION.pack(first), payload_sum))
-
-
-def _pack_head(entry: Entry) -> bytes:
-    producer = entry.producer
-    identity, label = b"", b""
-    if producer is not None:
-        identity, label = b"\1" + producer.id, producer.label.encode("utf-8", "replace")
-    peer = [_NOBODY if number is None else number for number in entry.peer]
-    return label.join((
-        _HEAD.pack(
-            entry.received_at,
-            entry.first_seq,
-            entry.length,
-            entry.nbytes,
-            entry.lost,
-            entry.epoch,
-            *peer,
-            identity,
-        ),
-        b"",
-    ))  # fmt: skip
-
-
-def _checked(row: tuple[Any, ...]) -> Entry | None:
-    """Return the entry of a row; None if it is not what was written."""
-    first, head, checksum, payload = row
-    if not (isinstance(head, bytes) and isinstance(payload, bytes)):
-        return None
-    if _checksum(first, head, crc32(payload)) != checksum:
-        return None
-    received_at, first_seq, length, nbytes, lost, epoch, *peer, identity = _HEAD.unpack_from(head)
-    producer = None
-    if identity[0]:
-        producer = ProducerIdentity(identity[1:], head[_HEAD.size :].decode())
-    return Entry(
-        payload,
-        length,
-        nbytes,
-        first_seq,
-        lost,
-        Peer(*(None if number == _NOBODY else number for number in peer)),
-        producer,
-        epoch,
-        received_at,
-    )
-
-
-def _state_checksum(name: bytes, value: bytes) -> int:
-    return crc32(value, crc32(name, len(name)))
-
-
-def _is_state(name: object, value: object, checksum: object) -> bool:
-    whole = isinstance(name, bytes) and isinstance(value, bytes)
-    return whole and _state_checksum(name, value) == checksum  # type: ignore[arg-type]
-
-
-def _track_name(uid: int | None, producer_id: bytes) -> bytes:
-    return _TRACK_NAME.pack(b"t", _NOBODY if uid is None else uid, producer_id)
-
-
-def _pack_track(track: TrackState) -> bytes:
-    label = track.producer.label.encode("utf-8", "replace")
-    return _TRACK.pack(track.expected_seq, track.epoch) + label
-
-
-def _unpack_track(name: bytes, value: bytes) -> TrackState:
-    _, uid, producer_id = _TRACK_NAME.unpack(name)
-    expected_seq, epoch = _TRACK.unpack_from(value)
-    producer = ProducerIdentity(producer_id, value[_TRACK.size :].decode())
-    return TrackState(None if uid == _NOBODY else uid, producer, epoch, expected_seq)
 
 
 # -- files and connections ------------------------------------------------------------------------
