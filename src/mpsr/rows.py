@@ -58,9 +58,14 @@ class Entry(NamedTuple):
         return self.length or 1
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no message in it."""
+        return not memoryview(self.payload).nbytes
+
+    @property
     def gone(self) -> int:
         """How many of its messages a damage has taken."""
-        return 0 if memoryview(self.payload).nbytes else self.length
+        return self.length if self.empty else 0
 
     def batch(self, decode: Callable[[bytes], Any] | None = None) -> Batch[Any]:
         """Return it as a lazy batch; messages that are gone count as lost."""
