@@ -29,19 +29,24 @@ class NotALock(Exception):
     """Something that is no lock file of ours is there."""
 
 
-def take(path: str) -> int:
+def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int:
     """Lock the file, which is made if it is missing and never removed; return its descriptor.
 
-    A lock of its own, because SQLite's are dropped when anybody in the same process closes the
-    database. Raises Held, NotALock, or OSError.
+    Args:
+        path: the lock file, a file of its own: SQLite's locks, for one, are dropped when anybody
+            in the same process closes the database.
+        dir_fd: the open directory that a relative path is looked up in.
+        uid: the user whom the file must belong to; None for anybody.
+
+    Raises Held, NotALock, or OSError.
     """
     with ExitStack() as undo:
-        lock = os.open(path, _FLAGS, 0o600)
+        lock = os.open(path, _FLAGS, 0o600, dir_fd=dir_fd)
         undo.callback(os.close, lock)
         _flock(lock)
         found, text = os.fstat(lock), os.pread(lock, _MAX_TEXT, 0)
-        regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-        if not regular or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
+        ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
+        if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
             raise NotALock(f"{path} is no lock file")
         with suppress(OSError):  # a full disk: the lock decides, its text only explains
             os.ftruncate(lock, 0)
@@ -73,7 +78,10 @@ def _flock(lock: int) -> None:
 
 
 def _living(text: bytes) -> int | None:
-    """Return the process id in a lock file if that process runs."""
+    """Return the process id in a lock file if that process runs.
+
+    Its lock may outlive it, in a child that inherited the descriptor.
+    """
     pid = int(text) if text.strip().isdigit() else 0
     try:
         if pid:

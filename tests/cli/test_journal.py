@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ import pytest
 from mpsr.journal import Entry, Journal, TrackState
 from mpsr.pages import PAGE
 from mpsr.salvage import Salvage
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Screen
 from tests.cli.journals import WEB, damage, entry, make
 from tests.journal.entries import PRODUCER, numbered, read_all
 
@@ -191,7 +195,7 @@ def test_full_disk_leaves_no_half_journal(cli: Cli) -> None:
     assert os.listdir(cli.directory) == ["events.db"]
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.soak)])
 def test_salvage_finds_all_but_what_was_hit(tmp_path: Path, count: int) -> None:
     """Flips, zeroed sectors and cuts cost no more than the batches they hit; nothing is wrong."""
     path = tmp_path / "events.db"
@@ -263,3 +267,30 @@ def test_whole_log_is_read_though_its_header_is_not(tmp_path: Path) -> None:
         with Salvage(harmed) as salvage:
             records = list(salvage.records())
         assert [list(each.entry.batch()) for each in records] == [[*everything.values()]]
+
+
+@pytest.mark.parametrize("name", ["verify", "stats", "salvage"])
+def test_long_work_shows_its_progress_on_a_terminal(cli: Cli, events: Path, name: str) -> None:
+    """On stderr, and it vanishes; stdout has the result alone."""
+    script = (
+        "import sys\n"
+        "from mpsr.cli.entry import run\n"
+        "from mpsr.cli.journal import progress\n"
+        "progress._SHOW_AFTER = 0.0  # all work is long\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    master, slave = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, "journal", name, "events.db"],
+        cwd=cli.directory,
+        env={**os.environ, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        check=True,
+    )
+    os.close(slave)
+    shown = Screen(master).rest()
+    os.close(master)
+    assert re.search(rb"(verifying|counting|salvaging) ", shown)
+    assert b"\x1b[2K" in shown
+    assert b"\x1b" not in done.stdout

@@ -67,7 +67,7 @@ class Tally:
             self.last = max(self.last, entry.received_at)
 
     def __str__(self) -> str:
-        batches = f"{self.batches:,} batch{'es' if self.batches != 1 else ''}"
+        batches = f"{self.batches} batch{'es' if self.batches != 1 else ''}"
         return f"{plural(self.total.messages, 'message')} in {batches}"
 
     def missing_text(self) -> str:
