@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -11,9 +10,9 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from time import monotonic, sleep
 from typing import Final, Literal, NamedTuple
 
+from mpsr import lockfile
 from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.errors import (
     AddressDenied,
@@ -26,7 +25,7 @@ from mpsr.errors import (
     ReceiverBusy,
     WrongSocketType,
 )
-from mpsr.limits import BACKLOG, DYING_OWNER
+from mpsr.limits import BACKLOG
 
 SocketType = Literal["stream", "dgram"]
 SOCKET_TYPES: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM}
@@ -36,12 +35,8 @@ _LINUX: Final = sys.platform == "linux"
 _MAX_NAME: Final = 107 if _LINUX else 103  # bytes: sun_path, less the NUL that ends or begins it
 _MAX_ID: Final = 2**32 - 2  # user and group ids have 32 bits, and the last one means "none"
 _MAX_DESCRIPTOR: Final = 2**31 - 1  # a C int
-_LOCK_TEXT: Final = b"0123456789\n"
-_FLOCK_PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
-_MAX_LOCK_TEXT: Final = 16  # bytes: more than a process id and a line's end ever take
 _PROC: Final = "/proc/self/fd"
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PROBES: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM, *[socket.SOCK_SEQPACKET] * _LINUX)
 _UCRED: Final = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _XUCRED: Final = struct.Struct("IIhI60x")  # version, uid, groups, gid, 15 more: <sys/ucred.h>
@@ -323,32 +318,14 @@ class _PathClaim(Claim):
         """Lock PATH.lock, which decides who owns the path, and write our process id into it."""
         name, shown = f"{self._name}.lock", f"its lock {self.address}.lock"
         self._refuse_foreign(self._lstat(name), stat.S_IFREG, shown)
-        with ExitStack() as undo, _translating(self.address, f"{shown} cannot be taken"):
-            lock = os.open(name, _LOCK, 0o600, dir_fd=self._directory)
-            undo.callback(os.close, lock)
-            self._flock(lock)
-            found, text = os.fstat(lock), os.pread(lock, _MAX_LOCK_TEXT, 0)
-            self._refuse_foreign(found, stat.S_IFREG, shown)
-            if found.st_nlink != 1 or found.st_size >= _MAX_LOCK_TEXT or text.strip(_LOCK_TEXT):
-                raise _occupied(self.address, f"{shown} is no lock file of a receiver")
-            with suppress(OSError):  # a full disk: the lock decides, its text only explains
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-            self._lock = lock
-            undo.pop_all()
-
-    def _flock(self, lock: int) -> None:
-        """Lock the file; a lock whose owner is dead is about to come free, and waited for."""
-        give_up_at = monotonic() + DYING_OWNER
-        while True:
+        with _translating(self.address, f"{shown} cannot be taken"):
             try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                text = os.pread(lock, _MAX_LOCK_TEXT, 0)
-                owner = _living(text)
-                if owner is not None or not text or monotonic() >= give_up_at:
-                    raise _in_use(self.address, owner) from exc
-            sleep(_FLOCK_PAUSE)
+                self._lock = lockfile.take(name, dir_fd=self._directory, uid=os.geteuid())
+            except lockfile.Held as exc:
+                raise _in_use(self.address, exc.pid) from exc
+            except lockfile.NotALock as exc:
+                error = f"{shown} is no lock file of a receiver"
+                raise _occupied(self.address, error) from exc
 
     def make_way(self) -> None:
         """Remove a socket of ours that nobody holds; refuse everything else."""
@@ -400,9 +377,8 @@ class _PathClaim(Claim):
                 self._unlink(self._bound)
         self.socket.close()  # only now: while it is open, its inode number is not used again
         if self._lock is not None:
-            with suppress(OSError):
-                os.ftruncate(self._lock, 0)
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # though a forked child may still hold it open
+            lockfile.give_back(self._lock)
+            self._lock = None
         self.abandon()
 
     def abandon(self) -> None:
@@ -476,22 +452,6 @@ def _who_holds(target: str | bytes, numbers: tuple[int, ...] = _PROBES) -> Peer 
 
 def _described(found: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-
-
-def _living(text: bytes) -> int | None:
-    """Return the process id in a lock file if that process runs.
-
-    Its lock may outlive it, in a child that inherited the descriptor.
-    """
-    pid = int(text) if text.strip().isdigit() else 0
-    try:
-        if pid:
-            os.kill(pid, 0)
-    except PermissionError:
-        return pid
-    except (ProcessLookupError, OverflowError):
-        return None
-    return pid or None
 
 
 # -- abstract names and inherited descriptors ---------------------------------------------------

@@ -20,6 +20,14 @@ MpsrError
 │   └── SendTimedOut        ... while waiting for room (also a NotSent)
 ├── DecodeError             ``decode=`` failed; ``message`` holds the bytes
 ├── Closed                  the object was closed, or belongs to a parent process
+├── JournalError            a journal or spool cannot be used; ``path`` says which
+│   ├── JournalInUse        another process holds it; ``pid`` where known
+│   ├── JournalDenied       the permissions forbid it
+│   ├── NoJournal           there is none, nor is one to be made
+│   ├── NotAJournal         the file is something else, and was left untouched
+│   ├── NewerJournal        a later version wrote it, and it was left untouched
+│   ├── JournalDamaged      what was written does not come back; ``position`` where known
+│   └── JournalFull         there is no room now: nothing was written, try again
 └── ProtocolError           the wire format was broken
     ├── LocalProtocolError  by this side: a defect of the caller
     └── RemoteProtocolError by the other side; ``code`` says how
@@ -132,6 +140,53 @@ class DecodeError(MpsrError):
 
 class Closed(MpsrError):
     """The object was closed, or was inherited from a parent process."""
+
+
+class JournalError(MpsrError):
+    """A journal or spool cannot be used. ``path`` is its file."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class JournalInUse(JournalError):
+    """Another process holds the journal; ``pid`` is its process id where known."""
+
+    def __init__(self, message: str, *, path: str, pid: int | None = None) -> None:
+        super().__init__(message, path=path)
+        self.pid = pid
+
+
+class JournalDenied(JournalError):
+    """The permissions of the journal or its directory forbid it."""
+
+
+class NoJournal(JournalError):
+    """There is no such file, nor is one to be made; or there is no such directory."""
+
+
+class NotAJournal(JournalError):
+    """The file is something else; it was left untouched."""
+
+
+class NewerJournal(JournalError):
+    """A later version of mpsr wrote the journal; it was left untouched."""
+
+
+class JournalDamaged(JournalError):
+    """What was written does not come back as it was.
+
+    ``position`` is the first that cannot be read, or None where the whole file is meant.
+    """
+
+    def __init__(self, message: str, *, path: str, position: int | None = None) -> None:
+        super().__init__(message, path=path)
+        self.position = position
+
+
+class JournalFull(JournalError):
+    """There is no room in the journal or on its disk; nothing was written: try again later."""
 
 
 class ProtocolError(MpsrError):

@@ -41,6 +41,16 @@ PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not sen
 DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
+# -- journal --------------------------------------------------------------------------------
+
+GIB: Final = 1024 * MIB
+JOURNAL_LIMIT: Final = 1 * GIB  # bytes: hours of events, on a disk that has other uses too
+MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: a few pages, a log before them, a group of batches
+MAX_LOG: Final = 32 * MIB  # bytes of write-ahead log before they are moved into the file
+LOG_FRACTION: Final = 8  # of a small limit, the part that the write-ahead log may take
+CHECKED_AT_OPEN: Final = 512 * MIB  # bytes: a disk reads so much in a few seconds
+TRIM_ROWS: Final = 64  # batches: one step of trimming must not hold up a commit
+
 # -- producer -------------------------------------------------------------------------------
 
 BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages

@@ -20,7 +20,7 @@ from mpsr.cli.status import MEANINGS, CommandFailed, Interrupted, Status, line_o
 from tests.cli.conftest import Cli
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ("recv", "send", "demo", "bench")
+COMMANDS = ("recv", "send", "log", "journal", "demo", "bench")
 
 
 def all_errors(kind: type[errors.MpsrError]) -> list[type[errors.MpsrError]]:
@@ -39,7 +39,10 @@ def test_documented_options_are_the_options(name: str) -> None:
     """docs/cli.md tells of every option of every command, and of no other."""
     section = DOCS.read_text().partition(f"## mpsr {name}\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
-    parameters = command.get_command(click.Context(command), name).params  # type: ignore[union-attr]
+    found = command.get_command(click.Context(command), name)
+    assert found is not None
+    commands = [found, *(found.commands.values() if isinstance(found, click.Group) else ())]
+    parameters = [parameter for each in commands for parameter in each.params]
     known = {flag for p in parameters if isinstance(p, click.Option) for flag in p.opts}
     assert documented == {flag for flag in known if flag.startswith("--")}
 
@@ -87,6 +90,25 @@ def test_version_tells_what_runs(cli: Cli) -> None:
 def test_addresses_that_fail_have_statuses(kind: type[errors.AddressError], expected: int) -> None:
     """What is wrong with an address can be told by a script."""
     error = kind("it is so", address="x")
+    assert (status_of(error), line_of(error)) == (expected, "it is so")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (errors.JournalInUse, 75),
+        (errors.JournalDenied, 77),
+        (errors.NoJournal, 78),
+        (errors.NotAJournal, 78),
+        (errors.NewerJournal, 78),
+        (errors.JournalDamaged, 65),
+        (errors.JournalFull, 74),
+        (errors.JournalError, 74),
+    ],
+)
+def test_journals_that_fail_have_statuses(kind: type[errors.JournalError], expected: int) -> None:
+    """What is wrong with a journal can be told by a script."""
+    error = kind("it is so", path="x")
     assert (status_of(error), line_of(error)) == (expected, "it is so")
 
 
@@ -237,6 +259,28 @@ def test_what_is_no_size(text: str) -> None:
     """A size is a whole number above zero that the wire can carry."""
     with pytest.raises(click.BadParameter):
         types.size(text)
+
+
+def test_moments() -> None:
+    """A time is what ISO 8601 or a word says, here unless it says where, or so long ago."""
+    second = 1_000_000
+    assert types.moment("1970-01-01T00:00:01.5+00:00") == 1_500_000
+    assert types.moment("1970-01-01 01:00:01Z") == 3601 * second
+    now = types.moment("now")
+    assert 0 <= types.moment("-1h") + 3600 * second - now < 60 * second
+    assert types.moment("-1.5d") < types.moment("-90m") < types.moment("-500ms")
+    assert types.moment("yesterday") < types.moment("today") <= now
+    assert types.moment("today") == types.moment("00:00")
+    assert types.moment("2026-03-01") == types.moment("2026-03-01 00:00:00")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "1h", "-1", "-1w", "-9e9h", f"-{'9' * 30}d", "2026-13-01", "25:00"]
+)
+def test_what_is_no_moment(text: str) -> None:
+    """Nothing is guessed, and nothing overflows."""
+    with pytest.raises(click.BadParameter):
+        types.moment(text)
 
 
 @pytest.mark.parametrize("text", ["660", "0660", "0o660"])

@@ -66,6 +66,8 @@ Examples:
   mpsr recv app.sock                     print what arrives
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
+  mpsr log events.db -n 20               the last 20 messages of a journal
+  mpsr journal verify events.db          whether a journal is whole
   mpsr demo                              watch five producers and a receiver
   mpsr bench                             measure it on this machine
 
@@ -77,7 +79,7 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "demo", "bench"]
+        return ["recv", "send", "log", "journal", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

@@ -1,17 +1,18 @@
-"""Turn a batch of messages into the bytes that `mpsr recv` prints."""
+"""Turn messages, and what is known of them, into bytes to print."""
 
 from __future__ import annotations
 
 from base64 import b64encode
 from binascii import hexlify
 from datetime import datetime
+from functools import lru_cache
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpsr.batch import Batch
+    from mpsr.batch import Batch, Peer, ProducerIdentity
 
     Format = Callable[[Batch[bytes], int], bytes]
     """Takes a batch, and how many of its messages to print."""
@@ -47,17 +48,13 @@ class _Json:
     def __call__(self, batch: Batch[bytes], count: int) -> bytes:
         lost = self._lost_before(batch)
         time = datetime.now().astimezone().isoformat(timespec="microseconds")
-        peer = batch.peer._asdict()
-        producer = None
-        if batch.producer is not None:
-            producer = {"id": batch.producer.id.hex(), "label": batch.producer.label}
         # Most of an object is the same for the whole batch.
-        head = _encode({"time": time, "peer": peer, "producer": producer})[:-1] + ',"seq":'
+        head = origin(time, batch.peer, batch.producer) + ',"seq":'
         lines: list[str] = []
         for seq, body in enumerate(batch.raw[:count], batch.first_seq):
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            lines.append(f"{head}{seq}{losing},{_body(body)}}}")
+            lines.append(f"{head}{seq}{losing},{content(body)}}}")
         lines.append("")
         return self._end.decode().join(lines).encode()
 
@@ -71,7 +68,26 @@ class _Json:
         return lost
 
 
-def _body(body: bytes) -> str:
+@lru_cache(maxsize=1)  # the messages of a batch came together
+def local_time(nanoseconds: int) -> str | None:
+    """Return a time since 1970 as ISO 8601 has it, with the time zone; None for 0, if unknown."""
+    if not nanoseconds:
+        return None
+    seconds, rest = divmod(nanoseconds, 10**9)
+    time = datetime.fromtimestamp(seconds).astimezone().replace(microsecond=rest // 1000)
+    return time.isoformat(timespec="microseconds")
+
+
+def origin(time: str | None, peer: Peer, producer: ProducerIdentity | None) -> str:
+    """Return the begin of an object: when a message was received, and from whom."""
+    identity = None
+    if producer is not None:
+        identity = {"id": producer.id.hex(), "label": producer.label}
+    return _encode({"time": time, "peer": peer._asdict(), "producer": identity})[:-1]
+
+
+def content(body: bytes) -> str:
+    """Return the item of an object that holds the message."""
     try:
         return '"body":' + _encode(body.decode())
     except UnicodeDecodeError:

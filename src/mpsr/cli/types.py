@@ -1,8 +1,9 @@
-"""Read durations, permissions and sizes from the command line."""
+"""Read durations, moments, permissions and sizes from the command line."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime, time, timedelta
 from typing import Final
 
 import click
@@ -12,6 +13,10 @@ from mpsr.limits import KIB, MIB
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?", re.ASCII)
 _SECONDS: Final = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST: Final = 20 * 24 * 3600.0  # seconds: what poll(2) can wait, a C int of milliseconds, less
+
+_AGO: Final = re.compile(r"-(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d)", re.ASCII)
+_AGO_SECONDS: Final = {**_SECONDS, "d": 24 * 3600.0}
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 _SIZE: Final = re.compile(r"(\d+)([KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
 _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
@@ -30,6 +35,35 @@ def duration(text: str) -> float:
     if seconds > _LONGEST:
         raise click.BadParameter(f"{text!r} is too long; the most is {_LONGEST / 3600:.0f}h")
     return seconds
+
+
+def moment(text: str) -> int:
+    """Return microseconds since 1970: ``2026-03-01 12:00``, ``12:00``, ``yesterday``, ``-1h``.
+
+    Without a time zone it is that of this machine; a date is its first moment.
+    """
+    try:
+        found = _moment(text, datetime.now().astimezone()).astimezone()
+        return (found - datetime.fromtimestamp(0).astimezone()) // _MICROSECOND
+    except (ValueError, OverflowError):
+        pass
+    raise click.BadParameter(
+        f"{text!r} is no time; write it like 2026-03-01, '2026-03-01 12:00', 12:00, today or -1h"
+    )
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    words = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
+    if text in words:
+        return words[text]
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return now - timedelta(seconds=float(ago[1]) * _AGO_SECONDS[ago[2]])
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.combine(midnight, time.fromisoformat(text))
 
 
 def size(text: str) -> int:

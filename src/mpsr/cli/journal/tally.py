@@ -1,0 +1,79 @@
+"""Count what a journal holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mpsr.cli.stdio import plural
+
+if TYPE_CHECKING:
+    from mpsr.batch import ProducerIdentity
+    from mpsr.journal import Record
+
+_MOST_RUNS: Final = 20  # runs of missing positions that a line names
+
+
+class Count:
+    """Messages and their bytes."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.nbytes = 0
+
+    def add(self, messages: int, nbytes: int) -> None:
+        """Count some more."""
+        self.messages += messages
+        self.nbytes += nbytes
+
+
+class Tally:
+    """What the records hold that were counted.
+
+    Attributes:
+        batches: how many batches there are, of messages or of losses.
+        total: all messages.
+        by_producer: those of each uid and native producer; None for all in other framings.
+        lost: how many messages the producers reported as lost.
+        missing: the runs of positions, first and last, whose messages damage has taken.
+        first, last: nanoseconds since 1970 of the earliest and latest reception; 0 if there are
+            none.
+
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.total = Count()
+        self.by_producer: dict[tuple[int | None, ProducerIdentity | None], Count] = {}
+        self.lost = 0
+        self.missing: list[tuple[int, int]] = []
+        self.first = self.last = 0
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        entry = record.entry
+        if entry.gone:
+            first = record.position - entry.span + 1
+            if self.missing and self.missing[-1][1] == first - 1:
+                first, _ = self.missing.pop()
+            self.missing.append((first, record.position))
+            return
+        self.batches += 1
+        self.lost += entry.lost
+        self.total.add(entry.length, entry.nbytes)
+        of = self.by_producer.setdefault((entry.peer.uid, entry.producer), Count())
+        of.add(entry.length, entry.nbytes)
+        if entry.received_at:
+            self.first = min(self.first or entry.received_at, entry.received_at)
+            self.last = max(self.last, entry.received_at)
+
+    def __str__(self) -> str:
+        batches = f"{self.batches} batch{'es' if self.batches != 1 else ''}"
+        return f"{plural(self.total.messages, 'message')} in {batches}"
+
+    def missing_text(self) -> str:
+        """Return in words which positions are missing."""
+        runs = [f"{a} to {b}" if a < b else str(a) for a, b in self.missing[:_MOST_RUNS]]
+        count = sum(b - a + 1 for a, b in self.missing)
+        more = len(self.missing) - len(runs)
+        text = f"{plural(count, 'position')} missing: {', '.join(runs)}"
+        return text + (f" and {more} more runs" if more else "")
