@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, TypeVar
 
     from mpsr.batch import Batch
+    from mpsr.journaled import Reader
 
     T = TypeVar("T", default=bytes)
     S = TypeVar("S", default=Buffer)
@@ -77,9 +78,43 @@ class AsyncReceiver(ReceiverBase[T]):
             with anyio.move_on_after(min((w for w in waits if w is not None), default=None)):
                 await anyio.wait_readable(engine.fileno())
 
-    def batches(self) -> AsyncIterator[Batch[T]]:
-        """Iterate over batches until the receiver is stopped."""
-        return _Batches(self)
+    def batches(
+        self, *, after: int | None = None, cursor: str | None = None
+    ) -> AsyncIterator[Batch[T]]:
+        """Iterate over batches until the receiver is stopped.
+
+        Args:
+            after: with a journal: go on behind this position (``batch.position``), which the
+                handler has committed together with its results; so it handles everything once.
+            cursor: with a journal: follow it with a cursor of this name, apart from the
+                receiver's own ("main") and from others. Nothing is trimmed that one of them has
+                still to pass.
+
+        Raises:
+            ConfigurationError: there is no journal, or it does not hold what comes after.
+
+        """
+        if after is None and cursor is None:
+            return _Batches(self)
+        return self._follow(self._reader(after, cursor))
+
+    async def _follow(self, reader: Reader) -> AsyncIterator[Batch[T]]:
+        engine = self._engine()
+        handled = True
+        try:
+            while not engine.closed:
+                await checkpoint()
+                batch = reader.next_batch()
+                if batch is not None:
+                    handled = False
+                    yield batch
+                    handled = True
+                elif reader.finished:
+                    return
+                else:
+                    await anyio.wait_readable(reader.fileno())
+        finally:
+            reader.leave(handled=handled)
 
     def __aiter__(self) -> Self:
         """Iterate over messages until the receiver is stopped."""

@@ -11,7 +11,7 @@ from mpsr.errors import DecodeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from typing_extensions import TypeVar
+    from typing_extensions import Buffer, TypeVar
 
     T = TypeVar("T", default=bytes)
 else:
@@ -54,6 +54,8 @@ class Batch(Sequence[T], Generic[T]):
         lost: how many messages the producer dropped just before this batch, as it reported.
             A batch that has only this to say is empty.
         nbytes: bytes of all messages, without framing.
+        position: where it stands in the receiver's journal: the position of its last message;
+            None without a journal.
 
     """
 
@@ -65,7 +67,9 @@ class Batch(Sequence[T], Generic[T]):
         "first_seq",
         "lost",
         "nbytes",
+        "payload",
         "peer",
+        "position",
         "producer",
     )
 
@@ -80,7 +84,10 @@ class Batch(Sequence[T], Generic[T]):
         first_seq: int = 0,
         lost: int = 0,
         decode: Callable[[bytes], T] | None = None,
+        payload: Buffer | None = None,
     ) -> None:
+        self.position: int | None = None
+        self.payload = payload  # of the native batch of which these are the last messages
         self._split = split
         self._raw: list[bytes] | None = None
         self._decode = decode

@@ -45,7 +45,7 @@ from mpsr.wire.ledger import Ledger, Track
 from mpsr.wire.session import Received, ReceivingSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from logging import Logger
     from typing import Any
 
@@ -100,7 +100,7 @@ class _Connection:
         return name
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A batch on its way to the caller."""
 
     batch: Batch[Any]
@@ -128,7 +128,7 @@ class Inbox:
         self._max_message = max_message
         self._max_connections = min(max_connections, _spare_descriptors())
         self._decode = decode
-        self._ledger = Ledger()
+        self.ledger = Ledger()
         self._logger = _logger()  # loaded while there are descriptors to load it with
 
         self._selector = selectors.DefaultSelector()
@@ -137,8 +137,8 @@ class Inbox:
         self._connections: set[_Connection] = set()
         self._speakers: dict[Track, _Connection] = {}
         self._ready: deque[tuple[object, int]] = deque()  # what the selector found to do
-        self._pending: deque[_Entry] = deque()  # read and not handed out
-        self._handed: _Entry | None = None  # handed out and not acknowledged
+        self._pending: deque[Entry] = deque()  # read and not handed out
+        self._handed: Entry | None = None  # handed out and not acknowledged
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
         self._told_at = 0.0
 
@@ -196,6 +196,30 @@ class Inbox:
 
     def next_batch(self, now: float) -> Batch[Any] | None:
         """Acknowledge the batch handed out before; return the next, or None for now."""
+        self._set_clock(now)
+        self.acknowledge()
+        if self._told and now - self._told_at >= ACK_DELAY:
+            self._told_at = now
+            self.tell()
+        entry = self._handed = self._next_entry(now)
+        if entry is None:
+            self.tell()
+            return None
+        self._handed_at = now
+        return entry.batch
+
+    def take(self, now: float) -> Entry | None:
+        """Return what has come next, or None for now; whoever takes it accepts it later."""
+        self._set_clock(now)
+        return self._next_entry(now)
+
+    def accept(self, entries: Iterable[Entry]) -> None:
+        """Acknowledge what was taken."""
+        for entry in entries:
+            self._settle(entry, entry.end_seq)
+        self.tell()
+
+    def _set_clock(self, now: float) -> None:
         if self._handed_at is not None:
             self._away += now - self._handed_at
             self._handed_at = None
@@ -203,22 +227,18 @@ class Inbox:
             self._away += max(0.0, now - self._looked_at - _DEADLINE_CHECK)
         self._looked_at = now
         self._now = now - self._away
-        self.acknowledge()
-        if self._told and now - self._told_at >= ACK_DELAY:
-            self._told_at = now
-            self.tell()
+
+    def _next_entry(self, now: float) -> Entry | None:
         if not self._pending:
             self._look(now)
-        if not self._pending:
-            self.tell()
-            return None
-        entry = self._handed = self._pending.popleft()
-        self._handed_at = now
+            if not self._pending:
+                return None
+        entry = self._pending.popleft()
         batch = entry.batch
         self._batches += 1
         self._messages += len(batch)
         self._nbytes += batch.nbytes
-        return batch
+        return entry
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Accept the batch handed out last, or its first ``count`` messages alone.
@@ -228,10 +248,12 @@ class Inbox:
         entry = self._handed
         if not more:
             self._handed = None
-        if entry is None or entry.track is None:
-            return
-        seq = entry.end_seq if count is None else entry.batch.first_seq + count
-        if seq > entry.track.accepted_seq:
+        if entry is not None:
+            seq = entry.end_seq if count is None else entry.batch.first_seq + count
+            self._settle(entry, seq)
+
+    def _settle(self, entry: Entry, seq: int) -> None:
+        if entry.track is not None and seq > entry.track.accepted_seq:
             entry.track.accepted_seq = seq
             self._told.add(entry.track)
 
@@ -423,12 +445,13 @@ class Inbox:
             first_seq=first_seq,
             lost=lost,
             decode=self._decode,
+            payload=run.payload,
         )
-        self._pending.append(_Entry(batch, track, first_seq + run.length))
+        self._pending.append(Entry(batch, track, first_seq + run.length))
 
     def _greet(self, connection: _Connection, hello: Hello) -> None:
         identity = ProducerIdentity(hello.producer_id, hello.label)
-        track = self._ledger.open(
+        track = self.ledger.open(
             connection.peer.uid, identity, hello.lowest_seq, self._now, order=connection.order
         )
         track.fence = partial(self._fence, connection)
@@ -447,7 +470,7 @@ class Inbox:
         if track is not None:
             del self._speakers[track]
             self._told.discard(track)
-            self._ledger.gone(track, self._now, orderly=orderly)
+            self.ledger.gone(track, self._now, orderly=orderly)
 
     def _fail(self, connection: _Connection, failure: RemoteProtocolError) -> None:
         """Close a connection that broke a rule, after telling it why."""
@@ -614,7 +637,7 @@ class Inbox:
             decode=self._decode,
         )
         self._datagrams += len(bodies)
-        self._pending.append(_Entry(batch, None, self._datagrams))
+        self._pending.append(Entry(batch, None, self._datagrams))
 
     def _release(self) -> None:
         self._selector.close()

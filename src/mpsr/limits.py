@@ -45,6 +45,11 @@ STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot p
 
 GIB: Final = 1024 * MIB
 JOURNAL_LIMIT: Final = 1 * GIB  # bytes: hours of events, on a disk that has other uses too
+GROUP_SIZE: Final = 1 * MIB  # bytes committed at once: a larger group syncs no cheaper
+GROUP_TIME: Final = 0.005  # seconds that a group may gather: several times what a sync takes
+FULL_PAUSE: Final = 0.1  # seconds before a full disk is tried again
+READ_AHEAD: Final = 16 * MIB  # bytes kept in memory for a reader that follows closely
+JOURNAL_PARTS: Final = 4  # a message is at most so small a part: a group of them has to fit
 MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: a few pages, a log before them, a group of batches
 MAX_LOG: Final = 32 * MIB  # bytes of write-ahead log before they are moved into the file
 LOG_FRACTION: Final = 8  # of a small limit, the part that the write-ahead log may take

@@ -12,7 +12,14 @@ from mpsr.endpoint import DEFAULT_MODE, claim, parse_address
 from mpsr.errors import Closed, ConfigurationError, TimedOut
 from mpsr.forking import watch_forks
 from mpsr.inbox import Inbox
-from mpsr.limits import BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE, check_max_message, check_positive
+from mpsr.limits import (
+    BACKLOG,
+    JOURNAL_LIMIT,
+    MAX_CONNECTIONS,
+    MAX_MESSAGE,
+    check_max_message,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Batch
     from mpsr.endpoint import SocketType
     from mpsr.inbox import ReceiverStats
+    from mpsr.journaled import JournaledInbox, Reader
     from mpsr.wire.framing import Framing
 
     T = TypeVar("T", default=bytes)
@@ -53,10 +61,15 @@ class ReceiverBase(Generic[T]):
         max_message: bytes; a connection that sends more in one message is closed, with a word.
         max_connections: more than so many wait in the backlog.
         backlog: connections that may wait to be accepted.
+        journal: a file; what comes is committed to it, synced, and only then acknowledged. It is
+            handed out from there, and what was not is kept for the next receiver.
+        journal_limit: bytes that the journal may take; producers wait while it is full. A
+            message is at most a fifth of it.
 
     Raises:
         AddressError: the address cannot be claimed; its subclasses say why.
         ConfigurationError: an argument makes no sense.
+        JournalError: the journal cannot be opened; its subclasses say why.
 
     """
 
@@ -72,8 +85,10 @@ class ReceiverBase(Generic[T]):
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
         backlog: int = BACKLOG,
+        journal: str | os.PathLike[str] | None = None,
+        journal_limit: int = JOURNAL_LIMIT,
     ) -> None:
-        self._inbox: Inbox | None = None
+        self._inbox: Inbox | JournaledInbox | None = None
         if framing not in _FRAMINGS:
             error = f"framing={framing!r}: choose one of {', '.join(_FRAMINGS)}"
             raise ConfigurationError(error)
@@ -84,19 +99,30 @@ class ReceiverBase(Generic[T]):
         self._cursor: Iterator[bytes] = iter(())
         self._opened: Batch[T] | None = None  # the batch that the cursor runs over
         self._inherited = False
-        place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
-        try:
-            self._inbox = Inbox(
-                place,
-                type=type,
-                framing=framing,
-                max_message=max_message,
-                max_connections=max_connections,
-                decode=decode,
+
+        def open_inbox(max_message: int) -> Inbox:
+            place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
+            try:
+                return Inbox(
+                    place,
+                    type=type,
+                    framing=framing,
+                    max_message=max_message,
+                    max_connections=max_connections,
+                    decode=decode,
+                )
+            except BaseException:
+                place.close()
+                raise
+
+        if journal is None:
+            self._inbox = open_inbox(max_message)
+        else:
+            from mpsr.journaled import open_journaled  # noqa: PLC0415 - not light, and not for all
+
+            self._inbox = open_journaled(
+                journal, journal_limit, open_inbox, max_message=max_message, decode=decode
             )
-        except BaseException:
-            place.close()
-            raise
         watch_forks(self)
 
     def fileno(self) -> int:
@@ -161,7 +187,21 @@ class ReceiverBase(Generic[T]):
         if self._inbox is not None and not self._inbox.closed:
             self._inbox.abandon()
 
-    def _engine(self, *, closed_too: bool = False) -> Inbox:
+    @property
+    def journal_set_aside(self) -> str | None:
+        """Where a damaged journal was moved when this receiver began a new one, else None."""
+        journal = getattr(self._engine(closed_too=True), "journal", None)
+        return journal and journal.set_aside
+
+    def _reader(self, after: int | None, cursor: str | None) -> Reader:
+        """Return a reader of the journal, apart from the one that the receiver itself is."""
+        engine = self._engine()
+        if isinstance(engine, Inbox):
+            error = "after= and cursor= are for a receiver with a journal"
+            raise ConfigurationError(error)
+        return engine.reader("main" if cursor is None else cursor, after=after)
+
+    def _engine(self, *, closed_too: bool = False) -> Inbox | JournaledInbox:
         if self._inherited:
             error = f"the receiver at {self.address} belongs to the parent process"
             raise Closed(error)
@@ -254,13 +294,45 @@ class Receiver(ReceiverBase[T]):
             if batch is not None:
                 return batch
 
-    def batches(self) -> Iterator[Batch[T]]:
-        """Iterate over batches until the receiver is stopped."""
+    def batches(self, *, after: int | None = None, cursor: str | None = None) -> Iterator[Batch[T]]:
+        """Iterate over batches until the receiver is stopped.
+
+        Args:
+            after: with a journal: go on behind this position (``batch.position``), which the
+                handler has committed together with its results; so it handles everything once.
+            cursor: with a journal: follow it with a cursor of this name, apart from the
+                receiver's own ("main") and from others, in any thread. Nothing is trimmed that
+                one of them has still to pass.
+
+        Raises:
+            ConfigurationError: there is no journal, or it does not hold what comes after.
+
+        """
+        if after is not None or cursor is not None:
+            yield from self._follow(self._reader(after, cursor))
+            return
         try:
             while True:
                 yield self.receive_batch()
         except Closed:
             return
+
+    def _follow(self, reader: Reader) -> Iterator[Batch[T]]:
+        engine = self._engine()
+        handled = True
+        try:
+            while not engine.closed:
+                batch = reader.next_batch()
+                if batch is not None:
+                    handled = False
+                    yield batch
+                    handled = True
+                elif reader.finished:
+                    return
+                else:
+                    reader.wait(None)
+        finally:
+            reader.leave(handled=handled)
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over messages until the receiver is stopped."""

@@ -18,7 +18,7 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.endpoint import DEFAULT_MODE
 from mpsr.errors import Closed, TimedOut
-from mpsr.limits import DESCRIPTOR_RESERVE, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ Examples:
   mpsr recv app.sock -0 | xargs -0 -n1 echo
   mpsr recv /run/app.sock --mode 660 --group www-data
   mpsr recv @app --type dgram
+  mpsr recv app.sock --journal app.db
 
-A message is acknowledged to its producer once it is printed. Ctrl-C prints what has arrived
+A message is acknowledged to its producer once it is printed; with --journal, once it is on the
+disk. Ctrl-C prints what has arrived
 and ends; a second Ctrl-C ends at once.
 """
 
@@ -108,6 +110,18 @@ and ends; a second Ctrl-C ends at once.
     default=MAX_CONNECTIONS,
     help=f"Connections at once; more wait.  [default: {MAX_CONNECTIONS}]",
 )
+@click.option(
+    "--journal",
+    metavar="FILE",
+    help="Commit messages to FILE before they are acknowledged, and print them from there: what "
+    "was not printed when it ends, or is killed, is printed by the next one. See mpsr log.",
+)
+@click.option(
+    "--journal-limit",
+    type=types.capacity,
+    metavar="SIZE",
+    help="What the journal may take of the disk; senders wait while it is full.  [default: 1G]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of losses, warnings and errors.")
 def recv(
     *,
@@ -122,9 +136,13 @@ def recv(
     group: str | None,
     max_message: int,
     max_connections: int,
+    journal: str | None,
+    journal_limit: int | None,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr recv``."""
+    if journal_limit is not None and journal is None:
+        raise click.UsageError("--journal-limit has no use without --journal")
     if null and form == "raw":
         raise click.UsageError("--null has no use with --format raw, which puts nothing between")
     if kind == "dgram" and framing != "auto":
@@ -142,6 +160,8 @@ def recv(
             group=group,
             max_message=max_message,
             max_connections=max_connections,
+            journal=journal,
+            journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
         ) as receiver,
     ):
         try:

@@ -66,12 +66,18 @@ def _moment(text: str, now: datetime) -> datetime:
         return datetime.combine(midnight, time.fromisoformat(text))
 
 
-def size(text: str) -> int:
+def capacity(text: str) -> int:
     """Return bytes: ``1000``, ``64K``, ``16M``, ``1G``, in powers of 1,024."""
     match = _SIZE.fullmatch(text)
     number = int(match[1]) * _BYTES[(match[2] or "").upper()] if match is not None else 0
     if number <= 0:
         raise click.BadParameter(f"{text!r} is no size; write it like 1000, 64K or 16M")
+    return number
+
+
+def size(text: str) -> int:
+    """Return bytes, like ``capacity``, of a single message."""
+    number = capacity(text)
     if number > _LARGEST:
         raise click.BadParameter(f"{text!r} is too large; it must be below 4G")
     return number

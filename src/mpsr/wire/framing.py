@@ -35,6 +35,8 @@ class Run(NamedTuple):
     length: int
     nbytes: int
     split: Callable[[], list[bytes]]
+    payload: bytes | None = None
+    """The payload of the native batch of which they are the last, if there is one."""
 
 
 class RawFrame(NamedTuple):

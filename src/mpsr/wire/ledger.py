@@ -44,9 +44,15 @@ class Ledger:
         self._expiry = expiry
         self._live: dict[Key, Track] = {}
         self._gone: dict[Key, tuple[Track, float]] = {}  # oldest first
+        self.forgotten: set[Key] | None = None
+        """Whom it no longer knows; somebody who wants to hear of them puts a set here."""
 
     def __len__(self) -> int:
         return len(self._live) + len(self._gone)
+
+    def restore(self, track: Track, now: float) -> None:
+        """Take back a track that was kept elsewhere."""
+        self._gone[track.key] = (track, now)
 
     def open(
         self,
@@ -65,6 +71,8 @@ class Ledger:
         producers, FENCED for a connection that is older than the live one.
         """
         key = (uid, identity.id)
+        if self.forgotten is not None:
+            self.forgotten.discard(key)
         track = self._live.get(key)
         if track is not None:
             if order < track.order:
@@ -91,6 +99,12 @@ class Ledger:
         track.fence = None
         if not (orderly and track.accepted_seq == track.expected_seq):
             self._gone[track.key] = (track, now)
+        else:
+            self._forget(track.key)
+
+    def _forget(self, key: Key) -> None:
+        if self.forgotten is not None:
+            self.forgotten.add(key)
 
     def _make_room(self, now: float) -> None:
         while self._gone:
@@ -98,6 +112,7 @@ class Ledger:
             if now - self._gone[key][1] < self._expiry:
                 break
             del self._gone[key]
+            self._forget(key)
         if len(self) >= self._most:
             error = f"the receiver already knows {len(self)} producers"
             raise RemoteProtocolError(error, code=RejectCode.BUSY)

@@ -295,7 +295,7 @@ class ReceivingSession:
             if first_seq != track.expected_seq:
                 break
             track.expected_seq += count
-            run = Run(count, nbytes, partial(codec.split_batch, payload, 0))
+            run = Run(count, nbytes, partial(codec.split_batch, payload, 0), payload)
             self._events.append(Received(first_seq, run, 0))
             position = end
         return data[position:] if position else data
@@ -376,10 +376,10 @@ class ReceivingSession:
         if body is not None:
             run = single(body)
         else:
-            run = Run(count, nbytes, partial(codec.split_batch, payload, skip))
+            run = Run(count, nbytes, partial(codec.split_batch, payload, skip), payload)
         if skip:
             rest = run.split()
-            run = Run(len(rest), sum(map(len, rest)), partial(list, rest))
+            run = Run(len(rest), sum(map(len, rest)), partial(list, rest), run.payload)
         self._receive(first_seq + skip, run)
 
     def _receive(self, first_seq: int, run: Run) -> None:

@@ -1,0 +1,417 @@
+"""Commit what an inbox receives to a journal, then acknowledge it, and hand it out from there.
+
+A background thread takes batches from the inbox, commits them in groups, and acknowledges them
+once they are on the disk. Readers follow at their own pace, each with a cursor of its own: what
+is new they get from memory, what they have fallen behind from the file.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from threading import Lock
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING, Any
+
+from mpsr.background import start_thread
+from mpsr.batch import Batch
+from mpsr.errors import ConfigurationError, JournalFull, MpsrError
+from mpsr.journal import Entry, Journal, TrackState
+from mpsr.limits import (
+    FULL_PAUSE,
+    GROUP_SIZE,
+    GROUP_TIME,
+    JOURNAL_PARTS,
+    MIB,
+    READ_AHEAD,
+)
+from mpsr.wakeup import Wakeup
+from mpsr.wire.codec import pack_batch
+from mpsr.wire.frames import HEADER
+from mpsr.wire.ledger import Track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mpsr import inbox
+    from mpsr.inbox import Inbox, ReceiverStats
+
+MAIN_CURSOR = "main"
+
+
+def open_journaled(
+    path: str | os.PathLike[str],
+    limit: int,
+    open_inbox: Callable[[int], Inbox],
+    *,
+    max_message: int,
+    decode: Callable[[bytes], Any] | None = None,
+) -> JournaledInbox:
+    """Open the journal first, then the inbox: whoever may not have the one needs not the other.
+
+    ``open_inbox`` is given how long a message may be, for a group of batches to fit the journal.
+    """
+    journal = Journal(path, limit=limit)
+    try:
+        inbox = open_inbox(min(max_message, journal.capacity // JOURNAL_PARTS))
+        return JournaledInbox(inbox, journal, decode=decode)
+    except BaseException:
+        journal.close()
+        raise
+
+
+class JournaledInbox:
+    """The receiving engine with a journal; it has the methods of an Inbox that a front calls."""
+
+    def __init__(
+        self, inbox: Inbox, journal: Journal, *, decode: Callable[[bytes], Any] | None = None
+    ) -> None:
+        self.journal = journal
+        self.decode = decode
+        self.closed = False
+        self.ended = False  # nothing is committed any more
+        self.failure: MpsrError | None = None  # why
+        self._inbox = inbox
+        inbox.ledger.forgotten = set()
+        for state in journal.tracks():
+            track = Track((state.uid, state.producer.id), state.producer, state.expected_seq)
+            track.epoch = state.epoch
+            inbox.ledger.restore(track, monotonic())
+        self._closing = False
+        self._nudge = Wakeup()
+        self._moved_at: float | None = None  # when a cursor moved that is not committed
+        self._readers: list[Reader] = []
+        self._main = self.reader(MAIN_CURSOR)
+        self._thread = start_thread(self._run, name=f"mpsr journal {journal.path}")
+
+    def reader(self, name: str, *, after: int | None = None) -> Reader:
+        """Return a new reader, with the cursor of that name."""
+        reader = Reader(self, name, after)
+        self._readers.append(reader)
+        return reader
+
+    def part_with(self, reader: Reader) -> None:
+        """Offer nothing more to a reader."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+
+    def moved(self) -> None:
+        """Have the moved cursors committed, with the next group or soon."""
+        if self._moved_at is None:
+            self._moved_at = monotonic()
+            self._nudge.set()
+
+    # -- for the fronts: the main reader ------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything that came before the stop is handed out."""
+        return self.closed or self._main.finished
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``next_batch`` may have something."""
+        return self._main.fileno()
+
+    def watch(self) -> None:
+        """Do nothing: ``fileno`` is readable as long as there is something to hand out."""
+
+    def signal(self, more: bool) -> None:  # noqa: FBT001 - as the inbox's
+        """Do nothing; see ``watch``."""
+
+    def wait_time(self, now: float) -> float | None:  # noqa: ARG002 - as the inbox's
+        """Return None: the background thread keeps the times."""
+        return None
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until ``next_batch`` may have something."""
+        self._main.wait(seconds)
+
+    def next_batch(self, now: float) -> Batch[Any] | None:  # noqa: ARG002 - as the inbox's
+        """Move the cursor past the batch handed out before; return the next, or None for now."""
+        return self._main.next_batch()
+
+    def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
+        """Move the cursor past the batch handed out last, or its first ``count`` messages."""
+        self._main.acknowledge(count, more=more)
+
+    def disown(self) -> None:
+        """Leave the cursor before the batch handed out last: its handler did not finish."""
+        self._main.disown()
+
+    def tell(self) -> None:
+        """Commit the cursors now."""
+        self.journal.commit()
+
+    def stop(self) -> None:
+        """Ask for an orderly end; see Inbox.stop."""
+        self._inbox.stop()
+
+    def stats(self) -> ReceiverStats:
+        """Return what was seen so far; what was handed out is the main reader's."""
+        main = self._main
+        return self._inbox.stats()._replace(
+            batches=main.batches, messages=main.messages, nbytes=main.nbytes
+        )
+
+    def close(self) -> None:
+        """Commit and acknowledge what was taken, then close everything."""
+        if self.closed:
+            return
+        self.closed = self._closing = True
+        self._nudge.set()
+        self._thread.join()
+        try:
+            self._inbox.close()
+        finally:
+            self._release()
+            self.journal.close()
+
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child inherited; the parent's stay as they are."""
+        self.closed = True
+        self._inbox.abandon()
+        self._release()
+
+    def _release(self) -> None:
+        self._nudge.close()
+        for reader in self._readers:
+            reader.wakeup.close()
+
+    # -- in the background --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not (self._closing or self._inbox.finished):
+                self._commit(self._gather())
+        except MpsrError as exc:
+            self.failure = exc
+        finally:
+            self.ended = True
+            for reader in tuple(self._readers):
+                reader.wakeup.set()
+
+    def _gather(self) -> list[inbox.Entry]:
+        """Take a group of batches: as much as a commit is worth, or as came in its time."""
+        group: list[inbox.Entry] = []
+        size, begun = 0, self._moved_at
+        poll = select.poll()
+        poll.register(self._inbox.fileno(), select.POLLIN)
+        poll.register(self._nudge.fileno(), select.POLLIN)
+        while size < GROUP_SIZE:
+            now = monotonic()
+            taken = self._inbox.take(now)
+            if taken is not None:
+                begun = now if begun is None else begun
+                group.append(taken)
+                size += taken.batch.nbytes
+                continue
+            begun = self._moved_at if begun is None else begun
+            if self._closing or self._inbox.finished:
+                break
+            waits = [
+                self._inbox.wait_time(now),
+                None if begun is None else begun + GROUP_TIME - now,
+            ]
+            wait = min((each for each in waits if each is not None), default=None)
+            if begun is not None and now >= begun + GROUP_TIME:
+                break
+            poll.poll(None if wait is None else wait * 1000)
+            self._nudge.clear()
+        return group
+
+    def _commit(self, group: Sequence[inbox.Entry]) -> None:
+        """Put a group on the disk, then acknowledge it and hand it out."""
+        self._moved_at = None
+        if not group:
+            self.journal.commit()
+            return
+        received_at = time_ns()
+        entries = [_entry_of(taken, received_at) for taken in group]
+        positions = self._append(group, entries)
+        if positions is None:
+            return
+        self._inbox.accept(group)
+        batches = [taken.batch for taken in group]
+        for batch, position in zip(batches, positions, strict=True):
+            batch.position = position
+        for reader in tuple(self._readers):
+            reader.offer(batches)
+
+    def _append(
+        self, group: Sequence[inbox.Entry], entries: Sequence[Entry]
+    ) -> Sequence[int] | None:
+        """Commit; wait while the journal is full. None if it was closed meanwhile."""
+        forgotten = self._inbox.ledger.forgotten or set()
+        tracks = {}
+        for taken in group:
+            if taken.track is not None:
+                uid, _ = taken.track.key
+                tracks[taken.track.key] = TrackState(
+                    uid, taken.track.identity, taken.track.epoch, taken.end_seq
+                )
+        while True:
+            try:
+                positions = self.journal.append(
+                    entries, tracks.values(), forget=forgotten - tracks.keys()
+                )
+            except JournalFull:
+                if self._closing:
+                    return None
+                self._make_room()
+            else:
+                forgotten.clear()
+                return positions
+
+    def _make_room(self) -> None:
+        """Trim, or wait for somebody to move a cursor, or for the disk."""
+        self._moved_at = None
+        try:
+            if self.journal.trim():
+                return
+        except JournalFull:
+            pass
+        poll = select.poll()
+        poll.register(self._nudge.fileno(), select.POLLIN)
+        poll.poll(FULL_PAUSE * 1000)
+        self._nudge.clear()
+
+
+class Reader:
+    """Hands a journal's batches out, in order, and keeps a cursor behind them.
+
+    ``after`` is where a handler that keeps its own position wants to go on.
+    """
+
+    def __init__(self, source: JournaledInbox, name: str, after: int | None) -> None:
+        self._source = source
+        self._journal = source.journal
+        self._name = name
+        cursor = self._journal.cursor(name)
+        position = cursor if after is None else after
+        if not self._journal.trimmed <= position <= self._journal.last:
+            error = (
+                f"after={position}: {self._journal.path} holds what comes after "
+                f"{self._journal.trimmed} to {self._journal.last}"
+            )
+            raise ConfigurationError(error)
+        if position > cursor:
+            self._journal.move(name, position)
+        self._lock = Lock()
+        self._ahead: deque[Batch[Any]] = deque()  # to be handed out next
+        self._ahead_bytes = 0
+        self._ahead_to = position  # the last position in there
+        self._handed: Batch[Any] | None = None
+        self.wakeup = Wakeup()
+        self.batches = self.messages = self.nbytes = 0  # handed out
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no more to come."""
+        return self._source.ended and not self._ahead and self._ahead_to == self._journal.last
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``next_batch`` may have something."""
+        return self.wakeup.fileno()
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until ``next_batch`` may have something."""
+        select.select([self.wakeup], [], [], seconds)
+
+    def next_batch(self) -> Batch[Any] | None:
+        """Move the cursor past the batch handed out before; return the next, or None for now.
+
+        Raises JournalDamaged where the journal cannot be read, and, once all that was committed
+        is handed out, what ended the committing.
+        """
+        self.acknowledge()
+        batch = self._next() or self._next_after_clearing()
+        if batch is None:
+            if self._source.failure is not None and self.finished:
+                raise self._source.failure.with_traceback(None)
+            return None
+        self._handed = batch
+        self.batches += 1
+        self.messages += len(batch)
+        self.nbytes += batch.nbytes
+        return batch
+
+    def _next_after_clearing(self) -> Batch[Any] | None:
+        self.wakeup.clear()
+        batch = self._next()
+        if batch is not None or self._source.ended:
+            self.wakeup.set()
+        return batch
+
+    def _next(self) -> Batch[Any] | None:
+        with self._lock:
+            if not self._ahead and self._ahead_to < self._journal.last:
+                for position, entry in self._journal.read(self._ahead_to, max_bytes=MIB):
+                    batch = entry.batch(self._source.decode)
+                    batch.position = position
+                    self._keep(batch)
+            if not self._ahead:
+                return None
+            batch = self._ahead.popleft()
+            self._ahead_bytes -= batch.nbytes
+            return batch
+
+    def offer(self, batches: Sequence[Batch[Any]]) -> None:
+        """Take batches that were committed, if they come next and there is memory for them."""
+        with self._lock:
+            for batch in batches:
+                begins = (batch.position or 0) - (len(batch) or 1)
+                if begins != self._ahead_to or self._ahead_bytes > READ_AHEAD:
+                    break
+                self._keep(batch)
+        self.wakeup.set()
+
+    def _keep(self, batch: Batch[Any]) -> None:
+        self._ahead.append(batch)
+        self._ahead_bytes += batch.nbytes
+        self._ahead_to = batch.position or 0
+
+    def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
+        """Move the cursor past the batch handed out last, or past its first ``count`` messages."""
+        batch = self._handed
+        if not more:
+            self._handed = None
+        if batch is None:
+            return
+        position = batch.position or 0
+        if count is not None:
+            position -= len(batch) - count
+        if position > self._journal.cursor(self._name):
+            self._journal.move(self._name, position)
+            self._source.moved()
+
+    def disown(self) -> None:
+        """Leave the cursor before the batch handed out last."""
+        self._handed = None
+
+    def leave(self, *, handled: bool) -> None:
+        """Stop following; the cursor stays where it is, behind the last batch if it is handled."""
+        if self._source.closed:
+            return
+        if handled:
+            self.acknowledge()
+        self._source.part_with(self)
+        self.wakeup.close()
+
+
+def _entry_of(taken: inbox.Entry, received_at: int) -> Entry:
+    batch, track, _ = taken
+    payload = batch.payload
+    if payload is None:
+        payload = memoryview(pack_batch(batch.raw, 0))[HEADER.size :] if len(batch) else b""
+    return Entry(
+        payload,
+        len(batch),
+        batch.nbytes,
+        batch.first_seq,
+        batch.lost,
+        batch.peer,
+        batch.producer,
+        track.epoch if track is not None else 0,
+        received_at,
+    )
