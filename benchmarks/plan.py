@@ -108,7 +108,7 @@ CROWDS: Final = (1, 10, 100, 1000)  # producers that share the same total work
 
 def plan(effort: Effort) -> Plan:
     """Return what is measured with so much effort."""
-    repetitions, seconds = {"quick": (1, 0.3), "default": (3, 0.7), "full": (7, 1.5)}[effort]
+    repetitions, seconds = {"quick": (1, 0.3), "default": (3, 0.7), "full": (5, 1.5)}[effort]
     cases = [
         _throughput("100B", 4, FULL_LANES),
         _throughput("16B", 4, SMALL_LANES),
@@ -153,7 +153,7 @@ def _idle(connections: int) -> Case:
 
 
 def _crowd(producers: int, effort: Effort) -> Case:
-    count = {"quick": 100_000, "default": 400_000, "full": 2_000_000}[effort]
+    count = {"quick": 400_000, "default": 2_000_000, "full": 4_000_000}[effort]
     lanes: Lanes = {"message": ("mpsr", "pyzmq")}
     return Case(f"crowd-{producers}p", "throughput", 100, producers, lanes, count)
 
