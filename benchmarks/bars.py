@@ -167,6 +167,20 @@ BARS: Final = (
         _figure("idle-10000", "p50", 0.001),
         at_least=False,
     ),
+    Bar(
+        "through a journal, 100 B, one by one",
+        " pyzmq without one",
+        1,
+        " ×",
+        _faster("100B-4p", "message", "pyzmq", ours="mpsr, journal"),
+    ),
+    Bar(
+        "the journal's bytes, synced",
+        " a file's",
+        0.7,
+        " ×",
+        _faster("disk", "bytes", "file", "bytes", ours="mpsr's journal"),
+    ),
     Bar("1,000 producers, same total work", " the best", 0.7, " ×", _kept),
     Bar("import mpsr", "", 60, " ms", _figure("import", "seconds", 1000), at_least=False),
 )

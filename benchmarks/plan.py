@@ -48,6 +48,7 @@ FULL_LANES: Final[Lanes] = {
     "message": (
         "mpsr",
         "mpsr, pure Python",
+        "mpsr, journal",
         "tokio",
         "pyzmq",
         "pynng",
@@ -83,6 +84,7 @@ HUGE_LANES: Final[Lanes] = {
     "bytes": ("raw socket",),
 }
 CORE_LANES: Final[Lanes] = {"message": ("mpsr", "tokio", "pyzmq"), "batch": ("mpsr", "tokio")}
+DISK_LANES: Final[Lanes] = {"bytes": ("file", "mpsr's journal")}
 LATENCY_LANES: Final[Lanes] = {
     "message": (
         "mpsr",
@@ -117,6 +119,7 @@ def plan(effort: Effort) -> Plan:
         _throughput("16MB", 4, HUGE_LANES),
         _throughput("100B", 1, CORE_LANES),
         _throughput("100B", 64, CORE_LANES),
+        Case("disk", "throughput", 100, 1, DISK_LANES, {"quick": 1_000_000}.get(effort, 4_000_000)),
         _latency(producers=1, seconds=3 * seconds),
         _idle(1000),
         _idle(10_000),
@@ -165,7 +168,10 @@ def _with_every_lane(case: Case) -> Case:
 
 def _for_the_bars(case: Case) -> Case:
     """Leave only the peers that a bar is measured against."""
-    wanted = ("mpsr", "mpsr, pure Python", "raw socket", "tokio", "pyzmq", "multiprocessing.Queue")
+    wanted = {
+        *("mpsr", "mpsr, pure Python", "mpsr, journal", "mpsr's journal", "file"),
+        *("raw socket", "tokio", "pyzmq", "multiprocessing.Queue"),
+    }
     lanes: Lanes = {
         interface: tuple(peer for peer in peers if peer in wanted)
         for interface, peers in case.lanes.items()

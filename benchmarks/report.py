@@ -99,6 +99,8 @@ def title(case: CaseResult) -> str:
             return f"Memory with {case['producers']:,} idle connections"
         case "import":
             return "Time to import"
+    if case["name"] == "disk":
+        return f"{size}, to the disk in groups of 1 MiB, each synced"
     if case["name"].startswith("crowd"):
         return f"{size}, the same work from {producers}"
     return f"{size}, {producers}"

@@ -20,6 +20,9 @@ class Entry(NamedTuple):
 PEERS: Final = {
     "mpsr": Entry("ours", "Mpsr", {}),
     "mpsr, pure Python": Entry("ours", "Mpsr", {"MPSR_SPEEDUPS": "off"}),
+    "mpsr, journal": Entry("durable", "Journaled", {}),
+    "mpsr's journal": Entry("durable", "Store", {}),
+    "file": Entry("durable", "File", {}),
     "raw socket": Entry("raw", "RawSocket", {}),
     "tokio": Entry("tokio", "Tokio", {}),
     "pyzmq": Entry("zeromq", "ZeroMQ", {}),
