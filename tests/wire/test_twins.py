@@ -225,12 +225,21 @@ class Inputs:
         mark = self.rng.choice([b"\n", b"\r\n", b"\0", b"a"])
         return self.buffer(self.mutated(b"".join(body + mark for body in bodies)))
 
+    def impossible(self) -> Make:
+        """Make a size that no room has: what was never written may be anything."""
+        return constant(self.rng.choice([-1, 0, 10**9, 2**70, -(2**70), "1", None, 1.0]))
+
+    def piece(self) -> Make:
+        piece = bytes(self.rng.choice([0, 1, 10, 100, 20_000, 140_000]))
+        return self.rng.choice([lambda: piece, lambda: memoryview(piece), lambda: bytearray(piece)])
+
     def lengths(self) -> Make:
         return self.buffer(self.mutated(python.pack_length([self.data() for _ in range(4)])))
 
 
 ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "to_bytes": (Inputs.message,),
+    "longest": (Inputs.messages,),
     "pack_batch": (Inputs.messages, Inputs.number),
     "scan_batch": (Inputs.payload,),
     "split_batch": (Inputs.payload, Inputs.start),
@@ -240,6 +249,11 @@ ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "pack_length": (Inputs.messages,),
     "scan_length": (Inputs.lengths, Inputs.number),
     "split_length": (Inputs.lengths,),
+}
+ASSEMBLY_ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
+    "advance": (Inputs.impossible,),
+    "extend": (Inputs.piece,),
+    "take": (),
 }
 PACKER_ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "open": (Inputs.number,),
@@ -267,6 +281,10 @@ class Call(NamedTuple):
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(repr(make()) for make in self.arguments)})"
+
+
+def constant(value: object) -> Make:
+    return lambda: value
 
 
 def described(result: object) -> object:
@@ -307,6 +325,33 @@ def compare_packers(c: ModuleType, rng: random.Random) -> None:
     assert twins[0].take(0) == twins[1].take(0), done
 
 
+def compare_assemblies(c: ModuleType, rng: random.Random) -> None:
+    """Do the same to an assembly of each twin, and compare them after every step."""
+    length = Inputs(rng).number() if rng.random() < 0.2 else constant(rng.randrange(300_000))
+    making = Call("Assembly", (length,))
+    try:
+        twins = (c.Assembly(length()), python.Assembly(length()))  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - whatever it is, it is compared
+        assert making.of(c) == making.of(python), making
+        return
+    done = [making]
+    for _ in range(rng.randrange(12)):
+        call = some_call(rng, ASSEMBLY_ARGUMENTS)
+        done.append(call)
+        if rng.random() < 0.5:  # bytes are read into the room
+            rooms = [len(twin.room()) for twin in twins]
+            assert rooms[0] == rooms[1], done
+            size = rng.randint(0, min(rooms[0], 200_000))
+            call = Call("advance", (constant(size),))
+            done.append(call)
+            for twin in twins:
+                with twin.room() as room:
+                    room[:size] = b"x" * size
+        assert call.of(twins[0]) == call.of(twins[1]), done
+        assert twins[0].filled == twins[1].filled, done
+        assert twins[0].missing == twins[1].missing, done
+
+
 # -- the comparison -------------------------------------------------------------------------
 
 
@@ -326,12 +371,21 @@ def test_packers_answer_alike(c: ModuleType, rng: random.Random) -> None:
     compare_packers(c, rng)
 
 
+@NEEDS_C
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@given(rng=st.randoms(use_true_random=False))
+def test_assemblies_answer_alike(c: ModuleType, rng: random.Random) -> None:
+    """Whatever is done to an assembly, the other twin's goes the same way."""
+    compare_assemblies(c, rng)
+
+
 def compare_many(c: ModuleType, inputs: int) -> None:
     seed = int(os.environ.get("MPSR_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
     print(f"MPSR_FUZZ_SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
     rng = random.Random(seed)
     for number in range(inputs):
-        (compare_functions if number % 4 else compare_packers)(c, rng)
+        compare = {0: compare_packers, 1: compare_assemblies}.get(number % 8, compare_functions)
+        compare(c, rng)
 
 
 @NEEDS_C

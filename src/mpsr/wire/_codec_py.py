@@ -29,6 +29,7 @@ _BATCH: Final = 3  # the frame type
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _FIRST_ROOM: Final = 16 * 1024  # bytes set aside when nothing has come
+_SURE_ROOM: Final = 128 * 1024  # bytes: once so much has come, room is made for all
 _NEWLINE: Final = b"\n"
 _MESSAGE_COST: Final = 8  # bytes that a packer counts for a message beside its own
 _MAX_COST: Final = _U32 - BATCH_HEAD.size - 4  # so that what a packer took always fits a frame
@@ -377,10 +378,15 @@ class Assembly:
 
     def room(self) -> memoryview:
         """Return where the next bytes belong; release it before anything else."""
-        if self.filled == len(self._data) < self._length:
-            size = min(self._length, max(_FIRST_ROOM, 2 * self.filled))
-            self._data += bytes(size - self.filled)
+        self._grow()
         return memoryview(self._data)[self.filled :]
+
+    def _grow(self) -> None:
+        """Make room for one byte more at least."""
+        if self.filled == len(self._data) < self._length:
+            sure = self.filled >= _SURE_ROOM
+            size = self._length if sure else min(self._length, max(_FIRST_ROOM, 2 * self.filled))
+            self._data += bytes(size - self.filled)
 
     def advance(self, size: int, /) -> None:
         """Take note that so many bytes were put into the room."""
@@ -393,9 +399,12 @@ class Assembly:
         body = memoryview(piece).cast("B")
         if len(body) > self.missing:
             raise ValueError("there is no room for so many bytes")
-        end = self.filled + len(body)
-        self._data[self.filled : end] = body
-        self.filled = end
+        while body:
+            self._grow()
+            end = min(self.filled + len(body), len(self._data))
+            piece, body = body[: end - self.filled], body[end - self.filled :]
+            self._data[self.filled : end] = piece
+            self.filled = end
 
     def take(self) -> bytes:
         """Return all, once nothing is missing; then there is nothing more to come."""
