@@ -108,7 +108,14 @@ def set_limits(limits: dict[str, float]) -> None:
 
 
 def receive_journaled(
-    address: str, record: str, journal: str, *, kill_at: str = "", hit: int = 1, **options: Any
+    address: str,
+    record: str,
+    journal: str,
+    *,
+    kill_at: str = "",
+    hit: int = 1,
+    pause: float = 0,
+    **options: Any,
 ) -> None:
     """Note every batch with its position; end at SIGTERM, or at a named point with SIGKILL."""
     hits = count(1)
@@ -123,6 +130,7 @@ def receive_journaled(
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         say("ready")
         for number, batch in enumerate(receiver.batches()):
+            time.sleep(pause)
             note_batch(notes, batch, position=batch.position, digest=digest_of(batch))
             if number == 0:
                 say("receiving")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from mpsr.limits import MIN_JOURNAL_LIMIT
+from mpsr.limits import MIB
 from tests.process import roles
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     """Wherever it dies: what was confirmed is handed out, each message at one position, in order."""
     record, journal = tmp_path / "record", tmp_path / "events.db"
     producers = [
-        start(roles.stream_counted, address, flush_every=10 * 4**place)
-        for place in (0, 0, 1, 1, 2, 2, 3, 6)
+        start(roles.stream_counted, address, flush_every=messages)
+        for messages in (1, 1, 2, 3, 5, 10, 30, 300)
     ]
 
     def receive(**options: Any) -> Any:
-        options["journal_limit"] = MIN_JOURNAL_LIMIT  # so that it is trimmed and checkpointed
+        options["journal_limit"] = 8 * MIB  # so small that its log is soon moved into the file
         return start(roles.receive_journaled, address, str(record), str(journal), **options)
 
     chance = random.Random()
     for point in deaths:
         if point:
-            receiver = receive(kill_at=point, hit=chance.randint(1, 40))
+            receiver = receive(kill_at=point, hit=chance.randint(1, 8))
             assert receiver.wait() == -signal.SIGKILL, receiver.complaint()
         else:
             receiver = receive()
