@@ -114,7 +114,6 @@ def receive_journaled(
     *,
     kill_at: str = "",
     hit: int = 1,
-    pause: float = 0,
     **options: Any,
 ) -> None:
     """Note every batch with its position; end at SIGTERM, or at a named point with SIGKILL."""
@@ -130,7 +129,6 @@ def receive_journaled(
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         say("ready")
         for number, batch in enumerate(receiver.batches()):
-            time.sleep(pause)
             note_batch(notes, batch, position=batch.position, digest=digest_of(batch))
             if number == 0:
                 say("receiving")
@@ -147,6 +145,24 @@ def receive_on_word(address: str, journal: str, **options: Any) -> None:
         for batch in receiver.batches():
             tally.take(batch)
     say(sorted(tally.counts.values()))
+
+
+def receive_journaled_beside_children(address: str, journal: str) -> None:
+    """Receive one message; then let a child try, and receive another."""
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        say("ready")
+        messages = [receiver.receive().decode()]
+        for _ in range(3):
+            if os.fork() == 0:
+                with suppress(mpsr.Closed):
+                    receiver.try_receive_batch()
+                    os._exit(1)
+                receiver.close()
+                sys.exit()
+        expect_children(3)
+        say("alone")
+        messages.append(receiver.receive().decode())
+        say(messages)
 
 
 def receive_slowly(address: str, pause: float, *, limits: dict[str, float]) -> None:
