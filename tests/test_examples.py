@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
+
+import mpsr
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -138,6 +147,52 @@ def test_aggregate_loses_nothing(tmp_path: Path) -> None:
         [f"[Worker] sensor {i}: {sum(range(1000))}" for i in range(3)],
         "",
     )
+
+
+@contextmanager
+def exactly_once(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the example on its default paths; it listens already."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "exactly_once.py")]
+    with subprocess.Popen(
+        command, cwd=directory, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Receiving at demo.sock, after position")
+        yield process
+        process.kill()
+
+
+def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path) -> None:
+    """However often it is killed, the results hold each message once, and in order."""
+    end = Event()
+
+    def send(place: int) -> int:
+        with mpsr.Producer(tmp_path / "demo.sock") as producer:
+            for number in count(1):
+                producer.send(b"%d %d" % (place, number))
+                if number % 10 == 0:
+                    producer.flush(timeout=PATIENCE)
+                if end.is_set():
+                    return number
+        raise AssertionError
+
+    with ThreadPoolExecutor(3) as threads:
+        senders = [threads.submit(send, place) for place in range(3)]
+        for _ in range(5):
+            with exactly_once(tmp_path) as process:
+                time.sleep(random.uniform(0, 0.2))
+                process.kill()
+        with exactly_once(tmp_path) as process:
+            end.set()
+            sent = [sender.result() for sender in senders]
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+    with closing(sqlite3.connect(tmp_path / "results.db")) as results:
+        bodies = [body for (body,) in results.execute("SELECT body FROM results ORDER BY rowid")]
+    for place, messages in enumerate(sent):
+        mine = [body for body in bodies if body.startswith(b"%d " % place)]
+        assert mine == [b"%d %d" % (place, number) for number in range(1, messages + 1)]
+    assert len(bodies) == sum(sent) > 100
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

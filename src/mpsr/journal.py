@@ -239,6 +239,11 @@ class Journal:
         """Bytes that ``used`` can reach."""
         return self._most_pages * self._page
 
+    @property
+    def most(self) -> int:
+        """Bytes that one ``append`` can take, if each entry takes ENTRY_COST beside its own."""
+        return (self._most_pages - 2 * _FIXED_PAGES) * self._page
+
     def append(
         self,
         entries: Sequence[Entry],

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
+from functools import partial
 from threading import Lock
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
 from mpsr.background import start_thread
 from mpsr.batch import Batch
-from mpsr.errors import ConfigurationError, JournalFull, MpsrError
+from mpsr.errors import ConfigurationError, JournalFull
 from mpsr.journal import Entry, Journal, TrackState
 from mpsr.limits import (
+    ENTRY_COST,
     FULL_PAUSE,
     GROUP_SIZE,
     GROUP_TIME,
@@ -71,8 +73,10 @@ class JournaledInbox:
         self.decode = decode
         self.closed = False
         self.ended = False  # nothing is committed any more
-        self.failure: MpsrError | None = None  # why
+        self.failure: BaseException | None = None  # why
         self._inbox = inbox
+        self._taken: deque[inbox.Entry] = deque()  # from the inbox, for the next group
+        self._part = journal.capacity // JOURNAL_PARTS
         inbox.ledger.forgotten = set()
         for state in journal.tracks():
             track = Track((state.uid, state.producer.id), state.producer, state.expected_seq)
@@ -182,9 +186,9 @@ class JournaledInbox:
 
     def _run(self) -> None:
         try:
-            while not (self._closing or self._inbox.finished):
+            while self._taken or not (self._closing or self._inbox.finished):
                 self._commit(self._gather())
-        except MpsrError as exc:
+        except BaseException as exc:  # noqa: BLE001 - whoever iterates is to know
             self.failure = exc
         finally:
             self.ended = True
@@ -194,17 +198,23 @@ class JournaledInbox:
     def _gather(self) -> list[inbox.Entry]:
         """Take a group of batches: as much as a commit is worth, or as came in its time."""
         group: list[inbox.Entry] = []
-        size, begun = 0, self._moved_at
+        size = room = 0
+        begun = self._moved_at
         poll = select.poll()
         poll.register(self._inbox.fileno(), select.POLLIN)
         poll.register(self._nudge.fileno(), select.POLLIN)
         while size < GROUP_SIZE:
             now = monotonic()
-            taken = self._inbox.take(now)
+            taken = self._take(now)
             if taken is not None:
                 begun = now if begun is None else begun
+                weight = _weight(taken.batch)
+                room += weight + ENTRY_COST
+                if group and room > self.journal.most // 2:
+                    self._taken.appendleft(taken)
+                    break
                 group.append(taken)
-                size += taken.batch.nbytes
+                size += weight
                 continue
             begun = self._moved_at if begun is None else begun
             if self._closing or self._inbox.finished:
@@ -219,6 +229,33 @@ class JournaledInbox:
             poll.poll(None if wait is None else wait * 1000)
             self._nudge.clear()
         return group
+
+    def _take(self, now: float) -> inbox.Entry | None:
+        """Return what comes next; a batch that would fill the journal comes in parts."""
+        if not self._taken:
+            taken = self._inbox.take(now)
+            if taken is None or taken.track is not None or _weight(taken.batch) <= self._part:
+                return taken
+            self._taken.append(taken)
+        while len(self._taken[0].batch) > 1 and _weight(self._taken[0].batch) > self._part:
+            self._taken.extendleft(reversed(self._halves(self._taken.popleft())))
+        return self._taken.popleft()
+
+    def _halves(self, taken: inbox.Entry) -> list[inbox.Entry]:
+        """Cut a foreign batch in two."""
+        batch, middle = taken.batch, len(taken.batch) // 2
+        halves = []
+        for begin, bodies in ((0, batch.raw[:middle]), (middle, batch.raw[middle:])):
+            half = Batch(
+                partial(list, bodies),
+                count=len(bodies),
+                nbytes=sum(map(len, bodies)),
+                peer=batch.peer,
+                first_seq=batch.first_seq + begin,
+                decode=self.decode,
+            )
+            halves.append(taken._replace(batch=half))
+        return halves
 
     def _commit(self, group: Sequence[inbox.Entry]) -> None:
         """Put a group on the disk, then acknowledge it and hand it out."""
@@ -353,7 +390,7 @@ class Reader:
             if not self._ahead:
                 return None
             batch = self._ahead.popleft()
-            self._ahead_bytes -= batch.nbytes
+            self._ahead_bytes -= _weight(batch)
             return batch
 
     def offer(self, batches: Sequence[Batch[Any]]) -> None:
@@ -368,7 +405,7 @@ class Reader:
 
     def _keep(self, batch: Batch[Any]) -> None:
         self._ahead.append(batch)
-        self._ahead_bytes += batch.nbytes
+        self._ahead_bytes += _weight(batch)
         self._ahead_to = batch.position or 0
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
@@ -397,6 +434,11 @@ class Reader:
             self.acknowledge()
         self._source.part_with(self)
         self.wakeup.close()
+
+
+def _weight(batch: Batch[Any]) -> int:
+    """Return the bytes that a batch takes: its messages, and where each of them ends."""
+    return batch.nbytes + 4 * len(batch)
 
 
 def _entry_of(taken: inbox.Entry, received_at: int) -> Entry:

@@ -50,6 +50,7 @@ GROUP_TIME: Final = 0.005  # seconds that a group may gather: several times what
 FULL_PAUSE: Final = 0.1  # seconds before a full disk is tried again
 READ_AHEAD: Final = 16 * MIB  # bytes kept in memory for a reader that follows closely
 JOURNAL_PARTS: Final = 4  # a message is at most so small a part: a group of them has to fit
+ENTRY_COST: Final = 128 * KIB  # bytes of a journal: the pages that a batch may share with others
 MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: a few pages, a log before them, a group of batches
 MAX_LOG: Final = 32 * MIB  # bytes of write-ahead log before they are moved into the file
 LOG_FRACTION: Final = 8  # of a small limit, the part that the write-ahead log may take

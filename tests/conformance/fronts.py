@@ -109,8 +109,8 @@ class _Awaited:
         for item in self._target:
             yield item
 
-    async def batches(self) -> AsyncIterator[Any]:
-        for item in self._target.batches():
+    async def batches(self, **options: Any) -> AsyncIterator[Any]:
+        for item in self._target.batches(**options):
             yield item
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from typing import TYPE_CHECKING
 
 import apsw
 import pytest
@@ -14,21 +12,6 @@ from mpsr.journal import Journal
 from mpsr.limits import KIB
 from tests.journal.disk import Disk, Step
 from tests.journal.entries import numbered, read_all
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[str]:
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("takes the right to mount a file system")
-    yield str(tmp_path / "events.db")
-    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_full_disk_refuses_whole_appends_until_there_is_room(small_disk: str) -> None:

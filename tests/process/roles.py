@@ -18,8 +18,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
+from mpsr import journal as journal_module
 from mpsr.limits import KIB
-from tests.process.stamps import stamp_of, stamped
+from mpsr.window import Window
+from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +54,7 @@ class Record:
         os.write(self._file, json.dumps(event).encode() + b"\n")
 
 
-def note_batch(record: Record, batch: mpsr.Batch) -> None:
+def note_batch(record: Record, batch: mpsr.Batch, **more: object) -> None:
     """Note what a batch holds; fail if that is not a run of whole messages of its sender."""
     stamps = [stamp_of(message) for message in batch]
     first = stamps[0].number if stamps else 0
@@ -65,6 +67,7 @@ def note_batch(record: Record, batch: mpsr.Batch) -> None:
         first=first,
         count=len(stamps),
         lost=batch.lost,
+        **more,
     )
 
 
@@ -102,6 +105,64 @@ def set_limits(limits: dict[str, float]) -> None:
     for name, value in limits.items():
         assert hasattr(mpsr.inbox, name)
         setattr(mpsr.inbox, name, value)
+
+
+def receive_journaled(
+    address: str,
+    record: str,
+    journal: str,
+    *,
+    kill_at: str = "",
+    hit: int = 1,
+    **options: Any,
+) -> None:
+    """Note every batch with its position; end at SIGTERM, or at a named point with SIGKILL."""
+    hits = count(1)
+
+    def at(point: str) -> None:
+        if point == kill_at and next(hits) == hit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal_module._at = at
+    notes = Record(record)
+    with mpsr.Receiver(address, journal=journal, **options) as receiver:
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        say("ready")
+        for number, batch in enumerate(receiver.batches()):
+            note_batch(notes, batch, position=batch.position, digest=digest_of(batch))
+            if number == 0:
+                say("receiving")
+    say(receiver.stats()._asdict())
+
+
+def receive_on_word(address: str, journal: str, **options: Any) -> None:
+    """Hold a journal; receive only when the test has said so, until SIGTERM."""
+    tally = Tally()
+    with mpsr.Receiver(address, journal=journal, **options) as receiver:
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        say("ready")
+        hear()
+        for batch in receiver.batches():
+            tally.take(batch)
+    say(sorted(tally.counts.values()))
+
+
+def receive_journaled_beside_children(address: str, journal: str) -> None:
+    """Receive one message; then let a child try, and receive another."""
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        say("ready")
+        messages = [receiver.receive().decode()]
+        for _ in range(3):
+            if os.fork() == 0:
+                with suppress(mpsr.Closed):
+                    receiver.try_receive_batch()
+                    os._exit(1)
+                receiver.close()
+                sys.exit()
+        expect_children(3)
+        say("alone")
+        messages.append(receiver.receive().decode())
+        say(messages)
 
 
 def receive_slowly(address: str, pause: float, *, limits: dict[str, float]) -> None:
@@ -205,6 +266,37 @@ def stream(address: str, record: str, *, flush_every: int) -> None:
                 producer.flush()
                 notes.note(producer=os.getpid(), flushed=number + 1)
                 say(number + 1)
+                return
+
+
+def stream_counted(address: str, *, flush_every: int) -> None:
+    """Send until told to end; say what was sent, and what the receivers' deaths took."""
+    counted = {"sent": 0, "digest": 0, "confirmed": 0, "resent": 0}
+    written = 0  # below this number all was written to a connection that is gone
+    rewind, resume = Window.rewind, Window.resume
+
+    def noting_rewind(window: Window) -> None:
+        nonlocal written
+        written = max([written, *(parcel.end_seq for parcel in window._inflight)])
+        rewind(window)
+
+    def noting_resume(window: Window, expected_seq: int, max_message: int) -> bool:
+        counted["resent"] += max(0, written - expected_seq)
+        return resume(window, expected_seq, max_message)
+
+    Window.rewind, Window.resume = noting_rewind, noting_resume  # type: ignore[method-assign]
+    with mpsr.Producer(address) as producer:
+        for number in count():
+            message = stamped(number, size=50)
+            producer.send(message)
+            counted["sent"] += 1
+            counted["digest"] += digest_of([message])
+            ending = number % 16 == 0 and told()
+            if ending or counted["sent"] % flush_every == 0:
+                producer.flush()
+                counted["confirmed"] += 1
+            if ending:
+                say(counted)
                 return
 
 

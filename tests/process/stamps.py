@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import mpsr
 
 _FILL: Final = random.Random(1).randbytes(1 << 16)
@@ -41,6 +44,12 @@ def stamp_of(message: bytes) -> Stamp:
     assert len(body) == size
     assert crc32(body) == check
     return Stamp(Source(pid, stream), number)
+
+
+def digest_of(messages: Iterable[bytes]) -> int:
+    """Return a number for these messages; the numbers of parts add up to that of the whole."""
+    digests = (blake2b(message, digest_size=6).digest() for message in messages)
+    return sum(map(int.from_bytes, digests))
 
 
 class Tally:

@@ -1,0 +1,358 @@
+"""Who reads a receiver's journal: one process, with cursors that keep their places."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import time
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpsr
+from mpsr.journal import Journal
+from mpsr.limits import MIB, MIN_JOURNAL_LIMIT
+from tests.journal.test_damage import harm
+from tests.journal.test_ownership import LOOK, run
+from tests.process import roles
+from tests.process.stamps import stamp_of, stamped
+from tests.process.workers import PATIENCE, beside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tests.process.workers import Start
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> str:
+    """Give a path for a journal."""
+    return str(tmp_path / "events.db")
+
+
+def fill(address: str, journal: str, *batches: Iterable[bytes]) -> None:
+    """Have batches committed, and none of them handed out."""
+    with mpsr.Receiver(address, journal=journal), mpsr.Producer(address) as producer:
+        for batch in batches:
+            producer.send_many(batch)
+            producer.flush(PATIENCE)
+
+
+def words(first: int, last: int) -> list[bytes]:
+    return [b"%d" % number for number in range(first, last + 1)]
+
+
+def drained(receiver: mpsr.Receiver, **options: object) -> Iterator[mpsr.Batch]:
+    """Stop a receiver, and hand out all that is left."""
+    receiver.stop()
+    return receiver.batches(**options)  # type: ignore[arg-type]
+
+
+# -- whose it is ------------------------------------------------------------------------------
+
+
+def test_second_receiver_is_refused_and_told_who_has_the_journal(
+    start: Start, address: str, journal: str
+) -> None:
+    """Also after somebody looked at the file; and the first is not disturbed by it."""
+    owner = start(roles.receive_on_word, address, journal)
+    assert owner.hear() == "ready"
+    sender = start(roles.send, address, 100)
+    assert sender.wait() == 0
+    for look in (False, True):
+        if look:
+            assert run(LOOK, journal) == "database is locked"
+        with pytest.raises(mpsr.JournalInUse, match=f"process {owner.pid} has it open") as refused:
+            mpsr.Receiver(address + "2", journal=journal)
+        assert refused.value.pid == owner.pid
+        assert not os.path.exists(address + "2")
+    owner.tell("go on")
+    assert start(roles.send, address, 100).wait() == 0
+    owner.process.terminate()
+    assert owner.hear() == [100, 100]
+
+
+def test_child_of_a_fork_leaves_the_journal_to_its_parent(
+    start: Start, address: str, journal: str
+) -> None:
+    """The child's receiver is closed; the parent's works on, whatever the child does."""
+    parent = start(roles.receive_journaled_beside_children, address, journal)
+    assert parent.hear() == "ready"
+    with mpsr.Producer(address) as producer:
+        producer.send(b"before")
+        assert parent.hear() == "alone"
+        producer.send(b"after")
+    assert parent.hear() == ["before", "after"]
+    assert parent.wait() == 0, parent.complaint()
+    with Journal(journal) as journal_:
+        assert (journal_.set_aside, journal_.cursor("main"), journal_.last) == (None, 2, 2)
+
+
+# -- where they go on -------------------------------------------------------------------------
+
+
+def test_next_receiver_goes_on_where_the_last_was_closed(address: str, journal: str) -> None:
+    """To the message, if it was handed out message by message."""
+    fill(address, journal, words(1, 5), words(6, 9))
+    came: list[bytes] = []
+    for messages in (2, 1, 3):
+        with mpsr.Receiver(address, journal=journal) as receiver:
+            came += islice(receiver, messages)
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        last = [list(batch) for batch in drained(receiver)]
+    assert came == words(1, 6)
+    assert last == [words(7, 9)]
+
+
+def test_next_receiver_goes_on_where_a_handler_failed(address: str, journal: str) -> None:
+    """The batch in hand is handed out again, whole, at its position."""
+    fill(address, journal, words(1, 5), words(6, 9), words(10, 12))
+    for _ in range(2):
+        with pytest.raises(RuntimeError), mpsr.Receiver(address, journal=journal) as receiver:
+            for batch in receiver.batches():
+                if b"7" in batch:
+                    raise RuntimeError
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        left = [(batch.position, list(batch)) for batch in drained(receiver)]
+    assert left == [(9, words(6, 9)), (12, words(10, 12))]
+
+
+def test_cursors_follow_at_their_own_pace(address: str, journal: str) -> None:
+    """What the slowest has still to pass is kept; the others are not held up by it."""
+    archived: list[bytes] = []
+    with mpsr.Receiver(address, journal=journal) as receiver, mpsr.Producer(address) as producer:
+        slow = receiver.batches(cursor="archive")
+        producer.send_many(words(1, 10))
+        archived += next(slow)
+        for first in range(11, 101, 10):
+            producer.send_many(words(first, first + 9))
+        producer.flush(PATIENCE)
+        assert list(islice(receiver, 100)) == words(1, 100)
+        receiver.acknowledge()
+    with Journal(journal) as kept:
+        assert kept.cursors() == {"archive": 0, "main": 100}
+        assert (kept.trimmed, kept.last) == (0, 100)
+
+    def archive() -> None:
+        for batch in receiver.batches(cursor="archive"):
+            archived.extend(batch)
+            if b"100" in batch:
+                break
+
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        archived.clear()
+        with beside(archive):
+            pass
+        assert archived == words(1, 100)
+    with Journal(journal) as kept:
+        assert kept.cursors()["main"] == 100
+        while kept.trim():
+            pass
+        assert kept.trimmed == min(kept.cursors().values()) > 0
+
+
+def test_reader_in_a_thread_ends_with_the_receiver(address: str, journal: str) -> None:
+    """stop() ends it behind the last message; close() ends it at once."""
+    fill(address, journal, words(1, 10))
+    for finish in ("stop", "close"):
+        came: list[bytes] = []
+
+        def follow() -> None:
+            for batch in receiver.batches(cursor=finish):  # noqa: B023
+                came.extend(batch)  # noqa: B023
+
+        receiver: mpsr.Receiver = mpsr.Receiver(address, journal=journal)
+        with beside(follow):
+            while not came:
+                time.sleep(0.001)
+            getattr(receiver, finish)()
+        receiver.close()
+        assert came == words(1, 10)
+
+
+def test_position_resumes_exactly_behind_it(address: str, journal: str) -> None:
+    """In mid-batch too; sequence numbers fit what is left of the batch."""
+    fill(address, journal, words(1, 10), words(11, 20))
+    for after, first_seqs in {0: [0, 10], 4: [4, 10], 10: [10], 19: [19], 20: []}.items():
+        copy = shutil.copyfile(journal, f"{journal}.{after}")
+        with mpsr.Receiver(address, journal=copy) as receiver:
+            batches = list(drained(receiver, after=after))
+        assert [message for batch in batches for message in batch] == words(after + 1, 20)
+        assert [batch.first_seq for batch in batches] == first_seqs
+        assert [batch.position for batch in batches] == [10, 20][2 - len(batches) :]
+
+
+@pytest.mark.parametrize("after", [-1, 21])
+def test_position_that_the_journal_does_not_hold_is_refused(
+    address: str, journal: str, after: int
+) -> None:
+    """Nobody goes on elsewhere without a word."""
+    fill(address, journal, words(1, 20))
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        with pytest.raises(mpsr.ConfigurationError, match=f"after={after}: .* holds .* 0 to 20"):
+            next(receiver.batches(after=after))
+
+
+def test_position_that_is_trimmed_is_refused(address: str, journal: str) -> None:
+    """A handler that lost its results cannot have gone on."""
+    fill(address, journal, words(1, 20), words(21, 30))
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        assert list(islice(receiver, 20)) == words(1, 20)
+    fill(address, journal, words(31, 40))
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        with pytest.raises(mpsr.ConfigurationError, match="after=5: .* holds .* 20 to 40"):
+            next(receiver.batches(after=5))
+
+
+def test_without_a_journal_there_are_no_positions(address: str) -> None:
+    """``position`` is None, and what takes a journal says so."""
+    with mpsr.Receiver(address) as receiver, mpsr.Producer(address) as producer:
+        producer.send(b"1")
+        assert receiver.receive_batch(PATIENCE).position is None
+        for options in ({"after": 0}, {"cursor": "archive"}):
+            with pytest.raises(mpsr.ConfigurationError, match="with a journal"):
+                next(receiver.batches(**options))  # type: ignore[arg-type]
+        receiver.acknowledge()
+
+
+# -- what comes ------------------------------------------------------------------------------
+
+
+def test_foreign_messages_go_through_the_journal(address: str, journal: str) -> None:
+    """Whole, with their peer; what was not handed out is there for the next receiver."""
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)
+            client.sendall(b"1\n2\n3")
+        assert [receiver.receive(PATIENCE) for _ in range(3)] == words(1, 3)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)
+            client.sendall(b"4\n5\n6\n")
+        receiver.stop()
+        assert receiver.receive(PATIENCE) == b"4"
+    with mpsr.Receiver(address, journal=journal) as receiver:
+        (batch,) = drained(receiver)
+        assert (list(batch), batch.first_seq, batch.position) == (words(5, 6), 1, 6)
+        assert batch.peer == mpsr.Peer(os.getpid(), os.getuid(), os.getgid())
+        assert batch.producer is None
+
+
+def test_datagrams_go_through_the_journal(address: str, journal: str) -> None:
+    """Those that the kernel holds at stop() too."""
+    with mpsr.Receiver(address, type="dgram", journal=journal) as receiver:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.connect(address)
+            for message in words(1, 5):
+                client.send(message)
+        assert receiver.receive(PATIENCE) == b"1"
+        receiver.stop()
+        assert list(receiver) == words(2, 5)
+    with Journal(journal) as kept:
+        assert kept.cursor("main") == kept.last == 5
+
+
+def test_many_small_messages_fit_the_smallest_journal(address: str, journal: str) -> None:
+    """Neither a read full of empty lines nor a crowd that speaks at once is too much for it."""
+    lines, clients = 2_000_000, 300
+    with mpsr.Receiver(address, journal=journal, journal_limit=MIN_JOURNAL_LIMIT) as receiver:
+
+        def speak() -> None:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(address)
+                client.sendall(b"\n" * lines)
+            for _ in range(clients):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(address)
+                    client.sendall(b"hello\n")
+            receiver.stop()
+
+        with beside(speak):
+            batches = [(len(batch), batch.nbytes) for batch in receiver.batches()]
+        assert receiver.stats().rejected == 0
+    assert [sum(each) for each in zip(*batches, strict=True)] == [lines + clients, 5 * clients]
+
+
+def test_what_is_read_back_is_decoded(address: str, journal: str) -> None:
+    """``decode=`` sees the messages of an earlier receiver as it does new ones."""
+    fill(address, journal, [b"1", b"2"], [b"x", b"4"])
+    with mpsr.Receiver(address, journal=journal, decode=int) as receiver:
+        assert list(receiver.receive_batch(PATIENCE)) == [1, 2]
+        with pytest.raises(mpsr.DecodeError) as caught:
+            receiver.receive(PATIENCE)
+        assert caught.value.message == b"x"
+        assert receiver.receive(PATIENCE) == 4
+
+
+def test_losses_are_told_from_the_journal(address: str, journal: str) -> None:
+    """The next receiver tells how many messages a producer dropped, and where."""
+    with mpsr.Producer(address, on_full="drop_newest", buffer=100) as producer:
+        for number in range(10):  # nobody listens yet
+            producer.send(b"%d" % number * 30)
+        lost = producer.stats().lost
+        assert lost > 0
+        with mpsr.Receiver(address, journal=journal):
+            producer.flush(PATIENCE)
+            producer.send(b"last")
+            producer.flush(PATIENCE)
+    for _ in range(2):
+        with suppress(RuntimeError), mpsr.Receiver(address, journal=journal) as receiver:
+            batches = [(batch.lost, list(batch)) for batch in receiver.batches(cursor=drain(receiver))]
+            raise RuntimeError
+        assert sum(each for each, _ in batches) == lost
+        assert batches[-1][1][-1] == b"last"
+        assert sum(len(messages) for _, messages in batches) == 11 - lost
+
+
+def drain(receiver: mpsr.Receiver) -> str:
+    """Stop a receiver; return the name of a cursor that has passed nothing."""
+    receiver.stop()
+    return f"fresh {time.monotonic_ns()}"
+
+
+# -- damage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is damaged is never closed
+@pytest.mark.timeout(300)
+def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
+    start: Start, address: str, journal: str, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """It starts within 10 s, if need be with a new journal, tells so, and works."""
+    owner = start(roles.receive_on_word, address, journal, journal_limit=16 * MIB)
+    assert owner.hear() == "ready"
+    with mpsr.Producer(address) as producer:
+        for first in range(0, 200, 10):
+            producer.send_many([stamped(first + n, size=3000) for n in range(10)])
+            producer.flush(PATIENCE)
+    owner.kill()
+    outcomes = set()
+    for seed in range(count):
+        path = f"{journal}.{seed}"
+        for suffix in ("", "-wal"):
+            shutil.copyfile(journal + suffix, path + suffix)
+        done = harm(path, random.Random(seed))
+        caplog.clear()
+        before = time.monotonic()
+        numbers = []
+        with mpsr.Receiver(address, journal=path) as receiver:
+            outcome = "set aside" if receiver.journal_set_aside else "whole"
+            receiver.stop()
+            try:
+                for batch in receiver.batches():
+                    numbers += [stamp_of(message).number for message in batch]
+            except mpsr.JournalDamaged:
+                outcome = "unreadable"
+        assert time.monotonic() - before < 10, done
+        assert numbers == [*range(len(numbers))], done
+        assert (len(numbers) == 200) == (outcome == "whole"), (done, outcome, len(numbers))
+        if outcome == "set aside":
+            assert "it was moved to" in caplog.text
+            assert numbers == []
+        outcomes.add(outcome)
+    assert outcomes >= {"whole", "set aside"}

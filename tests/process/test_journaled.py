@@ -1,0 +1,95 @@
+"""What a receiver with a journal keeps, whatever kills it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from mpsr.limits import MIB
+from tests.process import roles
+
+if TYPE_CHECKING:
+    from tests.process.workers import Start
+
+POINTS: Final = ("before-commit", "after-commit", "before-cursor", "checkpoint", "trim")
+SHORT: Final = ("", *POINTS, "")  # where each receiver dies; "": at a random moment
+LONG: Final = ("",) * 200 + POINTS * 20
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param(SHORT, id="short"),
+        pytest.param(LONG, marks=[pytest.mark.soak, pytest.mark.timeout(1800)], id="long"),
+    ],
+)
+def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
+    start: Start, address: str, tmp_path: Path, deaths: tuple[str, ...]
+) -> None:
+    """Wherever it dies: what was confirmed is handed out, each message at one position, in order."""
+    record, journal = tmp_path / "record", tmp_path / "events.db"
+    producers = [
+        start(roles.stream_counted, address, flush_every=messages)
+        for messages in (1, 1, 2, 3, 5, 10, 30, 300)
+    ]
+
+    def receive(**options: Any) -> Any:
+        options["journal_limit"] = 8 * MIB  # so small that its log is soon moved into the file
+        return start(roles.receive_journaled, address, str(record), str(journal), **options)
+
+    chance = random.Random()
+    for point in deaths:
+        if point:
+            receiver = receive(kill_at=point, hit=chance.randint(1, 8))
+            assert receiver.wait() == -signal.SIGKILL, receiver.complaint()
+        else:
+            receiver = receive()
+            assert (receiver.hear(), receiver.hear()) == ("ready", "receiving")
+            time.sleep(chance.uniform(0, 0.2))
+            receiver.kill()
+    last = receive()
+    for producer in producers:
+        producer.tell("end")
+    sent = {producer.pid: producer.hear() for producer in producers}
+    assert [producer.wait() for producer in producers] == [0] * len(producers)
+    last.process.terminate()
+    assert last.wait() == 0
+    delivered = check(record)
+    assert delivered == {pid: (each["sent"], each["digest"]) for pid, each in sent.items()}
+    totals = sum(map(Counter, sent.values()), Counter[str]())
+    print(f"{len(deaths)} kills: {dict(totals)}, {sorted(tmp_path.iterdir())}")  # noqa: T201
+    assert totals["confirmed"] >= 1000
+    assert totals["resent"] >= 50
+
+
+def check(record: Path) -> dict[int, tuple[int, int]]:
+    """Read what was handed out; return each producer's messages and their digest.
+
+    Fails if a position holds two things, or nothing, or if a producer's messages are not, by
+    their positions, each there once and in order.
+    """
+    at: dict[int, tuple[int, int, int, int]] = {}
+    lives: dict[int, int] = {}  # by receiver: the last position
+    for line in record.read_bytes().splitlines():
+        event = json.loads(line)
+        batch = event["producer"], event["first"], event["count"], event["digest"]
+        position, receiver = event["position"], event["receiver"]
+        assert at.setdefault(position, batch) == batch, "a position that holds two things"
+        assert position > lives.get(receiver, 0), "a repeat within one receiver's life"
+        lives[receiver] = position
+    taken: dict[int, tuple[int, int]] = {}
+    end = 0
+    for position, (producer, first, count, digest) in sorted(at.items()):
+        assert position == end + count, "a position that was never handed out"
+        end = position
+        expected, digests = taken.get(producer, (0, 0))
+        assert first == expected, "a gap or a repeat in the journal"
+        taken[producer] = first + count, digests + digest
+    return taken
