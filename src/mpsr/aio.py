@@ -364,7 +364,7 @@ class AsyncProducer(ProducerBase[S]):
                 await anyio.to_thread.run_sync(commit)
             except MpsrError as exc:
                 error = exc
-            self._end_commit(error, monotonic())
+            self._end_commit(spool, error, monotonic())
 
     def _commit_rest(self, spool: Spool) -> None:
         """Write to the spool, at once, what a cancelled close has not."""
@@ -378,7 +378,7 @@ class AsyncProducer(ProducerBase[S]):
                 commit()
             except MpsrError as exc:
                 error = exc
-            self._end_commit(error, monotonic())
+            self._end_commit(spool, error, monotonic())
 
     async def _drain_and_close(self, timeout: float | None) -> Undelivered | None:
         if self._closing:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mpsr.endpoint import SocketType
     from mpsr.outbox import ProducerStats
     from mpsr.spool import Spool
-    from mpsr.window import OnFull, Parcel
+    from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
     T = TypeVar("T", default=Buffer)
@@ -134,7 +134,6 @@ class ProducerBase(Generic[T]):
         self._closed = False  # sends no more
         self._end = "is closed"
         self._spool: Spool | None = None
-        self._group: Sequence[Parcel] = ()  # in a commit that has not ended
         self._spool_at = 0.0  # no commit before then
         self._spool_obstacle: JournalFull | None = None
         self._spool_failure: MpsrError | None = None
@@ -251,10 +250,10 @@ class ProducerBase(Generic[T]):
         due_at = self._commit_at(spool)
         if due_at is None or now < due_at:
             return None
-        self._group = self._window.group(now, SPOOL_GROUP)
-        return partial(spool.commit, self._group, self._window.accepted_seq)
+        group = self._window.group(now, SPOOL_GROUP)
+        return partial(spool.commit, group, self._window.accepted_seq)
 
-    def _end_commit(self, error: MpsrError | None, now: float) -> None:
+    def _end_commit(self, spool: Spool, error: MpsrError | None, now: float) -> None:
         """Take note of how a commit went."""
         self._spool_at, self._spool_obstacle = now, None
         if isinstance(error, JournalFull):
@@ -263,9 +262,8 @@ class ProducerBase(Generic[T]):
         elif error is not None:
             self._spool_failure = error
             self._outbox.fail(error)
-        elif self._group:
-            self._window.spool(self._group[-1].end_seq)
-        self._group = ()
+        else:
+            self._window.spool(spool.next_seq)
 
     def _is_spooled(self, seq: int) -> bool:
         """Tell whether everything below is in the spool; without one it need not be."""
@@ -731,7 +729,7 @@ class Producer(ProducerBase[T]):
             except MpsrError as exc:
                 error = exc
             with self._lock:
-                self._end_commit(error, monotonic())
+                self._end_commit(self._spool, error, monotonic())
                 if self._waiting:
                     self._changed.notify_all()
 

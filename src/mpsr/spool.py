@@ -80,7 +80,8 @@ class Spool:
     def commit(self, parcels: Iterable[Parcel], accepted_seq: int) -> None:
         """Write parcels, and up to where all is accepted; both are on the disk when this returns.
 
-        What is in the file already is left out.
+        ``next_seq`` tells how many parcels these were: where there is little room, the first
+        alone. What is in the file already is left out.
 
         Raises:
             JournalFull: there is no room now; try again.
@@ -90,10 +91,16 @@ class Spool:
         with self._mutex:
             self._settle(accepted_seq)
             new = [parcel for parcel in parcels if parcel.first_seq >= self.next_seq]
-            if new:
-                self._append(new)
-            else:
-                self._journal.commit()
+            try:
+                if new:
+                    self._append(new)
+                else:
+                    self._journal.commit()
+            except JournalFull:
+                while self._journal.trim():
+                    pass
+                if new:
+                    self._append(new[:1])
             self.accepted_seq = accepted_seq
 
     def close(self, accepted_seq: int) -> None:
@@ -135,22 +142,10 @@ class Spool:
         now = time.time_ns()
         entries = [self._entry_of(parcel, now) for parcel in parcels]
         track = TrackState(None, self._producer, 0, end_seq)
-        try:
-            positions = self._journal.append(entries, [track])
-        except JournalFull:
-            if not self._make_room():
-                raise
-            positions = self._journal.append(entries, [track])
+        positions = self._journal.append(entries, [track])
         for parcel, position in zip(parcels, positions, strict=True):
             self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
         self.next_seq = end_seq
-
-    def _make_room(self) -> bool:
-        """Trim all that is accepted, as its place can be used again; tell whether there was any."""
-        before = self._journal.trimmed
-        while self._journal.trim():
-            pass
-        return self._journal.trimmed > before
 
     def _settle(self, accepted_seq: int) -> None:
         """Move the cursor, in memory; it may come to stand within a batch."""
