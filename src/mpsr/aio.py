@@ -7,9 +7,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
-from mpsr.errors import Closed, Undelivered
+from mpsr.errors import Closed, MpsrError, Undelivered
 from mpsr.forking import watch_forks
 from mpsr.limits import CLOSE_PATIENCE
 from mpsr.producer import ProducerBase
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch
     from mpsr.journaled import Reader
+    from mpsr.spool import Spool
 
     T = TypeVar("T", default=bytes)
     S = TypeVar("S", default=Buffer)
@@ -170,7 +172,8 @@ class AsyncProducer(ProducerBase[S]):
     cancel safe: a ``send`` that is cancelled while it waits for room has not taken the
     message; otherwise it has, and cannot be cancelled. Cancelling ``flush`` loses nothing.
     Cancelling ``close``, or the end of the ``async with`` block, gives up what is not
-    delivered; a warning says how much that is.
+    delivered; a warning says how much that is. With a spool nothing is given up: what was not
+    committed yet is, while the event loop waits.
     """
 
     _tasks: TaskGroup | None = None
@@ -220,11 +223,12 @@ class AsyncProducer(ProducerBase[S]):
         messages, bodies = self._checked_all(messages)
         await self._take_all(bodies, messages, timeout)
 
-    async def flush(self, timeout: float | None = None) -> None:
+    async def flush(self, timeout: float | None = None, *, spooled: bool = False) -> None:
         """Return once the receiver has accepted everything sent so far.
 
         Args:
             timeout: seconds; None waits for ever.
+            spooled: return once all of it is accepted or on the disk, in the spool.
 
         Raises:
             TimedOut: it has not, and why. Nothing is lost by it.
@@ -232,13 +236,20 @@ class AsyncProducer(ProducerBase[S]):
             Closed: the producer was closed.
 
         """
+        self._check_spooled(spooled=spooled)
         await checkpoint()
         self._check()
         deadline = None if timeout is None else monotonic() + timeout
         target = self._window.next_seq
         self._window.seal()
+        if not self._is_spooled(target):
+            self._outbox.wakeup.set()
         self._pump(monotonic())
-        while self._window.accepted_seq < target:
+        while spooled and not self._is_spooled(target):
+            self._check(taking=False)
+            if not await self._wait(deadline):
+                raise self._late_spool(timeout or 0)
+        while not spooled and self._window.accepted_seq < target:
             self._check(taking=False)
             if not await self._wait(deadline):
                 raise self._late(timeout or 0)
@@ -246,12 +257,15 @@ class AsyncProducer(ProducerBase[S]):
     async def close(self, timeout: float | None = None) -> None:
         """Deliver what is buffered, say goodbye and close.
 
+        With a spool all is committed first, and it delivers only while there is a receiver: what
+        stays in the spool is not lost.
+
         Args:
             timeout: seconds; None waits as long as the receiver makes progress, and gives up
                 after five seconds without.
 
         Raises:
-            Undelivered: it carries what the receiver has not accepted.
+            Undelivered: it carries what neither the receiver has accepted nor a spool holds.
 
         """
         undelivered = await self._drain_and_close(timeout)
@@ -291,6 +305,8 @@ class AsyncProducer(ProducerBase[S]):
         if not self._closed:
             self._closed = True
             self._outbox.close()
+            if self._spool is not None:
+                self._give_up_spool()
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -302,6 +318,9 @@ class AsyncProducer(ProducerBase[S]):
         if self._tasks is None:
             error = f"the producer for {self.address} is not open: use it inside async with"
             raise Closed(error)
+
+    def _may_deliver(self) -> bool:
+        return super()._may_deliver() and (self._spool is None or self._running)
 
     def _take(self, body: bytes, now: float) -> bool:
         self._check()
@@ -319,7 +338,7 @@ class AsyncProducer(ProducerBase[S]):
         while position < len(bodies):
             self._check()
             now = monotonic()
-            ready = self._outbox.ready()
+            ready = self._spool is None and self._outbox.ready()
             position = self._window.offer_many(bodies, position, now, enough=ready)
             self._arm(now)
             if self._pump(now):
@@ -355,10 +374,13 @@ class AsyncProducer(ProducerBase[S]):
             while not self._closed:
                 now = monotonic()
                 outbox.service(now)
+                if self._spool is not None:
+                    await self._commit(self._spool)
+                    now = monotonic()
                 self._pump(now)
                 self._changed.set()
                 self._changed = anyio.Event()
-                wait = outbox.wait_time(now)
+                wait = self._wait_time(now)
                 self._wakes_at = inf if wait is None else now + wait
                 with anyio.move_on_after(wait):
                     await anyio.wait_readable(outbox.fileno())
@@ -366,6 +388,32 @@ class AsyncProducer(ProducerBase[S]):
             self._running = False
             if self._closed:
                 outbox.close()
+                self._close_spool()
+
+    async def _commit(self, spool: Spool) -> None:
+        """Write to the spool what is due."""
+        commit = self._begin_commit(spool, monotonic())
+        if commit is not None:
+            error = None
+            try:
+                await anyio.to_thread.run_sync(commit)
+            except MpsrError as exc:
+                error = exc
+            self._end_commit(spool, error, monotonic())
+
+    def _commit_rest(self, spool: Spool) -> None:
+        """Write to the spool, at once, what a cancelled close has not."""
+        self._spool_at = 0.0
+        while self._window.unspooled and self._spool_obstacle is None:
+            commit = self._begin_commit(spool, inf)
+            if commit is None:
+                break
+            error = None
+            try:
+                commit()
+            except MpsrError as exc:
+                error = exc
+            self._end_commit(spool, error, monotonic())
 
     async def _drain_and_close(self, timeout: float | None) -> Undelivered | None:
         if self._closing:
@@ -379,8 +427,18 @@ class AsyncProducer(ProducerBase[S]):
         try:
             window.seal()
             self._pump(since)
+            while self._running and not self._is_spooled(window.next_seq):
+                outbox.wakeup.set()
+                if self._spool_failure is not None or not await self._wait(
+                    self._spooling_until(since, deadline)
+                ):
+                    break
             accepted_seq = window.accepted_seq
-            while window.accepted_seq < window.next_seq and outbox.failure is None:
+            while (
+                self._may_deliver()
+                and window.accepted_seq < window.next_seq
+                and outbox.failure is None
+            ):
                 if window.accepted_seq > accepted_seq:
                     accepted_seq, since = window.accepted_seq, monotonic()
                 if not await self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
@@ -389,6 +447,9 @@ class AsyncProducer(ProducerBase[S]):
             self._pump(monotonic())
             drained = True
         finally:
+            window.seal()
+            if self._spool is not None:
+                self._commit_rest(self._spool)
             undelivered = self._undelivered()
             self._closed = True
             if self._running:
@@ -396,6 +457,7 @@ class AsyncProducer(ProducerBase[S]):
                 outbox.wakeup.set()  # the background task closes it
             else:
                 outbox.close()
+                self._close_spool()
             if undelivered is not None and not drained:
                 _warn_given_up(undelivered)
         return undelivered

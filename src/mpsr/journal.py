@@ -796,7 +796,7 @@ class Journal:
     def _values(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         with self._working("read"):
             sql = "SELECT * FROM state WHERE name >= ? AND name < ? ORDER BY name"
-            bounds = (prefix, prefix + b"\xff")
+            bounds = (prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
             rows = self._connection.execute(sql, bounds).fetchall()
             if not all(is_state(*row) and self._sums.get(row[0]) == row[2] for row in rows):
                 self._raise_damaged("what it knows of cursors and producers is not whole")

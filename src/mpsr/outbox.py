@@ -55,7 +55,10 @@ _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOME
 
 
 class ProducerStats(NamedTuple):
-    """What a producer has done since it was created: ``sent = accepted + lost + buffered``."""
+    """What a producer has done since it was created: ``sent = accepted + lost + buffered``.
+
+    What its spool held then counts as sent, and what a spool holds is buffered.
+    """
 
     sent: int
     """Messages taken from the caller."""
@@ -87,10 +90,11 @@ class Outbox:
         buffer: int = BUFFER,
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
+        spooled_as: bytes | None = None,
     ) -> None:
         keep_freed_memory()
         self.address = address
-        self.id = os.urandom(PRODUCER_ID_SIZE)
+        self.id = spooled_as or os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
         self._label = label
         if type == "dgram":
@@ -104,6 +108,7 @@ class Outbox:
             buffer=buffer,
             linger=linger,
             max_message=max_message,
+            spooled=spooled_as is not None,
         )
 
         self._socket: socket.socket | None = None
@@ -217,6 +222,11 @@ class Outbox:
                 self._drop(None, now)
                 self._retry_at = now
 
+    @property
+    def may_deliver(self) -> bool:
+        """Whether there is a connection, or it is not known yet that there is none."""
+        return self._socket is not None or (self.obstacle is None and self.failure is None)
+
     def in_burst(self, now: float) -> bool:
         """Tell whether writing is left to whoever sends so much that he does it himself."""
         return now < self._burst_until and not self.interrupted
@@ -326,7 +336,7 @@ class Outbox:
                 failure = RemoteProtocolError(error, code=RejectCode.GAP)
         if failure is not None:
             if not (isinstance(failure, Rejected) and failure.code in RETRY_CODES):
-                self._fail(failure)
+                self.fail(failure)
             self._drop(failure, now)
 
     # -- losing the connection --------------------------------------------------------------
@@ -349,7 +359,7 @@ class Outbox:
             self._socket.close()
             self._socket = None
             if self.address.kind == "fd":  # there is no other to reach
-                self._fail(obstacle)
+                self.fail(obstacle)
         self._session = None
         self._greeting = b""
         self.window.rewind()
@@ -363,7 +373,7 @@ class Outbox:
         self._backoff = BACKOFF_FIRST
         self._retry_at = now
 
-    def _fail(self, failure: MpsrError | None) -> None:
+    def fail(self, failure: MpsrError | None) -> None:
         """Give the receiver up for good."""
         self.failure = self.failure or failure
         self.window.packer.close()
@@ -394,7 +404,8 @@ class Outbox:
     def stats(self) -> ProducerStats:
         """Return what was done so far."""
         window = self.window
-        sent, accepted, lost = window.next_seq, window.accepted, window.lost
+        sent = window.next_seq - window.start_seq
+        accepted, lost = window.accepted, window.lost
         return ProducerStats(
             sent=sent,
             accepted=accepted,

@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import threading
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic
@@ -18,6 +19,8 @@ from mpsr.errors import (
     BufferFull,
     Closed,
     ConfigurationError,
+    JournalError,
+    JournalFull,
     MpsrError,
     SendTimedOut,
     TimedOut,
@@ -31,6 +34,11 @@ from mpsr.limits import (
     CLOSE_PATIENCE,
     LINGER,
     MAX_MESSAGE,
+    MAX_SPOOLED,
+    SPOOL_DELAY,
+    SPOOL_GROUP,
+    SPOOL_RETRY,
+    SPOOL_SETTLE,
     check_max_message,
     check_positive,
 )
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
 
     from mpsr.endpoint import SocketType
     from mpsr.outbox import ProducerStats
+    from mpsr.spool import Spool
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
@@ -77,11 +86,15 @@ class ProducerBase(Generic[T]):
         buffer: bytes that may wait to be accepted; a single message always fits.
         linger: seconds that a burst gathers before it is sent.
         max_message: bytes; a longer message is refused.
+        spool: a file that keeps the messages until they are accepted. What it holds already is
+            sent first, under the same identity; all that waits is in memory, too. Opening it
+            waits for the disk.
 
     Raises:
         AddressError: the address makes no sense. That nobody listens there is no error: the
             producer keeps trying.
         ConfigurationError: an argument makes no sense.
+        JournalError: the spool cannot be used; JournalInUse: another producer has it.
 
     """
 
@@ -98,6 +111,7 @@ class ProducerBase(Generic[T]):
         buffer: int = BUFFER,
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         for name, value, known in (
             ("type", type, SOCKET_TYPES),
@@ -118,6 +132,11 @@ class ProducerBase(Generic[T]):
         self._timeout = timeout
         self._closing = False  # takes no more
         self._closed = False  # sends no more
+        self._end = "is closed"
+        self._spool: Spool | None = None
+        self._spool_at = 0.0  # no commit before then
+        self._spool_obstacle: JournalFull | None = None
+        self._spool_failure: MpsrError | None = None
         self._options: dict[str, Any] = {
             "type": type,
             "framing": framing,
@@ -127,12 +146,37 @@ class ProducerBase(Generic[T]):
             "linger": linger,
             "max_message": max_message,
         }
+        if spool is not None:
+            self._open_spool(spool)
         self._open_outbox()
         self._begin()
+
+    def _open_spool(self, path: str | os.PathLike[str]) -> None:
+        from mpsr.spool import Spool  # noqa: PLC0415 - SQLite is not light
+
+        options = self._options
+        if options["type"] != "stream" or options["framing"] != "native":
+            error = (
+                "spool= needs acknowledgements, which datagrams and foreign framings have not: "
+                'leave it out, or send to an mpsr receiver with type="stream", framing="native"'
+            )
+            raise ConfigurationError(error)
+        if self._on_full == "drop_oldest":
+            error = 'spool= keeps what was taken: choose another on_full than "drop_oldest"'
+            raise ConfigurationError(error)
+        if options["max_message"] > MAX_SPOOLED:
+            error = f"max_message={options['max_message']}: with spool= {MAX_SPOOLED} at most"
+            raise ConfigurationError(error)
+        options["linger"] = max(options["linger"], SPOOL_DELAY)
+        self._spool = Spool(path, label=options["label"], most=options["buffer"])
+        options["spooled_as"] = self._spool.id
 
     def _open_outbox(self) -> None:
         self._outbox = Outbox(self.address, **self._options)
         self._window = self._outbox.window
+        if self._spool is not None:
+            left, self._spool.left = self._spool.left, []
+            self._window.restore(left, self._spool.accepted_seq, self._spool.next_seq)
         self._append = self._window.packer.append  # safe in any thread, without the lock
         self._extend = self._window.packer.extend  # so is this
         self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
@@ -170,17 +214,91 @@ class ProducerBase(Generic[T]):
         """Make sure that whoever waits on the outbox looks in time."""
         late = self._wakes_at - self._window.due_at
         if late > (BURST_LOOK if self._outbox.in_burst(now) else 0):
-            wait = self._outbox.wait_time(now)
+            wait = self._wait_time(now)
             if wait is not None and now + wait < self._wakes_at:
                 self._outbox.wakeup.set()
+
+    def _wait_time(self, now: float) -> float | None:
+        """Return the seconds after which the background has something to do in any case."""
+        wait = self._outbox.wait_time(now)
+        if self._spool is None:
+            return wait
+        commit_at = self._commit_at(self._spool)
+        return (
+            wait
+            if commit_at is None
+            else min(max(0.0, commit_at - now), inf if wait is None else wait)
+        )
+
+    # A commit takes three steps as well: nothing is locked while the disk is written.
+
+    def _commit_at(self, spool: Spool) -> float | None:
+        """Return when the next commit is due, if one is."""
+        window = self._window
+        if self._spool_failure is not None:
+            return None
+        if window.unspooled:
+            return self._spool_at
+        if window.gathering:
+            return max(window.due_at, self._spool_at)
+        if window.accepted_seq > spool.accepted_seq:
+            return self._spool_at + SPOOL_SETTLE
+        return None
+
+    def _begin_commit(self, spool: Spool, now: float) -> Callable[[], None] | None:
+        """Choose what to commit now, if anything; what is returned commits it."""
+        due_at = self._commit_at(spool)
+        if due_at is None or now < due_at:
+            return None
+        group = self._window.group(now, SPOOL_GROUP)
+        return partial(spool.commit, group, self._window.accepted_seq)
+
+    def _end_commit(self, spool: Spool, error: MpsrError | None, now: float) -> None:
+        """Take note of how a commit went."""
+        self._spool_at, self._spool_obstacle = now, None
+        if isinstance(error, JournalFull):
+            self._spool_at, self._spool_obstacle = now + SPOOL_RETRY, error
+            self._window.ungroup()
+        elif error is not None:
+            self._spool_failure = error
+            self._outbox.fail(error)
+        else:
+            self._window.spool(spool.next_seq)
+
+    def _is_spooled(self, seq: int) -> bool:
+        """Tell whether everything below is in the spool; without one it need not be."""
+        return self._spool is None or self._window.spooled_seq >= seq
+
+    def _close_spool(self) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.close(self._window.accepted_seq)
+            except JournalError:
+                pass  # what was accepted is sent again some day, and dropped there
 
     def _check(self, *, taking: bool = True) -> None:
         """Raise what stands against going on, with taking messages or with waiting for them."""
         if self._closed or (taking and self._closing):
-            error = f"the producer for {self.address} is closed"
+            error = f"the producer for {self.address} {self._end}"
             raise Closed(error)
         if self._outbox.failure is not None:
             raise self._outbox.failure.with_traceback(None)
+
+    def _may_deliver(self) -> bool:
+        """Tell whether the end waits for the receiver: with a spool, only for one that is there."""
+        return self._spool is None or self._outbox.may_deliver
+
+    def _spooling_until(self, since: float, deadline: float | None) -> float | None:
+        """Return how long the end waits for the spool: as long as it takes, but for room."""
+        if self._spool_obstacle is None:
+            return None
+        return since + CLOSE_PATIENCE if deadline is None else deadline
+
+    def _give_up_spool(self) -> None:
+        """In a forked child: end, as the spool is the parent's."""
+        self._closed = True
+        self._end = "belongs to a parent process, and so does its spool: open another"
+        self._window.packer.close()
 
     def _full(self, messages: Sequence[T], waited: float | None) -> MpsrError:
         """Return the error for messages that the buffer has no room for."""
@@ -195,6 +313,16 @@ class ProducerBase(Generic[T]):
         error = f"{self.address} has not accepted {what} within {timeout:g} s: {self._why()}"
         return TimedOut(error)
 
+    def _check_spooled(self, *, spooled: bool) -> None:
+        if spooled and self._spool is None:
+            raise ConfigurationError("flush(spooled=True): this producer has no spool")
+
+    def _late_spool(self, timeout: float) -> TimedOut:
+        """Return the error for a spool that took too long."""
+        what = _messages(self._window.next_seq - self._window.spooled_seq)
+        why = self._spool_obstacle or "the disk is slow"
+        return TimedOut(f"{what} not in the spool within {timeout:g} s: {why}")
+
     def _undelivered(self) -> Undelivered | None:
         messages = self._window.unaccepted()
         if not messages:
@@ -207,6 +335,7 @@ class ProducerBase(Generic[T]):
         outbox = self._outbox
         reason = str(
             outbox.failure
+            or self._spool_obstacle
             or outbox.obstacle
             or f"the receiver (pid {outbox.peer_pid}) has not come back for more"
         )
@@ -263,11 +392,12 @@ class Producer(ProducerBase[T]):
         if position < len(bodies):  # the open batch has no room for the rest, or there is none
             self._take_all(bodies, messages, timeout, position)
 
-    def flush(self, timeout: float | None = None) -> None:
+    def flush(self, timeout: float | None = None, *, spooled: bool = False) -> None:
         """Return once the receiver has accepted everything sent so far.
 
         Args:
             timeout: seconds; None waits for ever.
+            spooled: return once all of it is accepted or on the disk, in the spool.
 
         Raises:
             TimedOut: it has not, and why. Nothing is lost by it.
@@ -275,14 +405,21 @@ class Producer(ProducerBase[T]):
             Closed: the producer was closed.
 
         """
+        self._check_spooled(spooled=spooled)
         deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             self._check()
             target = self._window.next_seq
             self._window.seal()
+            if not self._is_spooled(target):
+                self._outbox.wakeup.set()
         self._pump()
         with self._lock:
-            while self._window.accepted_seq < target:
+            while spooled and not self._is_spooled(target):
+                self._check(taking=False)
+                if not self._wait(deadline):
+                    raise self._late_spool(timeout or 0)
+            while not spooled and self._window.accepted_seq < target:
                 self._check(taking=False)
                 if not self._wait(deadline):
                     raise self._late(timeout or 0)
@@ -290,12 +427,15 @@ class Producer(ProducerBase[T]):
     def close(self, timeout: float | None = None) -> None:
         """Deliver what is buffered, say goodbye and close.
 
+        With a spool all is committed first, and it delivers only while there is a receiver: what
+        stays in the spool is not lost.
+
         Args:
             timeout: seconds; None waits as long as the receiver makes progress, and gives up
                 after five seconds without.
 
         Raises:
-            Undelivered: it carries what the receiver has not accepted.
+            Undelivered: it carries what neither the receiver has accepted nor a spool holds.
 
         """
         undelivered = self.drain_and_close(timeout, since=monotonic())
@@ -328,7 +468,10 @@ class Producer(ProducerBase[T]):
         """Take an identity of its own; the parent keeps the connection and the buffer."""
         if not self._closed:
             self._outbox.close()
-            self._open_outbox()
+            if self._spool is None:
+                self._open_outbox()
+            else:
+                self._give_up_spool()
         self._reset()
 
     def drain_and_close(self, timeout: float | None, *, since: float) -> Undelivered | None:
@@ -367,8 +510,16 @@ class Producer(ProducerBase[T]):
         deadline = None if timeout is None else monotonic() + timeout
         self._pump()
         with self._lock:
+            while not self._is_spooled(window.next_seq) and self._spool_failure is None:
+                outbox.wakeup.set()
+                if not self._wait(self._spooling_until(since, deadline)):
+                    break
             accepted_seq = window.accepted_seq
-            while window.accepted_seq < window.next_seq and outbox.failure is None:
+            while (
+                self._may_deliver()
+                and window.accepted_seq < window.next_seq
+                and outbox.failure is None
+            ):
                 if window.accepted_seq > accepted_seq:
                     accepted_seq, since = window.accepted_seq, monotonic()
                 if not self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
@@ -434,7 +585,7 @@ class Producer(ProducerBase[T]):
             with self._lock:
                 self._check()
                 now = monotonic()
-                ready = self._outbox.ready()
+                ready = self._spool is None and self._outbox.ready()
                 try:
                     position = self._window.offer_many(bodies, position, now, enough=ready)
                     self._extend = self._window.packer.extend
@@ -543,15 +694,17 @@ class Producer(ProducerBase[T]):
                         outbox.leave(monotonic())  # who waits writes, and waits in the call
                     self._changed.notify_all()
                 burst = outbox.in_burst(monotonic())
+            self._commit()
             if not burst:
                 self._pump()
             while True:
                 with self._lock:
                     if self._closed and self._writer is None:  # asked after the wakeup was cleared
                         outbox.close()
+                        self._close_spool()
                         return
                     now = monotonic()
-                    wait = outbox.wait_time(now)
+                    wait = self._wait_time(now)
                     burst = outbox.in_burst(now)
                     self._resting = (heard or burst) and not self._waiting and not outbox.blocked
                     if self._resting:  # one look for many acknowledgements
@@ -562,6 +715,23 @@ class Producer(ProducerBase[T]):
                 poll = wakeup if self._resting else everything
                 if poll.poll(None if wait is None else wait * 1000) or self._resting:
                     break
+
+    def _commit(self) -> None:
+        """Write to the spool what is due."""
+        if self._spool is None:
+            return
+        with self._lock:
+            commit = self._begin_commit(self._spool, monotonic())
+        if commit is not None:
+            error = None
+            try:
+                commit()
+            except MpsrError as exc:
+                error = exc
+            with self._lock:
+                self._end_commit(self._spool, error, monotonic())
+                if self._waiting:
+                    self._changed.notify_all()
 
 
 def _messages(count: int) -> str:

@@ -2,7 +2,8 @@
 
 Every message has a sequence number. Parcels stand in its order: first those in flight, then
 those unsent; behind them the open batch gathers, in the packer. What is dropped keeps its
-numbers, as a parcel that says so.
+numbers, as a parcel that says so. Where there is a spool, parcels wait before those unsent until
+they are in it: what a receiver has seen, the spool must know after a crash.
 
 A signal handler may raise (Ctrl-C) wherever a call returns. So whatever changes the queue
 prepares first, then changes it in statements of which only the last is a call; ``recover``
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from mpsr.errors import MessageTooLarge, UnframeableMessage
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 OnFull = Literal["block", "raise", "drop_newest", "drop_oldest"]
 
 
-class _Parcel:
+class Parcel:
     """A sealed batch, or the word that messages were lost, until it is accepted."""
 
     __slots__ = ("buffers", "cost", "end_seq", "first_seq", "nbytes", "reason", "split")
@@ -74,8 +76,11 @@ class Window:
         buffer: int,
         linger: float,
         max_message: int,
+        spooled: bool = False,
     ) -> None:
         self.max_message = max_message
+        self._largest = max_message  # what is here may have, frames included
+        self._largest_frame = inf  # that the receiver takes, once it is known to be small
         self._foreign = foreign
         self._alone = foreign is not None and foreign.alone
         self._on_full = on_full
@@ -88,12 +93,18 @@ class Window:
         self.due_at = 0.0  # when the open batch is to be sealed
         self._turns_at = 0.0  # when all turns to leave at once are there again
         self._sealed_seq = 0  # the sequence number of the first message in the open batch
-        self._unsent: deque[_Parcel] = deque()
+        self._unsent: deque[Parcel] = deque()
         self._offset = 0  # how much of the first unsent parcel is written
         self._chosen = 0  # unsent parcels in a write that has not ended
-        self._inflight: deque[_Parcel] = deque()
+        self._inflight: deque[Parcel] = deque()
+        self._unspooled: deque[Parcel] | None = None  # sealed, and not in the spool yet
+        self._grouped = 0  # unspooled parcels in a commit that has not ended
         self._cost = 0  # of all parcels
+        if spooled:
+            self._unspooled = deque()
+            self._turns_at = inf  # nothing leaves at once
 
+        self.start_seq = 0
         self.accepted_seq = 0
         self.lost = 0
         self._lost_accepted = 0
@@ -108,7 +119,7 @@ class Window:
     @property
     def accepted(self) -> int:
         """How many messages were accepted."""
-        return self.accepted_seq - self._lost_accepted
+        return self.accepted_seq - self.start_seq - self._lost_accepted
 
     @property
     def cost(self) -> int:
@@ -124,6 +135,16 @@ class Window:
     def unsent(self) -> bool:
         """Whether a parcel waits to be written."""
         return bool(self._unsent)
+
+    @property
+    def unspooled(self) -> bool:
+        """Whether a parcel waits to be written to the spool."""
+        return bool(self._unspooled)
+
+    @property
+    def spooled_seq(self) -> int:
+        """Everything below is in the spool, if there is one."""
+        return self._unspooled[0].first_seq if self._unspooled else self._sealed_seq
 
     def is_due(self, now: float) -> bool:
         """Tell whether anything is to be written now."""
@@ -222,14 +243,13 @@ class Window:
         first_seq, count, head, bodies = self.packer.taken
         if count == 0 or first_seq != self._sealed_seq:
             return
-        cost = len(bodies) + MESSAGE_COST * count
         if self._foreign is None:
-            split: Callable[[], list[bytes]] = partial(_split_frame, head, bodies)
-            buffers: tuple[bytes, ...] = (head, bodies)
+            parcel = frame_parcel(first_seq, first_seq + count, head, bodies)
         else:
+            cost = len(bodies) + MESSAGE_COST * count
             split = partial(self._foreign.split, bodies)
-            buffers = (bodies,)
-        self._push(_Parcel(first_seq, first_seq + count, buffers, cost, split=split))
+            parcel = Parcel(first_seq, first_seq + count, (bodies,), cost, split=split)
+        self._push(parcel)
 
     def _append_single(self, message: bytes, cost: int) -> None:
         """Give a message a parcel of its own, which needs no copy of it."""
@@ -237,12 +257,12 @@ class Window:
         seq = self._sealed_seq
         buffers = (single_batch_head(seq, len(message)), message)
         split: Callable[[], list[bytes]] = partial(list, (message,))
-        self._push(_Parcel(seq, seq + 1, buffers, cost, split=split))
+        self._push(Parcel(seq, seq + 1, buffers, cost, split=split))
 
-    def _push(self, parcel: _Parcel) -> None:
+    def _push(self, parcel: Parcel) -> None:
         self._sealed_seq = max(self._sealed_seq, parcel.end_seq)
         self._cost += parcel.cost
-        self._unsent.append(parcel)
+        (self._unsent if self._unspooled is None else self._unspooled).append(parcel)
 
     def _new_packer(self) -> Packer | ForeignPacker:
         if self._foreign is not None:
@@ -278,17 +298,20 @@ class Window:
         """Give the next sequence numbers to messages that are not kept."""
         self.seal()
         first_seq, end_seq = self._sealed_seq, self._sealed_seq + count
-        last = len(self._unsent) - 1
-        merges = last >= self._untouched() and self._unsent[last].reason is reason
+        queue, untouched = self._unsent, self._untouched()
+        if self._unspooled is not None:
+            queue, untouched = self._unspooled, self._grouped
+        last = len(queue) - 1
+        merges = last >= untouched and queue[last].reason is reason
         if merges:
-            first_seq = self._unsent[last].first_seq
+            first_seq = queue[last].first_seq
         gap = self._gap(first_seq, end_seq, reason)
         self.lost += count
         self._sealed_seq = end_seq
         if merges:
-            self._unsent[last] = gap
+            queue[last] = gap
         else:
-            self._unsent.append(gap)
+            queue.append(gap)
 
     def _drop(self, index: int, reason: LostReason) -> None:
         """Put the word that they were lost in the place of a parcel's messages."""
@@ -305,16 +328,54 @@ class Window:
         if merges:
             del self._unsent[index - 1]
 
-    def _gap(self, first_seq: int, end_seq: int, reason: LostReason) -> _Parcel:
-        buffers: tuple[bytes, ...] = ()
+    def _gap(self, first_seq: int, end_seq: int, reason: LostReason) -> Parcel:
         if self._foreign is None:
-            buffers = (encode(Lost(first_seq, end_seq - first_seq, reason)),)
-        return _Parcel(first_seq, end_seq, buffers, 0, reason=reason)
+            return gap_parcel(first_seq, end_seq, reason)
+        return Parcel(first_seq, end_seq, (), 0, reason=reason)
 
     def lose_first(self, reason: LostReason) -> None:
         """Drop the parcel that was chosen: the kernel does not take it."""
         self._chosen = 0
         self._drop(0, reason)
+
+    # -- the spool --------------------------------------------------------------------------
+
+    def restore(self, parcels: Sequence[Parcel], accepted_seq: int, next_seq: int) -> None:
+        """Begin with what a spool held, before anything is taken."""
+        self.start_seq = self.accepted_seq = accepted_seq
+        self._sealed_seq = next_seq
+        self._unsent.extend(parcels)
+        self._cost = sum(parcel.cost for parcel in parcels)
+        self._largest = max(self._largest, *(parcel.nbytes for parcel in parcels), 0)
+        self.lost = sum(p.end_seq - p.first_seq for p in parcels if p.reason is not None)
+
+    def group(self, now: float, most: int) -> list[Parcel]:
+        """Choose what to commit now; ``spool`` or ``ungroup`` must follow.
+
+        It is about ``most`` bytes, and of these nothing that gathers still.
+        """
+        if self.gathering and now >= self.due_at:
+            self.seal()
+        group: list[Parcel] = []
+        size = 0
+        for parcel in self._unspooled or ():
+            if size >= most:
+                break
+            group.append(parcel)
+            size += parcel.nbytes
+        self._grouped = len(group)
+        return group
+
+    def spool(self, end_seq: int) -> None:
+        """Take note that everything below ``end_seq`` is in the spool, and may be sent."""
+        self._grouped = 0
+        while self._unspooled and self._unspooled[0].end_seq <= end_seq:
+            self._fit(self._unspooled[0])
+            self._unspooled.popleft()  # only now: an interruption may double it, but not lose it
+
+    def ungroup(self) -> None:
+        """Take note that what was chosen is not in the spool."""
+        self._grouped = 0
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -371,7 +432,7 @@ class Window:
         while self._inflight and self._inflight[0].end_seq <= seq:
             self._settle(self._inflight.popleft())
 
-    def _settle(self, parcel: _Parcel) -> None:
+    def _settle(self, parcel: Parcel) -> None:
         self.accepted_seq = max(self.accepted_seq, parcel.end_seq)
         self._cost -= parcel.cost
         if parcel.reason is not None:
@@ -379,33 +440,40 @@ class Window:
 
     def resume(self, expected_seq: int, max_message: int) -> bool:
         """Go on at ``expected_seq``, as the receiver asks; False if there is no such message."""
-        if expected_seq > self._sealed_seq:
+        if expected_seq > self.spooled_seq:
             return False
         while self._unsent and self._unsent[0].end_seq <= expected_seq:
             self._inflight.append(self._unsent.popleft())
-        if max_message < self.max_message:
+        if max_message < self._largest:
             self._shrink(max_message)
         return True
 
     def _shrink(self, max_message: int) -> None:
         """Pack anew, message by message, what is larger than the receiver takes."""
         self.seal()
-        self.max_message = max_message
+        self._largest = max_message
+        self._largest_frame = HEADER.size + max_frame(max_message)
+        self.max_message = min(max_message, self.max_message)
         self._target = min(self._target, max_message)
         self.packer = self._new_packer()
         parcels, self._unsent = self._unsent, deque()
         for parcel in parcels:
-            if parcel.nbytes <= HEADER.size + max_frame(max_message):
-                self._unsent.append(parcel)
-                continue
-            self._cost -= parcel.cost
-            for seq, message in enumerate(parcel.split(), parcel.first_seq):
-                buffers = (single_batch_head(seq, len(message)), message)
-                cost = len(message) + MESSAGE_COST
-                split: Callable[[], list[bytes]] = partial(list, (message,))
-                self._push(_Parcel(seq, seq + 1, buffers, cost, split=split))
-                if len(message) > max_message:
-                    self._drop(len(self._unsent) - 1, LostReason.TOO_LARGE)
+            self._fit(parcel)
+
+    def _fit(self, parcel: Parcel) -> None:
+        """Have a parcel sent: in pieces, if it is larger than the receiver takes."""
+        if parcel.nbytes <= self._largest_frame:
+            self._unsent.append(parcel)
+            return
+        self._cost -= parcel.cost
+        for seq, message in enumerate(parcel.split(), parcel.first_seq):
+            buffers = (single_batch_head(seq, len(message)), message)
+            cost = len(message) + MESSAGE_COST
+            split: Callable[[], list[bytes]] = partial(list, (message,))
+            self._cost += cost
+            self._unsent.append(Parcel(seq, seq + 1, buffers, cost, split=split))
+            if len(message) > self._largest:
+                self._drop(len(self._unsent) - 1, LostReason.TOO_LARGE)
 
     # -- losing the connection --------------------------------------------------------------
 
@@ -424,7 +492,7 @@ class Window:
         """Mend what an exception left that broke in anywhere; the connection is gone."""
         self.rewind()
         self._unsent = deque({parcel.first_seq: parcel for parcel in self._unsent}.values())
-        self._cost = sum(parcel.cost for parcel in self._unsent)
+        self._cost = sum(parcel.cost for parcel in (*self._unsent, *(self._unspooled or ())))
 
     def _cut(self, foreign: ForeignFraming) -> None:
         """Settle those messages of a partly written parcel that went whole."""
@@ -440,19 +508,33 @@ class Window:
         data = foreign.pack(rest)
         cost = len(data) + MESSAGE_COST * len(rest)
         middle = parcel.first_seq + whole
-        self._settle(_Parcel(parcel.first_seq, middle, (), parcel.cost - cost))
+        self._settle(Parcel(parcel.first_seq, middle, (), parcel.cost - cost))
         split = partial(foreign.split, data)
-        self._unsent.appendleft(_Parcel(middle, parcel.end_seq, (data,), cost, split=split))
+        self._unsent.appendleft(Parcel(middle, parcel.end_seq, (data,), cost, split=split))
 
     def unaccepted(self) -> list[bytes]:
-        """Return the messages that were taken and not accepted, in order."""
+        """Return the messages that were taken and neither accepted nor spooled, in order."""
         self.seal()
         messages: list[bytes] = []
-        for parcel in (*self._inflight, *self._unsent):
+        parcels = self._unspooled
+        for parcel in (*self._inflight, *self._unsent) if parcels is None else parcels:
             if parcel.reason is None:
                 start = max(0, self.accepted_seq - parcel.first_seq)
                 messages += parcel.split()[start:]
         return messages
+
+
+def gap_parcel(first_seq: int, end_seq: int, reason: LostReason) -> Parcel:
+    """Return the word that messages were lost."""
+    buffers = (encode(Lost(first_seq, end_seq - first_seq, reason)),)
+    return Parcel(first_seq, end_seq, buffers, 0, reason=reason)
+
+
+def frame_parcel(first_seq: int, end_seq: int, head: bytes, bodies: bytes) -> Parcel:
+    """Return a batch, from the beginning and the rest of its frame."""
+    cost = len(bodies) + MESSAGE_COST * (end_seq - first_seq)
+    split: Callable[[], list[bytes]] = partial(_split_frame, head, bodies)
+    return Parcel(first_seq, end_seq, (head, bodies), cost, split=split)
 
 
 def _split_frame(head: bytes, bodies: bytes) -> list[bytes]:

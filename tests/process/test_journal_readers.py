@@ -301,7 +301,9 @@ def test_losses_are_told_from_the_journal(address: str, journal: str) -> None:
             producer.flush(PATIENCE)
     for _ in range(2):
         with suppress(RuntimeError), mpsr.Receiver(address, journal=journal) as receiver:
-            batches = [(batch.lost, list(batch)) for batch in receiver.batches(cursor=drain(receiver))]
+            batches = [
+                (batch.lost, list(batch)) for batch in receiver.batches(cursor=drain(receiver))
+            ]
             raise RuntimeError
         assert sum(each for each, _ in batches) == lost
         assert batches[-1][1][-1] == b"last"

@@ -42,6 +42,7 @@ class Delivery:
         framing: its framing.
         timeout: seconds without progress before giving up. None waits for a receiver that has
             been there, as long as it takes, but not for one that has not.
+        spooled: whether there is a spool, so that nobody need be there to accept.
         tell: told, once an outage, what is waited for.
         watch: shown the counters at every look.
 
@@ -59,6 +60,7 @@ class Delivery:
         framing: Framing,
         timeout: float | None,
         *,
+        spooled: bool = False,
         tell: Callable[[str], None],
         watch: Callable[[ProducerStats], None],
     ) -> None:
@@ -66,10 +68,11 @@ class Delivery:
         self._kind = kind
         self._timeout = timeout
         self._native = kind == "stream" and framing == "native"
+        self._spooled = spooled
         self._tell = tell
         self._watch = watch
         self._since = monotonic()  # the last progress, or when this waiting began
-        self._probe_at = self._since + _GRACE
+        self._probe_at = inf if spooled else self._since + _GRACE
         self._met = False  # whether we were ever connected
         self._settled = 0
         self._told = False
@@ -77,6 +80,8 @@ class Delivery:
 
     def patience(self) -> float | None:
         """Return the seconds until there may be something to look at; None: there is not."""
+        if self._spooled:
+            return None
         stats = self._producer.stats()
         if not (self._met or stats.connects):
             return min(_LOOK, max(0.0, self._probe_at - monotonic()))
@@ -84,7 +89,7 @@ class Delivery:
 
     def take(self, messages: Sequence[bytes]) -> None:
         """Hand messages to the producer, waiting for room; then look."""
-        if messages and self._met and not self._producer.stats().buffered:
+        if messages and (self._spooled or (self._met and not self._producer.stats().buffered)):
             self._since = monotonic()
         while messages:
             try:
@@ -99,18 +104,23 @@ class Delivery:
                 for message in messages:  # what comes before the bad one is good
                     self.take([message])
                 return
-        self.look()
+        if self._spooled:
+            self._watch(self._producer.stats())
+        else:
+            self.look()
 
     def finish(self) -> None:
-        """Return once everything is accepted."""
+        """Return once everything is accepted, or safe in the spool."""
         while True:
             try:
-                self._producer.flush(timeout=self.patience() or 0)
+                timeout = _LOOK if self._spooled else self.patience() or 0
+                self._producer.flush(timeout, spooled=self._spooled)
                 break
             except TimedOut:
                 self.look()
         stats = self._producer.stats()
-        if not (stats.sent or stats.connects) and (self._native or self._kind == "dgram"):
+        unused = not (self._spooled or stats.sent or stats.connects)
+        if unused and (self._native or self._kind == "dgram"):
             self._probe()  # a foreign server, though, sees no connection that brings nothing
 
     def look(self) -> None:
@@ -144,9 +154,12 @@ class Delivery:
         self._timeout = CLOSE_PATIENCE if self._timeout is None else self._timeout
 
     def end(self) -> Undelivered | None:
-        """Close the producer; return what it could not deliver."""
+        """Close the producer; return what it could not deliver.
+
+        With a spool it delivers now, if a receiver is there.
+        """
         try:
-            self._producer.close(timeout=0)
+            self._producer.close(timeout=self._timeout if self._spooled else 0)
         except Undelivered as exc:
             return exc
         return None
@@ -167,6 +180,8 @@ class Delivery:
 
     def _awaited(self, stats: ProducerStats) -> str:
         address, left = self._producer.address, plural(stats.buffered, "message")
+        if self._spooled:
+            return f"waiting for room in the spool, or for a receiver at {address}"
         if self._hurried:
             return f"{left} to deliver: waiting for up to {self._timeout:g} s; or interrupt again"
         if not stats.connects:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 class Ending:
     """How it ended, as far as is known yet.
 
+    Args:
+        address: where the messages go.
+        kind: its type of socket.
+        framing: its framing.
+        spool: the file of the spool, if there is one.
+        left: messages that it held at the start.
+
     Attributes:
         signum: the signal that interrupted it.
         failure: what went wrong first.
@@ -29,10 +36,20 @@ class Ending:
 
     """
 
-    def __init__(self, address: Address, kind: SocketType, framing: Framing) -> None:
+    def __init__(
+        self,
+        address: Address,
+        kind: SocketType,
+        framing: Framing,
+        *,
+        spool: str | None = None,
+        left: int = 0,
+    ) -> None:
         self._address = address
         self._kind = kind
         self._framing = framing
+        self._spool = spool
+        self._left = left
         self.signum: int | None = None
         self.failure: Exception | None = None
         self.undelivered: Undelivered | None = None
@@ -41,7 +58,7 @@ class Ending:
     def complaints(self, stats: ProducerStats) -> Iterator[str]:
         """Give a line for everything that went wrong: what, to how many, why, what to try."""
         if isinstance(self.failure, MessageError):
-            line = f"message {stats.sent + 1} is not sent, nor what comes after it: {self.failure}"
+            line = f"message {stats.sent - self._left + 1} is not sent, nor what comes after it: {self.failure}"
             if isinstance(self.failure, MessageTooLarge) and self._kind == "stream":
                 line += "; raise --max-message, here and at the receiver"
             yield line
@@ -59,7 +76,13 @@ class Ending:
     def summary(self, stats: ProducerStats) -> str:
         """Return the last line: how many were sent, and what became of them."""
         if self._kind == "stream" and self._framing == "native":
-            return f"sent {stats.sent}, accepted {stats.accepted}"
+            sent, accepted = stats.sent - self._left, stats.accepted
+            line = f"sent {sent}, accepted {accepted}"
+            if self._left:
+                line = f"sent {sent} and {self._left} from before, accepted {accepted}"
+            undelivered = 0 if self.undelivered is None else self.undelivered.count
+            left = stats.buffered - undelivered
+            return f"{line}; {left} left in {self._spool}" if self._spool and left else line
         what = "datagrams have" if self._kind == "dgram" else f"--framing {self._framing} has"
         return f"sent {stats.sent}, written {stats.accepted} ({what} no acknowledgements)"
 

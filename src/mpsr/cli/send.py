@@ -36,6 +36,7 @@ Examples:
   mpsr send app.sock --whole < report.json
   mpsr send /dev/log --type dgram "<13>hello"
   mpsr send server.sock --framing lines "for a foreign server"
+  mpsr send app.sock --spool unsent.db "safe, also while no receiver is there"
 
 Lines leave as they come. It ends well once the receiver has accepted every message.
 """
@@ -80,6 +81,12 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     default=str(MAX_MESSAGE),
     help="The largest message: 64K, 16M.  [default: 16M]",
 )
+@click.option(
+    "--spool",
+    metavar="FILE",
+    help="Keep in FILE what no receiver has accepted yet; the next run sends it first. No receiver "
+    "need be there: it ends well once every message is accepted or safe in FILE.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of errors.")
 def send(
     *,
@@ -93,6 +100,7 @@ def send(
     kind: SocketType,
     framing: Framing,
     max_message: int,
+    spool: str | None,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr send``."""
@@ -101,12 +109,18 @@ def send(
     source = Arguments(message) if message else Stdin(splitting, max_message)
     with closing(source):
         producer = Producer(
-            address, type=kind, framing=framing, label=label, max_message=max_message
+            address, type=kind, framing=framing, label=label, max_message=max_message, spool=spool
         )
-        ending = Ending(producer.address, kind, framing)
+        ending = Ending(producer.address, kind, framing, spool=spool, left=producer.stats().sent)
         narrator = Narrator(source, quiet=quiet)
         delivery = Delivery(
-            producer, kind, framing, timeout, tell=narrator.tell, watch=narrator.watch
+            producer,
+            kind,
+            framing,
+            timeout,
+            spooled=spool is not None,
+            tell=narrator.tell,
+            watch=narrator.watch,
         )
 
         def begin_end(signum: int) -> None:

@@ -1,0 +1,178 @@
+"""Keep a producer's messages in a journal until they are accepted.
+
+The file knows the producer's identity, made once, and its next sequence number. So whoever opens
+it next goes on as the same producer, and a receiver drops what it has already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mpsr.batch import Peer, ProducerIdentity
+from mpsr.errors import JournalFull, NotAJournal
+from mpsr.journal import Journal
+from mpsr.limits import GIB
+from mpsr.rows import Entry, TrackState
+from mpsr.window import frame_parcel, gap_parcel
+from mpsr.wire.codec import scan_batch
+from mpsr.wire.frames import HEADER, PRODUCER_ID_SIZE, FrameType, LostReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mpsr.window import Parcel
+
+_CURSOR: Final = "accepted"
+_IDENTITY: Final = "producer"
+_ROOM: Final = 4  # times what may wait: rows, the log, and what is accepted and not yet trimmed
+
+
+class _Mark(NamedTuple):
+    """Where the sequence numbers of one row stand among the journal's positions."""
+
+    first_seq: int
+    end_seq: int
+    position: int  # of the last
+
+
+class Spool:
+    """The messages of one producer that are not accepted yet, in a file that one process owns.
+
+    Args:
+        path: the file.
+        label: a name for the producer.
+        most: bytes that may wait to be accepted.
+
+    Attributes:
+        path: the file, in full.
+        id: the 16 bytes by which the receiver knows the producer.
+        accepted_seq: everything below is accepted, and the file knows it.
+        next_seq: the sequence number behind the last that is in the file.
+        left: what the file held when it was opened, in order; whoever takes it clears it.
+
+    Raises:
+        NotAJournal: the file is something else, or a receiver's journal.
+        JournalError: as ``Journal``.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, label: str, most: int) -> None:
+        self._journal = Journal(path, limit=max(GIB, _ROOM * most))
+        self._mutex = Lock()
+        self._marks: deque[_Mark] = deque()  # of what is not accepted
+        self._peer = Peer(os.getpid(), os.geteuid(), os.getegid())
+        self.path = self._journal.path
+        try:
+            self.id = self._identity()
+            self._producer = ProducerIdentity(self.id, label)
+            states = (state for state in self._journal.tracks() if state.producer.id == self.id)
+            self.next_seq = next((state.expected_seq for state in states), 0)
+            self.accepted_seq = self.next_seq
+            self.left = self._load()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def commit(self, parcels: Iterable[Parcel], accepted_seq: int) -> None:
+        """Write parcels, and up to where all is accepted; both are on the disk when this returns.
+
+        ``next_seq`` tells how many parcels these were: where there is little room, the first
+        alone. What is in the file already is left out.
+
+        Raises:
+            JournalFull: there is no room now; try again.
+            JournalError: they could not be written, and nothing can any more.
+
+        """
+        with self._mutex:
+            self._settle(accepted_seq)
+            new = [parcel for parcel in parcels if parcel.first_seq >= self.next_seq]
+            try:
+                if new:
+                    self._append(new)
+                else:
+                    self._journal.commit()
+            except JournalFull:
+                while self._journal.trim():
+                    pass
+                if new:
+                    self._append(new[:1])
+            self.accepted_seq = accepted_seq
+
+    def close(self, accepted_seq: int) -> None:
+        """Write up to where all is accepted, and part with the file."""
+        with self._mutex:
+            try:
+                self._settle(accepted_seq)
+            finally:
+                self._journal.close()
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _identity(self) -> bytes:
+        journal = self._journal
+        found = journal.get(_IDENTITY)
+        if found is None:
+            if journal.last or journal.cursors() or journal.tracks():
+                error = f"{self.path} is the journal of a receiver: choose another file as spool"
+                raise NotAJournal(error, path=self.path)
+            found = os.urandom(PRODUCER_ID_SIZE)
+            journal.put(_IDENTITY, found)
+        return found
+
+    def _load(self) -> list[Parcel]:
+        journal = self._journal
+        parcels: list[Parcel] = []
+        position = journal.cursor(_CURSOR)
+        while records := journal.read(position):
+            if not parcels:
+                self.accepted_seq = records[0].entry.first_seq
+            for position, entry in records:
+                parcel = _parcel_of(entry)
+                parcels.append(parcel)
+                self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
+        return parcels
+
+    def _append(self, parcels: Sequence[Parcel]) -> None:
+        end_seq = parcels[-1].end_seq
+        now = time.time_ns()
+        entries = [self._entry_of(parcel, now) for parcel in parcels]
+        track = TrackState(None, self._producer, 0, end_seq)
+        positions = self._journal.append(entries, [track])
+        for parcel, position in zip(parcels, positions, strict=True):
+            self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
+        self.next_seq = end_seq
+
+    def _settle(self, accepted_seq: int) -> None:
+        """Move the cursor, in memory; it may come to stand within a batch."""
+        position = self._journal.cursor(_CURSOR)
+        while self._marks and self._marks[0].end_seq <= accepted_seq:
+            position = self._marks.popleft().position
+        if self._marks:
+            first_seq, end_seq, last = self._marks[0]
+            if first_seq < accepted_seq:
+                position = max(position, last - (end_seq - accepted_seq))
+        self._journal.move(_CURSOR, position)
+
+    def _entry_of(self, parcel: Parcel, now: int) -> Entry:
+        count = parcel.end_seq - parcel.first_seq
+        seq, peer, producer = parcel.first_seq, self._peer, self._producer
+        if parcel.reason is not None:
+            return Entry(b"", 0, 0, seq, count, peer, producer, received_at=now)
+        payload = b"".join((memoryview(parcel.buffers[0])[HEADER.size :], *parcel.buffers[1:]))
+        _, _, nbytes = scan_batch(payload)
+        return Entry(payload, count, nbytes, seq, 0, peer, producer, received_at=now)
+
+
+def _parcel_of(entry: Entry) -> Parcel:
+    if entry.empty:
+        end_seq = entry.first_seq + entry.lost + entry.gone
+        return gap_parcel(entry.first_seq, end_seq, LostReason.DROPPED_NEWEST)
+    payload = bytes(entry.payload)
+    first_seq, count, _ = scan_batch(payload)  # whole, though some may be accepted
+    head = HEADER.pack(len(payload), FrameType.BATCH, 0, 0)
+    return frame_parcel(first_seq, first_seq + count, head, payload)
