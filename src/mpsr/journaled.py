@@ -25,6 +25,7 @@ from mpsr.limits import (
     GROUP_SIZE,
     GROUP_TIME,
     JOURNAL_PARTS,
+    LOG_FRACTION,
     MIB,
     READ_AHEAD,
 )
@@ -77,6 +78,7 @@ class JournaledInbox:
         self._inbox = inbox
         self._taken: deque[inbox.Entry] = deque()  # from the inbox, for the next group
         self._part = journal.capacity // JOURNAL_PARTS
+        self._log_size = journal.limit // LOG_FRACTION
         inbox.ledger.forgotten = set()
         for state in journal.tracks():
             track = Track((state.uid, state.producer.id), state.producer, state.expected_seq)
@@ -210,7 +212,7 @@ class JournaledInbox:
                 begun = now if begun is None else begun
                 weight = _weight(taken.batch)
                 room += weight + ENTRY_COST
-                if group and room > self.journal.most // 2:
+                if group and (size + weight > self._log_size or room > self.journal.most // 2):
                     self._taken.appendleft(taken)
                     break
                 group.append(taken)
@@ -362,7 +364,9 @@ class Reader:
         is handed out, what ended the committing.
         """
         self.acknowledge()
-        batch = self._next() or self._next_after_clearing()
+        batch = self._next()
+        if batch is None:  # one that only tells of lost messages is false
+            batch = self._next_after_clearing()
         if batch is None:
             if self._source.failure is not None and self.finished:
                 raise self._source.failure.with_traceback(None)
