@@ -568,7 +568,7 @@ class Journal:
         used = self._pragma("page_count")
         wanted = used + pages - self._pragma("freelist_count")
         if wanted > self._reserved and self._file is not None:
-            ahead = min(wanted // 4, _RESERVE_AHEAD // self._page)
+            ahead = min(wanted // 4, _RESERVE_AHEAD // self._page, self._most_pages - wanted)
             try:
                 _extend(self._file, (wanted + ahead) * self._page)
             except OSError as exc:

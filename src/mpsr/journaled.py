@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 from time import monotonic, time_ns
@@ -25,6 +26,7 @@ from mpsr.limits import (
     GROUP_SIZE,
     GROUP_TIME,
     JOURNAL_PARTS,
+    LOG_FRACTION,
     MIB,
     READ_AHEAD,
 )
@@ -77,6 +79,7 @@ class JournaledInbox:
         self._inbox = inbox
         self._taken: deque[inbox.Entry] = deque()  # from the inbox, for the next group
         self._part = journal.capacity // JOURNAL_PARTS
+        self._log_size = journal.limit // LOG_FRACTION
         inbox.ledger.forgotten = set()
         for state in journal.tracks():
             track = Track((state.uid, state.producer.id), state.producer, state.expected_seq)
@@ -210,7 +213,7 @@ class JournaledInbox:
                 begun = now if begun is None else begun
                 weight = _weight(taken.batch)
                 room += weight + ENTRY_COST
-                if group and room > self.journal.most // 2:
+                if group and (size + weight > self._log_size or room > self.journal.most // 2):
                     self._taken.appendleft(taken)
                     break
                 group.append(taken)
@@ -258,16 +261,30 @@ class JournaledInbox:
         return halves
 
     def _commit(self, group: Sequence[inbox.Entry]) -> None:
-        """Put a group on the disk, then acknowledge it and hand it out."""
+        """Put a group on the disk, then acknowledge it and hand it out.
+
+        While it does not fit, its first half may; while that does not, wait.
+        """
         self._moved_at = None
         if not group:
-            self.journal.commit()
+            with suppress(JournalFull):  # the next group takes the cursors along
+                self.journal.commit()
             return
         received_at = time_ns()
-        entries = [_entry_of(taken, received_at) for taken in group]
-        positions = self._append(group, entries)
-        if positions is None:
-            return
+        while True:
+            try:
+                positions = self._append(group, received_at)
+                break
+            except JournalFull:
+                if self._closing:
+                    self._taken.clear()  # what comes behind it cannot be accepted before it
+                    return
+                middle = len(group) // 2
+                if middle:
+                    self._taken.extendleft(reversed(group[middle:]))
+                    group = group[:middle]
+                else:
+                    self._make_room()
         self._inbox.accept(group)
         batches = [taken.batch for taken in group]
         for batch, position in zip(batches, positions, strict=True):
@@ -275,10 +292,7 @@ class JournaledInbox:
         for reader in tuple(self._readers):
             reader.offer(batches)
 
-    def _append(
-        self, group: Sequence[inbox.Entry], entries: Sequence[Entry]
-    ) -> Sequence[int] | None:
-        """Commit; wait while the journal is full. None if it was closed meanwhile."""
+    def _append(self, group: Sequence[inbox.Entry], received_at: int) -> Sequence[int]:
         forgotten = self._inbox.ledger.forgotten or set()
         tracks = {}
         for taken in group:
@@ -287,18 +301,13 @@ class JournaledInbox:
                 tracks[taken.track.key] = TrackState(
                     uid, taken.track.identity, taken.track.epoch, taken.end_seq
                 )
-        while True:
-            try:
-                positions = self.journal.append(
-                    entries, tracks.values(), forget=forgotten - tracks.keys()
-                )
-            except JournalFull:
-                if self._closing:
-                    return None
-                self._make_room()
-            else:
-                forgotten.clear()
-                return positions
+        positions = self.journal.append(
+            [_entry_of(taken, received_at) for taken in group],
+            tracks.values(),
+            forget=forgotten - tracks.keys(),
+        )
+        forgotten.clear()
+        return positions
 
     def _make_room(self) -> None:
         """Trim, or wait for somebody to move a cursor, or for the disk."""
@@ -362,7 +371,9 @@ class Reader:
         is handed out, what ended the committing.
         """
         self.acknowledge()
-        batch = self._next() or self._next_after_clearing()
+        batch = self._next()
+        if batch is None:  # one that only tells of lost messages is false
+            batch = self._next_after_clearing()
         if batch is None:
             if self._source.failure is not None and self.finished:
                 raise self._source.failure.with_traceback(None)

@@ -37,7 +37,7 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     record, journal = tmp_path / "record", tmp_path / "events.db"
     producers = [
         start(roles.stream_counted, address, flush_every=messages)
-        for messages in (1, 1, 2, 3, 5, 10, 30, 300)
+        for messages in (1, 1, 1, 1, 2, 5, 20, 300)
     ]
 
     def receive(**options: Any) -> Any:
@@ -47,7 +47,7 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     chance = random.Random()
     for point in deaths:
         if point:
-            receiver = receive(kill_at=point, hit=chance.randint(1, 8))
+            receiver = receive(kill_at=point, hit=chance.randint(1, 12))
             assert receiver.wait() == -signal.SIGKILL, receiver.complaint()
         else:
             receiver = receive()
