@@ -20,10 +20,8 @@ CREATE TABLE IF NOT EXISTS progress (position INTEGER);
 
 
 def main(path: str = "demo.sock", journal: str = "demo.db", results: str = "results.db") -> None:
-    with (
-        closing(sqlite3.connect(results)) as ours,
-        mpsr.Receiver(path, journal=journal) as receiver,
-    ):
+    receiver = mpsr.Receiver(path, journal=journal)
+    with receiver, closing(sqlite3.connect(results)) as ours:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         ours.executescript(TABLES)
         (done,) = ours.execute("SELECT ifnull(max(position), 0) FROM progress").fetchone()

@@ -100,7 +100,7 @@ class _Connection:
         return name
 
 
-class Entry(NamedTuple):
+class Arrival(NamedTuple):
     """A batch on its way to the caller."""
 
     batch: Batch[Any]
@@ -137,8 +137,8 @@ class Inbox:
         self._connections: set[_Connection] = set()
         self._speakers: dict[Track, _Connection] = {}
         self._ready: deque[tuple[object, int]] = deque()  # what the selector found to do
-        self._pending: deque[Entry] = deque()  # read and not handed out
-        self._handed: Entry | None = None  # handed out and not acknowledged
+        self._pending: deque[Arrival] = deque()  # read and not handed out
+        self._handed: Arrival | None = None  # handed out and not acknowledged
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
         self._told_at = 0.0
 
@@ -208,12 +208,12 @@ class Inbox:
         self._handed_at = now
         return entry.batch
 
-    def take(self, now: float) -> Entry | None:
+    def take(self, now: float) -> Arrival | None:
         """Return what has come next, or None for now; whoever takes it accepts it later."""
         self._set_clock(now)
         return self._next_entry(now)
 
-    def accept(self, entries: Iterable[Entry]) -> None:
+    def accept(self, entries: Iterable[Arrival]) -> None:
         """Acknowledge what was taken."""
         for entry in entries:
             self._settle(entry, entry.end_seq)
@@ -228,7 +228,7 @@ class Inbox:
         self._looked_at = now
         self._now = now - self._away
 
-    def _next_entry(self, now: float) -> Entry | None:
+    def _next_entry(self, now: float) -> Arrival | None:
         if not self._pending:
             self._look(now)
             if not self._pending:
@@ -252,7 +252,7 @@ class Inbox:
             seq = entry.end_seq if count is None else entry.batch.first_seq + count
             self._settle(entry, seq)
 
-    def _settle(self, entry: Entry, seq: int) -> None:
+    def _settle(self, entry: Arrival, seq: int) -> None:
         if entry.track is not None and seq > entry.track.accepted_seq:
             entry.track.accepted_seq = seq
             self._told.add(entry.track)
@@ -447,7 +447,7 @@ class Inbox:
             decode=self._decode,
             payload=run.payload,
         )
-        self._pending.append(Entry(batch, track, first_seq + run.length))
+        self._pending.append(Arrival(batch, track, first_seq + run.length))
 
     def _greet(self, connection: _Connection, hello: Hello) -> None:
         identity = ProducerIdentity(hello.producer_id, hello.label)
@@ -637,7 +637,7 @@ class Inbox:
             decode=self._decode,
         )
         self._datagrams += len(bodies)
-        self._pending.append(Entry(batch, None, self._datagrams))
+        self._pending.append(Arrival(batch, None, self._datagrams))
 
     def _release(self) -> None:
         self._selector.close()

@@ -38,8 +38,7 @@ from mpsr.wire.ledger import Track
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpsr import inbox
-    from mpsr.inbox import Inbox, ReceiverStats
+    from mpsr.inbox import Arrival, Inbox, ReceiverStats
 
 MAIN_CURSOR = "main"
 
@@ -77,7 +76,7 @@ class JournaledInbox:
         self.ended = False  # nothing is committed any more
         self.failure: BaseException | None = None  # why
         self._inbox = inbox
-        self._taken: deque[inbox.Entry] = deque()  # from the inbox, for the next group
+        self._taken: deque[Arrival] = deque()  # from the inbox, for the next group
         self._part = journal.capacity // JOURNAL_PARTS
         self._log_size = journal.limit // LOG_FRACTION
         inbox.ledger.forgotten = set()
@@ -198,9 +197,9 @@ class JournaledInbox:
             for reader in tuple(self._readers):
                 reader.wakeup.set()
 
-    def _gather(self) -> list[inbox.Entry]:
+    def _gather(self) -> list[Arrival]:
         """Take a group of batches: as much as a commit is worth, or as came in its time."""
-        group: list[inbox.Entry] = []
+        group: list[Arrival] = []
         size = room = 0
         begun = self._moved_at
         poll = select.poll()
@@ -233,7 +232,7 @@ class JournaledInbox:
             self._nudge.clear()
         return group
 
-    def _take(self, now: float) -> inbox.Entry | None:
+    def _take(self, now: float) -> Arrival | None:
         """Return what comes next; a batch that would fill the journal comes in parts."""
         if not self._taken:
             taken = self._inbox.take(now)
@@ -244,7 +243,7 @@ class JournaledInbox:
             self._taken.extendleft(reversed(self._halves(self._taken.popleft())))
         return self._taken.popleft()
 
-    def _halves(self, taken: inbox.Entry) -> list[inbox.Entry]:
+    def _halves(self, taken: Arrival) -> list[Arrival]:
         """Cut a foreign batch in two."""
         batch, middle = taken.batch, len(taken.batch) // 2
         halves = []
@@ -260,7 +259,7 @@ class JournaledInbox:
             halves.append(taken._replace(batch=half))
         return halves
 
-    def _commit(self, group: Sequence[inbox.Entry]) -> None:
+    def _commit(self, group: Sequence[Arrival]) -> None:
         """Put a group on the disk, then acknowledge it and hand it out.
 
         While it does not fit, its first half may; while that does not, wait.
@@ -271,10 +270,10 @@ class JournaledInbox:
                 self.journal.commit()
             return
         received_at = time_ns()
-        while True:
+        positions: Sequence[int] | None = None
+        while positions is None:
             try:
                 positions = self._append(group, received_at)
-                break
             except JournalFull:
                 if self._closing:
                     self._taken.clear()  # what comes behind it cannot be accepted before it
@@ -292,7 +291,7 @@ class JournaledInbox:
         for reader in tuple(self._readers):
             reader.offer(batches)
 
-    def _append(self, group: Sequence[inbox.Entry], received_at: int) -> Sequence[int]:
+    def _append(self, group: Sequence[Arrival], received_at: int) -> Sequence[int]:
         forgotten = self._inbox.ledger.forgotten or set()
         tracks = {}
         for taken in group:
@@ -452,7 +451,7 @@ def _weight(batch: Batch[Any]) -> int:
     return batch.nbytes + 4 * len(batch)
 
 
-def _entry_of(taken: inbox.Entry, received_at: int) -> Entry:
+def _entry_of(taken: Arrival, received_at: int) -> Entry:
     batch, track, _ = taken
     payload = batch.payload
     if payload is None:

@@ -86,7 +86,9 @@ class Window:
         self._on_full = on_full
         self._buffer = buffer
         self._linger = linger
-        self._target = 1 if self._alone else max(1, min(BATCH_TARGET, buffer // MIN_BATCHES))
+        self._target = (
+            1 if self._alone else max(1, min(BATCH_TARGET, buffer // MIN_BATCHES, max_message))
+        )
 
         #: The open batch. Its ``append`` may be called at any time, from any thread.
         self.packer = self._new_packer()

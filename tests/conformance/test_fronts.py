@@ -424,6 +424,22 @@ def test_a_message_over_the_limit_is_refused_at_the_producer(front: Front, addre
     front.run(test)
 
 
+def test_batches_stay_within_a_small_limit_of_both_ends(front: Front, address: str) -> None:
+    """A producer with the receiver's own small limit sends no frame that it refuses."""
+
+    async def test(front: Front) -> None:
+        async with (
+            front.receiver(address, max_message=5000) as receiver,
+            front.producer(address, max_message=5000) as producer,
+        ):
+            await producer.send_many([bytes(1000)] * 100)
+            count = 0
+            while count < 100:
+                count += len(await receiver.receive_batch(5))
+
+    front.run(test)
+
+
 def test_a_message_over_the_receivers_limit_is_counted_as_lost(front: Front, address: str) -> None:
     """A producer that learns of a smaller limit drops what cannot pass, and says so."""
 

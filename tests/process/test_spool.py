@@ -327,7 +327,7 @@ def test_full_disk_holds_senders_up_until_there_is_room(address: str, tmp_path: 
     try:
         producer = mpsr.Producer(address, spool=tmp_path / "worker.db", buffer=8 << 20)
         sent = 0
-        with pytest.raises(mpsr.SendTimedOut, match="goes on once there is room|No space"):
+        with pytest.raises(mpsr.SendTimedOut, match=r"goes on once|No space"):
             while True:
                 producer.send(b"%d:%s" % (sent, bytes(10_000)), timeout=0.5)
                 sent += 1
@@ -398,3 +398,16 @@ def test_cursor_within_a_batch_is_where_the_next_goes_on(spool: str, address: st
     store = Spool(spool, label="", most=1)
     assert (store.accepted_seq, store.next_seq, store.left) == (3, 3, [])
     store.close(3)
+
+
+def test_spool_goes_on_with_a_receiver_that_comes_back(address: str, spool: str) -> None:
+    """Each message is accepted by one of two receivers, in order."""
+    with mpsr.Producer(address, spool=spool) as producer:
+        with receiving(address) as first:
+            producer.send_many([b"%d" % number for number in range(100)])
+            producer.flush(timeout=10)
+        producer.send_many([b"%d" % number for number in range(100, 200)])
+        producer.flush(timeout=10, spooled=True)
+        with receiving(address) as second:
+            producer.flush(timeout=10)
+    assert first + second == [b"%d" % number for number in range(200)]

@@ -58,7 +58,8 @@ class Ending:
     def complaints(self, stats: ProducerStats) -> Iterator[str]:
         """Give a line for everything that went wrong: what, to how many, why, what to try."""
         if isinstance(self.failure, MessageError):
-            line = f"message {stats.sent - self._left + 1} is not sent, nor what comes after it: {self.failure}"
+            number = stats.sent - self._left + 1
+            line = f"message {number} is not sent, nor what comes after it: {self.failure}"
             if isinstance(self.failure, MessageTooLarge) and self._kind == "stream":
                 line += "; raise --max-message, here and at the receiver"
             yield line
