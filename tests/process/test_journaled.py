@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+import mpsr
 from mpsr.limits import MIB
+from mpsr.wire.frames import HEADER, FrameType
 from tests.process import roles
+from tests.process.workers import PATIENCE
 
 if TYPE_CHECKING:
     from tests.process.workers import Start
@@ -93,3 +100,41 @@ def check(record: Path) -> dict[int, tuple[int, int]]:
         assert first == expected, "a gap or a repeat in the journal"
         taken[producer] = first + count, digests + digest
     return taken
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("strace") is None, reason="takes strace")
+def test_no_acknowledgement_is_written_before_its_commit_is_synced(
+    address: str, tmp_path: Path
+) -> None:
+    """In 200 commits the kernel sees: the log written, the log synced, the producer told."""
+    trace = tmp_path / "trace"
+    calls = "trace=pwrite64,fdatasync,fsync,sendto"
+    command = [sys.executable, "-m", "mpsr", "recv", "-q", address, "--journal", "events.db"]
+    with (
+        subprocess.Popen(
+            ["strace", "-f", "-y", "-x", "-s", "8", "-e", calls, "-o", str(trace), *command],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as receiver,
+        mpsr.Producer(address) as producer,
+    ):
+        for number in range(200):  # one commit each: the next waits for its acknowledgement
+            producer.send(b"%d" % number)
+            producer.flush(PATIENCE)
+        os.killpg(receiver.pid, signal.SIGTERM)
+    acknowledgement = HEADER.pack(8, FrameType.ACK, 0, 0)
+    shown = "".join(f"\\x{byte:02x}" for byte in acknowledgement)
+    state, acknowledged = "told", 0
+    for line in trace.read_text().splitlines():
+        if "pwrite64(" in line and "-wal>" in line:
+            state = "written"
+        elif "sync(" in line and "-wal>" in line and state == "written":
+            assert line.endswith(" = 0"), line  # one thread does all of it: no call is interrupted
+            state = "synced"
+        elif shown in line:
+            assert state == "synced", line
+            state = "told"
+            acknowledged += 1
+    assert acknowledged == 200
