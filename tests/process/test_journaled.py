@@ -43,8 +43,8 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     """Wherever it dies: what was confirmed is handed out, each message at one position, in order."""
     record, journal = tmp_path / "record", tmp_path / "events.db"
     producers = [
-        start(roles.stream_counted, address, flush_every=messages)
-        for messages in (1, 1, 1, 1, 2, 5, 20, 300)
+        start(roles.stream_counted, address, flush_every=messages, least=125)
+        for messages in (1, 1, 1, 1, 2, 5, 20, 100)
     ]
 
     def receive(**options: Any) -> Any:
@@ -54,7 +54,10 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     chance = random.Random()
     for point in deaths:
         if point:
-            receiver = receive(kill_at=point, hit=chance.randint(1, 12))
+            if point == "before-cursor":  # a slow handler fills the journal, which waits for it
+                receiver = receive(kill_at=point, hit=chance.randint(1, 4), pause=0.005)
+            else:
+                receiver = receive(kill_at=point, hit=chance.randint(1, 12))
             assert receiver.wait() == -signal.SIGKILL, receiver.complaint()
         else:
             receiver = receive()
@@ -71,7 +74,7 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     delivered = check(record)
     assert delivered == {pid: (each["sent"], each["digest"]) for pid, each in sent.items()}
     totals = sum(map(Counter, sent.values()), Counter[str]())
-    print(f"{len(deaths)} kills: {dict(totals)}, {sorted(tmp_path.iterdir())}")  # noqa: T201
+    print(f"{len(deaths)} kills: {dict(totals)}")  # noqa: T201
     assert totals["confirmed"] >= 1000
     assert totals["resent"] >= 50
 
