@@ -68,6 +68,8 @@ def open_journaled(
 class JournaledInbox:
     """The receiving engine with a journal; it has the methods of an Inbox that a front calls."""
 
+    _taken: deque[inbox.Entry]  # from the inbox, for the next group
+
     def __init__(
         self, inbox: Inbox, journal: Journal, *, decode: Callable[[bytes], Any] | None = None
     ) -> None:
@@ -77,7 +79,7 @@ class JournaledInbox:
         self.ended = False  # nothing is committed any more
         self.failure: BaseException | None = None  # why
         self._inbox = inbox
-        self._taken: deque[inbox.Entry] = deque()  # from the inbox, for the next group
+        self._taken = deque()
         self._part = journal.capacity // JOURNAL_PARTS
         self._log_size = journal.limit // LOG_FRACTION
         inbox.ledger.forgotten = set()
@@ -271,10 +273,10 @@ class JournaledInbox:
                 self.journal.commit()
             return
         received_at = time_ns()
-        while True:
+        positions = None
+        while positions is None:
             try:
                 positions = self._append(group, received_at)
-                break
             except JournalFull:
                 if self._closing:
                     self._taken.clear()  # what comes behind it cannot be accepted before it

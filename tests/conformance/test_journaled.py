@@ -58,8 +58,7 @@ def test_stop_hands_out_all_that_had_come(front: Front, address: str, tmp_path: 
                 receiver.stop()
 
             async with front.beside(produce):
-                async for message in receiver:
-                    came.append(message)
+                came += [message async for message in receiver]
         assert came == words(0, 499)
 
     front.run(test)

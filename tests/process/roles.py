@@ -286,7 +286,7 @@ def stream_counted(address: str, *, flush_every: int, least: int) -> None:
         counted["resent"] += max(0, written - expected_seq)
         return resume(window, expected_seq, max_message)
 
-    Window.rewind, Window.resume = noting_rewind, noting_resume  # type: ignore[method-assign]
+    Window.rewind, Window.resume = noting_rewind, noting_resume  # type: ignore[method-assign, assignment]
     with mpsr.Producer(address) as producer:
         for number in count():
             message = stamped(number, size=50)

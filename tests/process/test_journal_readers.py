@@ -205,7 +205,7 @@ def test_position_that_is_trimmed_is_refused(address: str, journal: str) -> None
         assert list(islice(receiver, 20)) == words(1, 20)
     fill(address, journal, words(31, 40))
     with mpsr.Receiver(address, journal=journal) as receiver:
-        with pytest.raises(mpsr.ConfigurationError, match="after=5: .* holds .* 20 to 40"):
+        with pytest.raises(mpsr.ConfigurationError, match=r"after=5: .* holds .* 20 to 40"):
             next(receiver.batches(after=5))
 
 
@@ -216,7 +216,7 @@ def test_without_a_journal_there_are_no_positions(address: str) -> None:
         assert receiver.receive_batch(PATIENCE).position is None
         for options in ({"after": 0}, {"cursor": "archive"}):
             with pytest.raises(mpsr.ConfigurationError, match="with a journal"):
-                next(receiver.batches(**options))  # type: ignore[arg-type]
+                next(receiver.batches(**options))
         receiver.acknowledge()
 
 
@@ -301,7 +301,8 @@ def test_losses_are_told_from_the_journal(address: str, journal: str) -> None:
             producer.flush(PATIENCE)
     for _ in range(2):
         with suppress(RuntimeError), mpsr.Receiver(address, journal=journal) as receiver:
-            batches = [(batch.lost, list(batch)) for batch in receiver.batches(cursor=drain(receiver))]
+            fresh = receiver.batches(cursor=drain(receiver))
+            batches = [(batch.lost, list(batch)) for batch in fresh]
             raise RuntimeError
         assert sum(each for each, _ in batches) == lost
         assert batches[-1][1][-1] == b"last"

@@ -40,7 +40,7 @@ LONG: Final = ("",) * 200 + POINTS * 20
 def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
     start: Start, address: str, tmp_path: Path, deaths: tuple[str, ...]
 ) -> None:
-    """Wherever it dies: what was confirmed is handed out, each message at one position, in order."""
+    """Wherever it dies: what was confirmed is handed out, once in the journal, in order."""
     record, journal = tmp_path / "record", tmp_path / "events.db"
     producers = [
         start(roles.stream_counted, address, flush_every=messages, least=125)
