@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from itertools import islice
@@ -70,6 +72,11 @@ def test_second_receiver_is_refused_and_told_who_has_the_journal(
         with pytest.raises(mpsr.JournalInUse, match=f"process {owner.pid} has it open") as refused:
             mpsr.Receiver(address + "2", journal=journal)
         assert refused.value.pid == owner.pid
+        command = [sys.executable, "-m", "mpsr", "recv", address + "2", "--journal", journal]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (75, "")
+        assert done.stderr.startswith(f"mpsr: cannot open {journal}: process {owner.pid} has it")
+        assert len(done.stderr.splitlines()) == 1
         assert not os.path.exists(address + "2")
     owner.tell("go on")
     assert start(roles.send, address, 100).wait() == 0

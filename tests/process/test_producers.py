@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
+from mpsr.inbox import Inbox
 from mpsr.limits import MIB
 from tests.process import roles
 from tests.process.stamps import Source, Tally
@@ -24,7 +25,7 @@ LARGE = 10 * MIB
 
 def unread(receiver: mpsr.Receiver) -> int:
     """Return how many bytes wait in the kernel for the receiver's connections."""
-    assert receiver._inbox
+    assert isinstance(receiver._inbox, Inbox)
     size = bytearray(4)
     total = 0
     for connection in receiver._inbox._connections:
