@@ -249,6 +249,28 @@ def test_foreign_messages_go_through_the_journal(address: str, journal: str) -> 
         assert batch.producer is None
 
 
+def test_close_tells_what_a_full_journal_did_not_take(
+    address: str, journal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What foreign clients sent, and is neither handed out nor kept, is counted."""
+    receiver: mpsr.Receiver = mpsr.Receiver(address, journal=journal, journal_limit=2 * MIB)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        client.settimeout(0.5)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                sent += client.send(b"x" * 9_999 + b"\n")
+    receiver.close()
+    with Journal(journal) as kept:
+        came = sum(entry.nbytes + entry.length for _, entry in kept.read(0, max_bytes=4 * MIB))
+        messages = kept.last
+    discarded = receiver.stats().discarded
+    assert "not handed out" in caplog.text
+    assert 0 < messages * 10_000 == came < sent
+    assert sent - came - sent // 10_000 <= discarded <= sent - came
+
+
 def test_datagrams_go_through_the_journal(address: str, journal: str) -> None:
     """Those that the kernel holds at stop() too."""
     with mpsr.Receiver(address, type="dgram", journal=journal) as receiver:
