@@ -1,6 +1,6 @@
 """Handle every message exactly once, though this program be killed at any moment.
 
-    python examples/exactly_once.py [PATH [JOURNAL [RESULTS]]]
+    python examples/exactly_once.py [PATH [JOURNAL [DATABASE]]]
 
 The results and the position up to which they reach are committed together, in a database of
 ours; after a crash both are there or neither, and the journal still holds what comes next.
@@ -19,14 +19,13 @@ CREATE TABLE IF NOT EXISTS progress (position INTEGER);
 """
 
 
-def main(path: str = "demo.sock", journal: str = "demo.db", results: str = "results.db") -> None:
-    receiver = mpsr.Receiver(path, journal=journal)
-    with receiver, closing(sqlite3.connect(results)) as ours:
-        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+def main(path: str = "demo.sock", journal: str = "demo.db", database: str = "results.db") -> None:
+    with closing(sqlite3.connect(database)) as ours, mpsr.Receiver(path, journal=journal) as events:
+        signal.signal(signal.SIGTERM, lambda *_: events.stop())
         ours.executescript(TABLES)
         (done,) = ours.execute("SELECT ifnull(max(position), 0) FROM progress").fetchone()
         print(f"Receiving at {path}, after position {done}", flush=True)
-        for batch in receiver.batches(after=done):
+        for batch in events.batches(after=done):
             rows = [(batch.peer.pid, message) for message in batch]
             with ours:  # one transaction
                 ours.executemany("INSERT INTO results VALUES (?, ?)", rows)

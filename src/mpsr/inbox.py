@@ -45,7 +45,7 @@ from mpsr.wire.ledger import Ledger, Track
 from mpsr.wire.session import Received, ReceivingSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
     from typing import Any
 
@@ -212,6 +212,10 @@ class Inbox:
         """Return what has come next, or None for now; whoever takes it accepts it later."""
         self._set_clock(now)
         return self._next_entry(now)
+
+    def put_back(self, entries: Sequence[Arrival]) -> None:
+        """Have what was taken, and cannot be accepted, among what was not handed out."""
+        self._pending.extendleft(reversed(entries))
 
     def accept(self, entries: Iterable[Arrival]) -> None:
         """Acknowledge what was taken."""

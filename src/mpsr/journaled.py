@@ -276,7 +276,8 @@ class JournaledInbox:
                 positions = self._append(group, received_at)
             except JournalFull:
                 if self._closing:
-                    self._taken.clear()  # what comes behind it cannot be accepted before it
+                    self._inbox.put_back([*group, *self._taken])
+                    self._taken.clear()
                     return
                 middle = len(group) // 2
                 if middle:

@@ -429,8 +429,8 @@ def test_batches_stay_within_a_small_limit_of_both_ends(front: Front, address: s
 
     async def test(front: Front) -> None:
         async with (
-            front.receiver(address, max_message=5000) as receiver,
             front.producer(address, max_message=5000) as producer,
+            front.receiver(address, max_message=5000) as receiver,
         ):
             await producer.send_many([bytes(1000)] * 100)
             count = 0

@@ -48,6 +48,7 @@ def test_stop_hands_out_all_that_had_come(front: Front, address: str, tmp_path: 
     """Iteration ends behind it; each message came once."""
 
     async def test(front: Front) -> None:
+        came: list[bytes] = []
         async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
 
             async def produce() -> None:
@@ -57,7 +58,7 @@ def test_stop_hands_out_all_that_had_come(front: Front, address: str, tmp_path: 
                 receiver.stop()
 
             async with front.beside(produce):
-                came = [message async for message in receiver]
+                came += [message async for message in receiver]
         assert came == words(0, 499)
 
     front.run(test)

@@ -114,6 +114,7 @@ def receive_journaled(
     *,
     kill_at: str = "",
     hit: int = 1,
+    pause: float = 0,
     **options: Any,
 ) -> None:
     """Note every batch with its position; end at SIGTERM, or at a named point with SIGKILL."""
@@ -129,6 +130,7 @@ def receive_journaled(
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         say("ready")
         for number, batch in enumerate(receiver.batches()):
+            time.sleep(pause)
             note_batch(notes, batch, position=batch.position, digest=digest_of(batch))
             if number == 0:
                 say("receiving")
@@ -269,8 +271,8 @@ def stream(address: str, record: str, *, flush_every: int) -> None:
                 return
 
 
-def stream_counted(address: str, *, flush_every: int) -> None:
-    """Send until told to end; say what was sent, and what the receivers' deaths took."""
+def stream_counted(address: str, *, flush_every: int, least: int) -> None:
+    """Send until told to end, and ``least`` times confirmed; say what was sent, once or more."""
     counted = {"sent": 0, "digest": 0, "confirmed": 0, "resent": 0}
     written = 0  # below this number all was written to a connection that is gone
     rewind, resume = Window.rewind, Window.resume
@@ -284,15 +286,14 @@ def stream_counted(address: str, *, flush_every: int) -> None:
         counted["resent"] += max(0, written - expected_seq)
         return resume(window, expected_seq, max_message)
 
-    Window.rewind = noting_rewind  # type: ignore[method-assign, assignment]
-    Window.resume = noting_resume  # type: ignore[method-assign, assignment]
+    Window.rewind, Window.resume = noting_rewind, noting_resume  # type: ignore[method-assign, assignment]
     with mpsr.Producer(address) as producer:
         for number in count():
             message = stamped(number, size=50)
             producer.send(message)
             counted["sent"] += 1
             counted["digest"] += digest_of([message])
-            ending = number % 16 == 0 and told()
+            ending = number % 16 == 0 and counted["confirmed"] >= least and told()
             if ending or counted["sent"] % flush_every == 0:
                 producer.flush()
                 counted["confirmed"] += 1

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from itertools import islice
@@ -70,6 +72,11 @@ def test_second_receiver_is_refused_and_told_who_has_the_journal(
         with pytest.raises(mpsr.JournalInUse, match=f"process {owner.pid} has it open") as refused:
             mpsr.Receiver(address + "2", journal=journal)
         assert refused.value.pid == owner.pid
+        command = [sys.executable, "-m", "mpsr", "recv", address + "2", "--journal", journal]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (75, "")
+        assert done.stderr.startswith(f"mpsr: cannot open {journal}: process {owner.pid} has it")
+        assert len(done.stderr.splitlines()) == 1
         assert not os.path.exists(address + "2")
     owner.tell("go on")
     assert start(roles.send, address, 100).wait() == 0
@@ -242,6 +249,28 @@ def test_foreign_messages_go_through_the_journal(address: str, journal: str) -> 
         assert batch.producer is None
 
 
+def test_close_tells_what_a_full_journal_did_not_take(
+    address: str, journal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What foreign clients sent, and is neither handed out nor kept, is counted."""
+    receiver: mpsr.Receiver = mpsr.Receiver(address, journal=journal, journal_limit=2 * MIB)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        client.settimeout(0.5)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                sent += client.send(b"x" * 9_999 + b"\n")
+    receiver.close()
+    with Journal(journal) as kept:
+        came = sum(entry.nbytes + entry.length for _, entry in kept.read(0, max_bytes=4 * MIB))
+        messages = kept.last
+    discarded = receiver.stats().discarded
+    assert "not handed out" in caplog.text
+    assert 0 < messages * 10_000 == came < sent
+    assert sent - came - sent // 10_000 <= discarded <= sent - came
+
+
 def test_datagrams_go_through_the_journal(address: str, journal: str) -> None:
     """Those that the kernel holds at stop() too."""
     with mpsr.Receiver(address, type="dgram", journal=journal) as receiver:
@@ -301,9 +330,8 @@ def test_losses_are_told_from_the_journal(address: str, journal: str) -> None:
             producer.flush(PATIENCE)
     for _ in range(2):
         with suppress(RuntimeError), mpsr.Receiver(address, journal=journal) as receiver:
-            batches = [
-                (batch.lost, list(batch)) for batch in receiver.batches(cursor=drain(receiver))
-            ]
+            fresh = receiver.batches(cursor=drain(receiver))
+            batches = [(batch.lost, list(batch)) for batch in fresh]
             raise RuntimeError
         assert sum(each for each, _ in batches) == lost
         assert batches[-1][1][-1] == b"last"

@@ -195,18 +195,7 @@ def test_command_ends_with_one_line_if_the_disk_cannot_sync(address: str, tmp_pa
     root = str(Path(__file__).parents[2])
     with (
         subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                "-c",
-                RECV,
-                "recv",
-                "-q",
-                address,
-                "--journal",
-                journal,
-            ],
+            [sys.executable, "-c", RECV, "recv", "-q", address, "--journal", journal],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])},
