@@ -195,7 +195,7 @@ class JournaledInbox:
         finally:
             self.ended = True
             for reader in tuple(self._readers):
-                reader.wakeup.set()
+                reader.wake()
 
     def _gather(self) -> list[Arrival]:
         """Take a group of batches: as much as a commit is worth, or as came in its time."""
@@ -348,6 +348,7 @@ class Reader:
         self._ahead_bytes = 0
         self._ahead_to = position  # the last position in there
         self._handed: Batch[Any] | None = None
+        self._left = False
         self.wakeup = Wakeup()
         self.batches = self.messages = self.nbytes = 0  # handed out
 
@@ -412,7 +413,13 @@ class Reader:
                 if begins != self._ahead_to or self._ahead_bytes > READ_AHEAD:
                     break
                 self._keep(batch)
-        self.wakeup.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have whoever waits look again; in any thread, though the reader may have left."""
+        with self._lock:
+            if not self._left:
+                self.wakeup.set()
 
     def _keep(self, batch: Batch[Any]) -> None:
         self._ahead.append(batch)
@@ -444,7 +451,9 @@ class Reader:
         if handled:
             self.acknowledge()
         self._source.part_with(self)
-        self.wakeup.close()
+        with self._lock:
+            self._left = True
+            self.wakeup.close()
 
 
 def _weight(batch: Batch[Any]) -> int:
