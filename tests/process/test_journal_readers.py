@@ -380,7 +380,9 @@ def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
                 outcome = "unreadable"
         assert time.monotonic() - before < 10, done
         assert numbers == [*range(len(numbers))], done
-        assert (len(numbers) == 200) == (outcome == "whole"), (done, outcome, len(numbers))
+        # A log that is cut, or harmed in its last commit, looks like one that a crash cut there.
+        torn = "-wal" in done and outcome == "whole" and len(numbers) % 10 == 0
+        assert torn or (len(numbers) == 200) == (outcome == "whole"), (done, outcome, len(numbers))
         if outcome == "set aside":
             assert "it was moved to" in caplog.text
             assert numbers == []
