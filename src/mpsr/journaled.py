@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from threading import Lock
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.background import start_thread
 from mpsr.batch import Batch
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from mpsr.inbox import Arrival, Inbox, ReceiverStats
 
-MAIN_CURSOR = "main"
+_MAIN_CURSOR: Final = "main"
 
 
 def open_journaled(
@@ -88,12 +88,12 @@ class JournaledInbox:
         self._nudge = Wakeup()
         self._moved_at: float | None = None  # when a cursor moved that is not committed
         self._readers: list[Reader] = []
-        self._main = self.reader(MAIN_CURSOR)
+        self._main = self.reader()
         self._thread = start_thread(self._run, name=f"mpsr journal {journal.path}")
 
-    def reader(self, name: str, *, after: int | None = None) -> Reader:
-        """Return a new reader, with the cursor of that name."""
-        reader = Reader(self, name, after)
+    def reader(self, name: str | None = None, *, after: int | None = None) -> Reader:
+        """Return a new reader, with the cursor of that name; None: the receiver's own."""
+        reader = Reader(self, _MAIN_CURSOR if name is None else name, after)
         self._readers.append(reader)
         return reader
 

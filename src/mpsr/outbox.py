@@ -138,20 +138,17 @@ class Outbox:
     def due(self, now: float) -> bool:
         """Tell whether there is something to write, and a socket that may take it."""
         if self._greeting:
-            return self._socket is not None and not (
-                self.blocked or self.in_write or self.interrupted
-            )
+            return self._is_free()
         return self.ready() and self.window.is_due(now)
 
     def ready(self) -> bool:
         """Tell whether messages may be written now."""
-        return (
-            self._socket is not None
-            and not self.blocked
-            and not self.in_write
-            and not self.interrupted
-            and self._is_open()
-        )
+        return self._is_free() and self._is_open()
+
+    def _is_free(self) -> bool:
+        """Tell whether there is a socket that may take something."""
+        busy = self.blocked or self.in_write or self.interrupted
+        return self._socket is not None and not busy
 
     def _is_open(self) -> bool:
         """Tell whether messages may pass."""
@@ -159,7 +156,7 @@ class Outbox:
 
     def begin_write(self, now: float) -> Sequence[bytes | memoryview]:
         """Choose what to write now; where that is anything, ``end_write`` must follow."""
-        if self._socket is None or self.blocked or self.in_write or self.interrupted:
+        if not self._is_free():
             return ()
         chosen: Sequence[bytes | memoryview] = (self._greeting,)
         if not self._greeting:

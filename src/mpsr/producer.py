@@ -32,12 +32,12 @@ from mpsr.limits import (
     BUFFER,
     BURST_LOOK,
     CLOSE_PATIENCE,
+    FULL_PAUSE,
+    GROUP_SIZE,
+    GROUP_TIME,
     LINGER,
     MAX_MESSAGE,
     MAX_SPOOLED,
-    SPOOL_DELAY,
-    SPOOL_GROUP,
-    SPOOL_RETRY,
     SPOOL_SETTLE,
     check_max_message,
     check_positive,
@@ -167,7 +167,7 @@ class ProducerBase(Generic[T]):
         if options["max_message"] > MAX_SPOOLED:
             error = f"max_message={options['max_message']}: with spool= {MAX_SPOOLED} at most"
             raise ConfigurationError(error)
-        options["linger"] = max(options["linger"], SPOOL_DELAY)
+        options["linger"] = max(options["linger"], GROUP_TIME)
         self._spool = Spool(path, label=options["label"], most=options["buffer"])
         options["spooled_as"] = self._spool.id
 
@@ -224,11 +224,10 @@ class ProducerBase(Generic[T]):
         if self._spool is None:
             return wait
         commit_at = self._commit_at(self._spool)
-        return (
-            wait
-            if commit_at is None
-            else min(max(0.0, commit_at - now), inf if wait is None else wait)
-        )
+        if commit_at is None:
+            return wait
+        commit_in = max(0.0, commit_at - now)
+        return commit_in if wait is None else min(wait, commit_in)
 
     # A commit takes three steps as well: nothing is locked while the disk is written.
 
@@ -250,14 +249,14 @@ class ProducerBase(Generic[T]):
         due_at = self._commit_at(spool)
         if due_at is None or now < due_at:
             return None
-        group = self._window.group(now, SPOOL_GROUP)
+        group = self._window.group(now, GROUP_SIZE)
         return partial(spool.commit, group, self._window.accepted_seq)
 
     def _end_commit(self, spool: Spool, error: MpsrError | None, now: float) -> None:
         """Take note of how a commit went."""
         self._spool_at, self._spool_obstacle = now, None
         if isinstance(error, JournalFull):
-            self._spool_at, self._spool_obstacle = now + SPOOL_RETRY, error
+            self._spool_at, self._spool_obstacle = now + FULL_PAUSE, error
             self._window.ungroup()
         elif error is not None:
             self._spool_failure = error

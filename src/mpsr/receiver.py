@@ -199,7 +199,7 @@ class ReceiverBase(Generic[T]):
         if isinstance(engine, Inbox):
             error = "after= and cursor= are for a receiver with a journal"
             raise ConfigurationError(error)
-        return engine.reader("main" if cursor is None else cursor, after=after)
+        return engine.reader(cursor, after=after)
 
     def _engine(self, *, closed_too: bool = False) -> Inbox | JournaledInbox:
         if self._inherited:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from mpsr.journal import Entry, Journal
-from mpsr.limits import JOURNAL_LIMIT, MIB
+from mpsr.limits import GROUP_SIZE, JOURNAL_LIMIT, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mpsr.journal import Record
     from mpsr.salvage import Salvage
 
-_GROUP: Final = MIB  # bytes that are committed at once
 _GROUP_ROWS: Final = 1000
 
 
@@ -54,7 +53,7 @@ def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
     for record in records:
         group.append(record)
         size += record.entry.nbytes
-        if size >= _GROUP or len(group) >= _GROUP_ROWS:
+        if size >= GROUP_SIZE or len(group) >= _GROUP_ROWS:
             yield group
             group, size = [], 0
     yield group
