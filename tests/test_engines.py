@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +71,73 @@ def take(inbox: Inbox, now: float = 0) -> mpsr.Batch | None:
         if batch is not None:
             return batch
     return None
+
+
+@pytest.mark.parametrize("piece", [3_000, 50_000, 700_000])
+def test_long_messages_come_whole_in_any_pieces(inbox: Inbox, address: str, piece: int) -> None:
+    """Long messages are read into their places, short ones between them are not disturbed."""
+    batches = [[bytes([n]) * 40_000 for n in range(20)], [b"short"], [b"x" * 300_000], [b"y"] * 9]
+    data, seq = hello(), 0
+    for batch in batches * 2:
+        data += pack_batch(batch, seq)
+        seq += len(batch)
+    got: list[bytes] = []
+    with connect(address) as sock:
+        sock.setblocking(False)
+        while len(got) < seq:
+            with suppress(BlockingIOError):
+                data = data[sock.send(data[:piece]) :] if data else data
+            taken = take(inbox)
+            if taken is not None:
+                assert taken.nbytes == sum(map(len, taken))
+                got += taken
+    assert got == [message for batch in batches * 2 for message in batch]
+
+
+def test_short_messages_may_follow_long_ones_for_ever(inbox: Inbox, address: str) -> None:
+    """However they fall into reads, one read does not lead to the next."""
+    data, count = hello() + pack_batch([b"long" * 20_000], 0), 20_000
+    data += b"".join(pack_batch([b"x" * 32], seq) for seq in range(1, count))  # 64 bytes each
+    got = 0
+    with connect(address) as sock, connect(address, greeting=PREFACE[:3]):  # who owes something
+        sock.setblocking(False)
+        while got < count:
+            with suppress(BlockingIOError):
+                data = data[sock.send(data) :] if data else data
+            batch = take(inbox)
+            got += len(batch or ())
+
+
+def test_traffic_without_news_does_not_hold_the_caller(inbox: Inbox, address: str) -> None:
+    """Who sends the same again and again keeps nobody else waiting."""
+    batch = pack_batch([b"again" * 20], 0)
+    with connect(address, greeting=hello() + batch) as sock:
+        assert take(inbox) is not None
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(batch * 100)
+        assert inbox.next_batch(0) is None
+        with pytest.raises(BlockingIOError):  # most of it is not read yet
+            sock.send(bytes(1 << 20))
+            sock.send(bytes(1 << 20))
+
+
+def test_kept_batch_keeps_little_else(inbox: Inbox, address: str) -> None:
+    """A small batch shares no memory with what was read together with it."""
+    data = hello() + b"".join(pack_batch([b"x" * 1000], n) for n in range(40))
+    with connect(address, greeting=data):
+        batches = [take(inbox) for _ in range(40)]
+    payloads = [memoryview(batch.payload or b"") for batch in batches if batch is not None]
+    assert len(payloads) == 40
+    assert all(memoryview(payload.obj).nbytes < 8 * payload.nbytes for payload in payloads)
+
+
+def test_watcher_with_more_to_come_is_no_endless_round(inbox: Inbox) -> None:
+    """A descriptor that is readable to tell the caller something does not keep the inbox busy."""
+    inbox.watch()
+    inbox.signal(more=True)
+    assert inbox.next_batch(0) is None
 
 
 def test_newer_connection_fences_the_older(inbox: Inbox, address: str) -> None:
@@ -195,6 +263,40 @@ def turn(outbox: Outbox, now: float) -> None:
 WELCOME = encode(Welcome(1, 0, 1 << 24))
 
 
+def test_message_that_leaves_at_once_waits_for_no_room(address: str, server: Server) -> None:
+    """Where the socket is full, what was to leave at once goes when there is room again."""
+    outbox = Outbox(parse_address(address), linger=0)
+    turn(outbox, 0)
+    with server.accept(WELCOME) as receiver:
+        turn(outbox, 0.1)
+        sent = 0
+        while not outbox.blocked:
+            assert outbox.send_single(b"%04d" % sent * 500, 1)
+            sent += 1
+        assert not outbox.send_single(b"more", 1)  # it gathers behind the others
+        data = receiver.recv(1 << 20)
+        while outbox.window.unsent:
+            turn(outbox, 2)
+            data += receiver.recv(1 << 20)
+    frames = [pack_batch([b"%04d" % n * 500], n) for n in range(sent)]
+    assert data.endswith(b"".join(frames))
+    outbox.close()
+
+
+def test_unread_acknowledgements_stay_few(address: str, server: Server) -> None:
+    """A producer that nobody flushes reads them now and then, so that they never fill a socket."""
+    outbox = Outbox(parse_address(address), linger=0)
+    turn(outbox, 0)
+    with server.accept(WELCOME) as receiver:
+        turn(outbox, 0.1)
+        for number in range(1000):
+            assert outbox.send_single(b"message", 1)
+            receiver.recv(1000)
+            receiver.sendall(encode(Ack(number + 1)))
+        assert outbox.stats().buffered <= 20
+    outbox.close()
+
+
 def test_interrupted_write_is_sent_again(address: str, server: Server) -> None:
     """Nobody knows how much went: the connection is given up, and nothing is lost."""
     outbox = Outbox(parse_address(address))
@@ -204,6 +306,9 @@ def test_interrupted_write_is_sent_again(address: str, server: Server) -> None:
         outbox.window.offer(b"message", 1)
         assert outbox.begin_write(1)
         outbox.interrupted = True
+        outbox.service(1)
+        assert outbox.interrupted  # as long as somebody may still be writing
+        outbox.in_write = False
         assert outbox.wait_time(1) == 0
         assert not outbox.due(1)
     turn(outbox, 2)

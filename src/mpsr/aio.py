@@ -197,8 +197,11 @@ class AsyncProducer(ProducerBase[S]):
         encoded: Any = message if self._encode is None else self._encode(message)
         if self._append(encoded):
             return
-        body = self._checked(encoded)
         now = monotonic()
+        if self._send_single(encoded, now):
+            await cancel_shielded_checkpoint()
+            return
+        body = self._checked(encoded)
         if not self._take(body, now):
             await self._take_all([body], [message], timeout)
         elif self._pump(now):
@@ -321,6 +324,16 @@ class AsyncProducer(ProducerBase[S]):
 
     def _may_deliver(self) -> bool:
         return super()._may_deliver() and (self._spool is None or self._running)
+
+    def _send_single(self, encoded: Buffer, now: float) -> bool:
+        """Send a message at once, if it is plain and nothing else waits: the straight road."""
+        if self._tasks is None or self._closing or self._window.gathering:
+            return False
+        if not self._outbox.send_single(encoded, now):
+            return False
+        if self._window.is_due(now):
+            self._arm(now)
+        return True
 
     def _take(self, body: bytes, now: float) -> bool:
         self._check()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, cast, overload
 
 from mpsr.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from typing_extensions import Buffer, TypeVar
 
@@ -42,8 +42,8 @@ class ProducerIdentity(NamedTuple):
 class Batch(Sequence[T], Generic[T]):
     """Messages of one sender, in order, that arrived together.
 
-    A batch is lazy: its length and size are known at once, its messages are made when one is
-    first touched.
+    A batch is lazy: its length and size are known at once, its messages are made one by one as
+    it is iterated over, or all of them when one is asked for by its index.
 
     Attributes:
         peer: who sent it, in the kernel's word.
@@ -62,8 +62,8 @@ class Batch(Sequence[T], Generic[T]):
     __slots__ = (
         "_count",
         "_decode",
+        "_messages",
         "_raw",
-        "_split",
         "first_seq",
         "lost",
         "nbytes",
@@ -71,12 +71,12 @@ class Batch(Sequence[T], Generic[T]):
         "peer",
         "position",
         "producer",
+        "track",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one is made for every batch, and names cost time
         self,
-        split: Callable[[], list[bytes]],
-        *,
+        messages: Callable[[], Iterable[bytes]],
         count: int,
         nbytes: int,
         peer: Peer = UNKNOWN_PEER,
@@ -85,24 +85,35 @@ class Batch(Sequence[T], Generic[T]):
         lost: int = 0,
         decode: Callable[[bytes], T] | None = None,
         payload: Buffer | None = None,
+        track: Any = None,  # noqa: ANN401 - the wire's own
     ) -> None:
-        self.position: int | None = None
-        self.payload = payload  # of the native batch of which these are the last messages
-        self._split = split
+        self._messages = messages  # makes them, anew each time
         self._raw: list[bytes] | None = None
-        self._decode = decode
         self._count = count
         self.nbytes = nbytes
         self.peer = peer
         self.producer = producer
         self.first_seq = first_seq
         self.lost = lost
+        self._decode = decode
+        self.payload = payload  # of the native batch of which these are the last messages
+        self.track = track  # where its native producer stands
+        self.position: int | None = None
+
+    @property
+    def end_seq(self) -> int:
+        """The sequence number behind the last message."""
+        return self.first_seq + self._count
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """Iterate over the messages as they came, before ``decode=``."""
+        return iter(self._messages() if self._raw is None else self._raw)
 
     @property
     def raw(self) -> list[bytes]:
         """The messages as they came, before ``decode=``."""
         if self._raw is None:
-            self._raw = self._split()
+            self._raw = list(self._messages())
         return self._raw
 
     def __len__(self) -> int:
@@ -111,8 +122,8 @@ class Batch(Sequence[T], Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Iterate over the messages; raise DecodeError at one that ``decode=`` refuses."""
         if self._decode is None:
-            return iter(cast("list[T]", self.raw))
-        return map(partial(decode_body, self._decode), self.raw)
+            return cast("Iterator[T]", self.iter_raw())
+        return map(partial(decode_body, self._decode), self.iter_raw())
 
     @overload
     def __getitem__(self, index: int) -> T: ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import resource
-import selectors
 import socket
 import struct
 import sys
@@ -30,8 +29,10 @@ from mpsr.limits import (
     ACK_DELAY,
     DATAGRAMS_PER_ROUND,
     DESCRIPTOR_RESERVE,
+    FIRST_READ,
     FRAME_DEADLINE,
     HELLO_DEADLINE,
+    LOOKS,
     MAX_CONNECTIONS,
     MAX_MESSAGE,
     READ_BEHIND,
@@ -39,10 +40,11 @@ from mpsr.limits import (
     REPLY_DEADLINE,
     STOP_ROUNDS,
 )
+from mpsr.poller import READ, WRITE, Poller
 from mpsr.wakeup import Wakeup
 from mpsr.wire.frames import Hello, RejectCode
 from mpsr.wire.ledger import Ledger, Track
-from mpsr.wire.session import Received, ReceivingSession, State
+from mpsr.wire.session import ReceivingSession, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -83,13 +85,16 @@ class ReceiverStats(NamedTuple):
 class _Connection:
     """One accepted connection."""
 
-    __slots__ = ("order", "out", "peer", "session", "socket", "track")
+    __slots__ = ("open", "order", "out", "peer", "session", "socket", "track")
 
-    def __init__(self, sock: socket.socket, session: ReceivingSession, order: int) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: Peer, session: ReceivingSession, order: int
+    ) -> None:
+        self.open = True
         self.order = order  # among all that were accepted
         self.socket = sock
         self.session = session
-        self.peer = peer_of(sock)
+        self.peer = peer
         self.track: Track | None = None  # set while it speaks for a native producer
         self.out = b""  # what the peer has not taken yet
 
@@ -98,14 +103,6 @@ class _Connection:
         if self.track is not None and self.track.identity.label:
             name += f", {self.track.identity.label!r}"
         return name
-
-
-class Arrival(NamedTuple):
-    """A batch on its way to the caller."""
-
-    batch: Batch[Any]
-    track: Track | None  # None where nothing is to be acknowledged
-    end_seq: int  # acknowledging this accepts the batch
 
 
 class Inbox:
@@ -131,14 +128,14 @@ class Inbox:
         self.ledger = Ledger()
         self._logger = _logger()  # loaded while there are descriptors to load it with
 
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self._wakeup = Wakeup()
-        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._poller.register(self._wakeup, READ, None)
         self._connections: set[_Connection] = set()
         self._speakers: dict[Track, _Connection] = {}
-        self._ready: deque[tuple[object, int]] = deque()  # what the selector found to do
-        self._pending: deque[Arrival] = deque()  # read and not handed out
-        self._handed: Arrival | None = None  # handed out and not acknowledged
+        self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
+        self._pending: deque[Batch[Any]] = deque()  # read and not handed out
+        self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
         self._told_at = 0.0
 
@@ -169,16 +166,16 @@ class Inbox:
             self._datagrams = 0
             self._read_listener: Callable[[], None] = self._read_datagrams
         else:
-            self._buffer = memoryview(bytearray(READ_SIZE))
-            self._behind = self._buffer[:READ_BEHIND]
+            self._read_size = FIRST_READ
+            self._behind = memoryview(bytearray(READ_BEHIND))
             self._read_listener = self._accept
-        self._selector.register(self._listener, selectors.EVENT_READ, self)
+        self._poller.register(self._listener, READ, self)
 
     # -- for the fronts ---------------------------------------------------------------------
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``next_batch`` has something to do."""
-        return self._selector.fileno()
+        return self._poller.fileno()
 
     def watch(self) -> None:
         """Keep ``fileno`` readable also while batches that were read wait to be handed out."""
@@ -197,30 +194,32 @@ class Inbox:
     def next_batch(self, now: float) -> Batch[Any] | None:
         """Acknowledge the batch handed out before; return the next, or None for now."""
         self._set_clock(now)
-        self.acknowledge()
+        handed = self._handed
+        if handed is not None:
+            self._settle(handed.track, handed.end_seq)
         if self._told and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self.tell()
-        entry = self._handed = self._next_entry(now)
-        if entry is None:
+        batch = self._handed = self._next(now)
+        if batch is None:
             self.tell()
-            return None
-        self._handed_at = now
-        return entry.batch
+        else:
+            self._handed_at = now
+        return batch
 
-    def take(self, now: float) -> Arrival | None:
+    def take(self, now: float) -> Batch[Any] | None:
         """Return what has come next, or None for now; whoever takes it accepts it later."""
         self._set_clock(now)
-        return self._next_entry(now)
+        return self._next(now)
 
-    def put_back(self, entries: Sequence[Arrival]) -> None:
+    def put_back(self, batches: Sequence[Batch[Any]]) -> None:
         """Have what was taken, and cannot be accepted, among what was not handed out."""
-        self._pending.extendleft(reversed(entries))
+        self._pending.extendleft(reversed(batches))
 
-    def accept(self, entries: Iterable[Arrival]) -> None:
+    def accept(self, batches: Iterable[Batch[Any]]) -> None:
         """Acknowledge what was taken."""
-        for entry in entries:
-            self._settle(entry, entry.end_seq)
+        for batch in batches:
+            self._settle(batch.track, batch.end_seq)
         self.tell()
 
     def _set_clock(self, now: float) -> None:
@@ -232,34 +231,33 @@ class Inbox:
         self._looked_at = now
         self._now = now - self._away
 
-    def _next_entry(self, now: float) -> Arrival | None:
+    def _next(self, now: float) -> Batch[Any] | None:
         if not self._pending:
             self._look(now)
             if not self._pending:
                 return None
-        entry = self._pending.popleft()
-        batch = entry.batch
+        batch = self._pending.popleft()
         self._batches += 1
-        self._messages += len(batch)
+        self._messages += batch.end_seq - batch.first_seq
         self._nbytes += batch.nbytes
-        return entry
+        return batch
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Accept the batch handed out last, or its first ``count`` messages alone.
 
         ``more`` says that the others are still being handed out.
         """
-        entry = self._handed
+        batch = self._handed
         if not more:
             self._handed = None
-        if entry is not None:
-            seq = entry.end_seq if count is None else entry.batch.first_seq + count
-            self._settle(entry, seq)
+        if batch is not None:
+            seq = batch.end_seq if count is None else batch.first_seq + count
+            self._settle(batch.track, seq)
 
-    def _settle(self, entry: Arrival, seq: int) -> None:
-        if entry.track is not None and seq > entry.track.accepted_seq:
-            entry.track.accepted_seq = seq
-            self._told.add(entry.track)
+    def _settle(self, track: Track | None, seq: int) -> None:
+        if track is not None and seq > track.accepted_seq:
+            track.accepted_seq = seq
+            self._told.add(track)
 
     def disown(self) -> None:
         """Leave the batch handed out last unacknowledged: its handler did not finish."""
@@ -288,9 +286,9 @@ class Inbox:
             return
         self.closed = self.finished = True
         self.tell()
-        for entry in self._pending:
-            if entry.track is None:
-                self._discarded += entry.batch.nbytes
+        for batch in self._pending:
+            if batch.track is None:
+                self._discarded += batch.nbytes
         for connection in self._connections:
             if connection.session.state is State.FOREIGN:
                 self._discarded += connection.session.pending + _unread(connection.socket)
@@ -327,34 +325,37 @@ class Inbox:
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
-        for key, mask in self._selector.select(seconds):
-            self._ready.append((key.data, mask))
+        self._ready.extend(self._poller.poll(seconds))
 
     # -- a round ----------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
         """Read from one ready connection after the other, until there is a batch."""
-        if self._stop_asked and not self._stopping:
-            self._begin_stop()
-        if self._stopping:
+        if self._stop_asked:
+            if not self._stopping:
+                self._begin_stop()
             self._drain()
             return
         if self._resume_at is not None and now >= self._resume_at:
             self._resume()
-        if not self._ready:
-            self.wait(0)
-        while self._ready and not self._pending:
-            self._serve(*self._ready.popleft())
-        if self._due and self._now >= self._check_at and not self._ready:
+        ready, pending = self._ready, self._pending
+        for _ in range(LOOKS):
+            if not ready:
+                ready.extend(self._poller.poll(0))
+            while ready and not pending:
+                self._serve(*ready.popleft())
+            if pending:
+                break
+        if self._due and self._now >= self._check_at and not ready:
             self._check_deadlines()
 
-    def _serve(self, source: object, mask: int) -> None:
+    def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
         if source is self:
             self._read_listener()
-        elif isinstance(source, _Connection) and source in self._connections:
-            if mask & selectors.EVENT_WRITE:
+        elif source is not None and source.open:
+            if events & ~READ:
                 self._flush(source)
-            if mask & selectors.EVENT_READ:
+            if events & ~WRITE:
                 self._read(source)
 
     def _accept(self) -> None:
@@ -372,33 +373,35 @@ class Inbox:
                     return
                 continue  # that connection is gone; the next may be well
             sock.setblocking(False)
-            session = ReceivingSession(self._framing, max_message=self._max_message)
-            connection = _Connection(sock, session, self._accepted)
+            peer = peer_of(sock)
+            session = ReceivingSession(
+                self._framing, max_message=self._max_message, peer=peer, decode=self._decode
+            )
+            connection = _Connection(sock, peer, session, self._accepted)
             self._connections.add(connection)
-            self._selector.register(sock, selectors.EVENT_READ, connection)
+            self._poller.register(sock, READ, connection)
             self._accepted += 1
             self._watch_deadlines(connection, 0)
 
     def _read(self, connection: _Connection) -> int:
         """Read once; return how many bytes came, 0 where the connection ended or had none."""
         session = connection.session
-        placed = size = 0
+        settled, apart = session.settled, session.apart
+        placed, data = 0, b""
         try:
-            placed, size = self._receive(connection)
+            placed, data = self._receive(connection, settled=settled, apart=apart)
         except BlockingIOError:
             return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
             pass
-        failure: RemoteProtocolError | None = None
-        try:
-            if placed:
-                session.receive_wanted(placed)
-            if size:
-                session.receive_data(self._buffer[: size - placed])
-            else:
-                session.receive_eof()
-        except RemoteProtocolError as exc:
-            failure = exc
+        size = placed + len(data)
+        if settled and data:  # on the straight road there are whole batches, and nothing else
+            end = session.receive_whole(memoryview(data))
+            self._pending.extend(session.events_received())  # type: ignore[arg-type]
+            if end == size and not self._due:
+                return size
+            data = data[end:]
+        failure = _feed(session, placed, data, ended=size == 0)
         failure = self._deliver(connection) or failure
         if failure is not None:
             self._fail(connection, failure)
@@ -408,22 +411,35 @@ class Inbox:
             self._watch_deadlines(connection, size)
         if session.answers:
             self._flush(connection)
+        if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
+            size += self._read(connection)  # a frame has begun, and now its place is known
         return size
 
-    def _receive(self, connection: _Connection) -> tuple[int, int]:
-        """Return how many bytes went straight to where they belong, and how many came in all."""
-        wanted = connection.session.wanted()
-        if wanted is None:
-            return 0, connection.socket.recv_into(self._buffer)
-        with wanted:
-            size = connection.socket.recvmsg_into([wanted, self._behind])[0]
-            return min(size, len(wanted)), size
+    def _receive(self, connection: _Connection, *, settled: bool, apart: bool) -> tuple[int, bytes]:
+        """Return how many bytes went straight to where they belong, and what else came."""
+        session, sock = connection.session, connection.socket
+        rooms = () if settled else session.wanted()
+        if rooms:
+            room = sum(map(len, rooms))
+            try:
+                size = sock.recvmsg_into([*rooms, self._behind])[0]
+            finally:
+                for each in rooms:
+                    each.release()
+            return min(size, room), bytes(self._behind[: max(0, size - room)])
+        if settled and apart:  # once its places are known, what follows is read into them
+            return 0, sock.recv(READ_BEHIND)
+        data = sock.recv(self._read_size)
+        if len(data) == self._read_size:
+            self._read_size = min(2 * self._read_size, READ_SIZE)
+        return 0, data
 
     def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
         """Take what the session has understood; return what went wrong in answering it."""
         for event in connection.session.events_received():
-            if isinstance(event, Received):
-                self._enqueue(connection, event)
+            if isinstance(event, Batch):
+                self._lost += event.lost
+                self._pending.append(event)
             elif isinstance(event, Hello):
                 try:
                     self._greet(connection, event)
@@ -435,23 +451,6 @@ class Inbox:
             elif connection.track is not None:
                 self._leave(connection, orderly=event.orderly)
         return None
-
-    def _enqueue(self, connection: _Connection, event: Received) -> None:
-        first_seq, run, lost = event
-        track = connection.track
-        self._lost += lost
-        batch = Batch(
-            run.split,
-            count=run.length,
-            nbytes=run.nbytes,
-            peer=connection.peer,
-            producer=track.identity if track is not None else None,
-            first_seq=first_seq,
-            lost=lost,
-            decode=self._decode,
-            payload=run.payload,
-        )
-        self._pending.append(Arrival(batch, track, first_seq + run.length))
 
     def _greet(self, connection: _Connection, hello: Hello) -> None:
         identity = ProducerIdentity(hello.producer_id, hello.label)
@@ -482,15 +481,16 @@ class Inbox:
         self._logger.warning("closed the connection of %s: %s", connection, failure)
         connection.session.reject(failure.code, str(failure))
         self._flush(connection)
-        if connection in self._connections:
+        if connection.open:
             self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
         self._leave(connection, orderly=False)
+        connection.open = False
         self._connections.discard(connection)
         for what in ("hello", "frame", "reply"):
             self._due.pop((connection, what), None)
-        self._selector.unregister(connection.socket)
+        self._poller.unregister(connection.socket)
         connection.socket.close()
         if self._paused and not self._stopping:
             self._resume()
@@ -526,8 +526,7 @@ class Inbox:
             sent = len(out)
         connection.out = out[sent:]
         if bool(connection.out) != had:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.out else 0)
-            self._selector.modify(connection.socket, events, connection)
+            self._poller.modify(connection.socket, READ | WRITE if connection.out else READ)
         if connection.out:
             self._due.setdefault((connection, "reply"), self._now + REPLY_DEADLINE)
         else:
@@ -553,7 +552,7 @@ class Inbox:
     def _check_deadlines(self) -> None:
         self._check_at = self._now + _DEADLINE_CHECK
         for connection, what in [key for key, due in self._due.items() if due < self._now]:
-            if connection in self._connections:
+            if connection.open:
                 text = f"its {what} did not come in time"
                 if what == "reply":
                     text = "it does not read its acknowledgements"
@@ -565,14 +564,14 @@ class Inbox:
             self._pause_told = True  # once: a receiver that lives at its limit would flood the log
             self._logger.warning("stopped accepting for now: %s", why)
         if not self._paused:
-            self._selector.unregister(self._listener)
+            self._poller.unregister(self._listener)
         self._paused = True
         self._resume_at = until
 
     def _resume(self) -> None:
         self._paused = False
         self._resume_at = None
-        self._selector.register(self._listener, selectors.EVENT_READ, self)
+        self._poller.register(self._listener, READ, self)
 
     # -- stopping ---------------------------------------------------------------------------
 
@@ -585,7 +584,7 @@ class Inbox:
             if (self._accepted, len(self._pending)) == before:
                 break
         if not self._paused:
-            self._selector.unregister(self._listener)
+            self._poller.unregister(self._listener)
             self._paused = True
         self._ready.clear()
         self._draining.extend((item, _unread(item.socket)) for item in self._connections)
@@ -593,7 +592,7 @@ class Inbox:
     def _drain(self) -> None:
         while self._draining and not self._pending:
             connection, left = self._draining.popleft()
-            if connection not in self._connections:
+            if not connection.open:
                 continue
             if left > 0:
                 size = self._read(connection)
@@ -632,20 +631,36 @@ class Inbox:
     def _enqueue_datagrams(self, peer: Peer | None, bodies: list[bytes]) -> None:
         if peer is None or not bodies:
             return
-        batch = Batch(
-            partial(list, bodies),
-            count=len(bodies),
-            nbytes=sum(map(len, bodies)),
-            peer=peer,
+        batch: Batch[Any] = Batch(
+            partial(iter, bodies),
+            len(bodies),
+            sum(map(len, bodies)),
+            peer,
             first_seq=self._datagrams,
             decode=self._decode,
         )
         self._datagrams += len(bodies)
-        self._pending.append(Arrival(batch, None, self._datagrams))
+        self._pending.append(batch)
 
     def _release(self) -> None:
-        self._selector.close()
+        self._poller.close()
         self._wakeup.close()
+
+
+def _feed(
+    session: ReceivingSession, placed: int, data: bytes, *, ended: bool
+) -> RemoteProtocolError | None:
+    """Have a session take what was read, or the end; return what is wrong with it."""
+    try:
+        if placed:
+            session.receive_wanted(placed)
+        if data:
+            session.receive_data(data)
+        if ended:
+            session.receive_eof()
+    except RemoteProtocolError as exc:
+        return exc
+    return None
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> Peer:

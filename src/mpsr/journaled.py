@@ -38,7 +38,7 @@ from mpsr.wire.ledger import Track
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpsr.inbox import Arrival, Inbox, ReceiverStats
+    from mpsr.inbox import Inbox, ReceiverStats
 
 _MAIN_CURSOR: Final = "main"
 
@@ -76,7 +76,7 @@ class JournaledInbox:
         self.ended = False  # nothing is committed any more
         self.failure: BaseException | None = None  # why
         self._inbox = inbox
-        self._taken: deque[Arrival] = deque()  # from the inbox, for the next group
+        self._taken: deque[Batch[Any]] = deque()  # from the inbox, for the next group
         self._part = journal.capacity // JOURNAL_PARTS
         self._log_size = journal.limit // LOG_FRACTION
         inbox.ledger.forgotten = set()
@@ -197,9 +197,9 @@ class JournaledInbox:
             for reader in tuple(self._readers):
                 reader.wake()
 
-    def _gather(self) -> list[Arrival]:
+    def _gather(self) -> list[Batch[Any]]:
         """Take a group of batches: as much as a commit is worth, or as came in its time."""
-        group: list[Arrival] = []
+        group: list[Batch[Any]] = []
         size = room = 0
         begun = self._moved_at
         poll = select.poll()
@@ -210,7 +210,7 @@ class JournaledInbox:
             taken = self._take(now)
             if taken is not None:
                 begun = now if begun is None else begun
-                weight = _weight(taken.batch)
+                weight = _weight(taken)
                 room += weight + ENTRY_COST
                 if group and (size + weight > self._log_size or room > self.journal.most // 2):
                     self._taken.appendleft(taken)
@@ -232,34 +232,33 @@ class JournaledInbox:
             self._nudge.clear()
         return group
 
-    def _take(self, now: float) -> Arrival | None:
+    def _take(self, now: float) -> Batch[Any] | None:
         """Return what comes next; a batch that would fill the journal comes in parts."""
         if not self._taken:
             taken = self._inbox.take(now)
-            if taken is None or taken.track is not None or _weight(taken.batch) <= self._part:
+            if taken is None or taken.track is not None or _weight(taken) <= self._part:
                 return taken
             self._taken.append(taken)
-        while len(self._taken[0].batch) > 1 and _weight(self._taken[0].batch) > self._part:
+        while len(self._taken[0]) > 1 and _weight(self._taken[0]) > self._part:
             self._taken.extendleft(reversed(self._halves(self._taken.popleft())))
         return self._taken.popleft()
 
-    def _halves(self, taken: Arrival) -> list[Arrival]:
+    def _halves(self, batch: Batch[Any]) -> list[Batch[Any]]:
         """Cut a foreign batch in two."""
-        batch, middle = taken.batch, len(taken.batch) // 2
-        halves = []
-        for begin, bodies in ((0, batch.raw[:middle]), (middle, batch.raw[middle:])):
-            half = Batch(
-                partial(list, bodies),
-                count=len(bodies),
-                nbytes=sum(map(len, bodies)),
-                peer=batch.peer,
+        middle = len(batch) // 2
+        return [
+            Batch(
+                partial(iter, bodies),
+                len(bodies),
+                sum(map(len, bodies)),
+                batch.peer,
                 first_seq=batch.first_seq + begin,
                 decode=self.decode,
             )
-            halves.append(taken._replace(batch=half))
-        return halves
+            for begin, bodies in ((0, batch.raw[:middle]), (middle, batch.raw[middle:]))
+        ]
 
-    def _commit(self, group: Sequence[Arrival]) -> None:
+    def _commit(self, group: Sequence[Batch[Any]]) -> None:
         """Put a group on the disk, then acknowledge it and hand it out.
 
         While it does not fit, its first half may; while that does not, wait.
@@ -286,13 +285,12 @@ class JournaledInbox:
                 else:
                     self._make_room()
         self._inbox.accept(group)
-        batches = [taken.batch for taken in group]
-        for batch, position in zip(batches, positions, strict=True):
+        for batch, position in zip(group, positions, strict=True):
             batch.position = position
         for reader in tuple(self._readers):
-            reader.offer(batches)
+            reader.offer(group)
 
-    def _append(self, group: Sequence[Arrival], received_at: int) -> Sequence[int]:
+    def _append(self, group: Sequence[Batch[Any]], received_at: int) -> Sequence[int]:
         forgotten = self._inbox.ledger.forgotten or set()
         tracks = {}
         for taken in group:
@@ -461,8 +459,7 @@ def _weight(batch: Batch[Any]) -> int:
     return batch.nbytes + 4 * len(batch)
 
 
-def _entry_of(taken: Arrival, received_at: int) -> Entry:
-    batch, track, _ = taken
+def _entry_of(batch: Batch[Any], received_at: int) -> Entry:
     payload = batch.payload
     if payload is None:
         payload = memoryview(pack_batch(batch.raw, 0))[HEADER.size :] if len(batch) else b""
@@ -474,6 +471,6 @@ def _entry_of(taken: Arrival, received_at: int) -> Entry:
         batch.lost,
         batch.peer,
         batch.producer,
-        track.epoch if track is not None else 0,
+        batch.track.epoch if batch.track is not None else 0,
         received_at,
     )

@@ -16,10 +16,14 @@ FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to
 LARGEST_MESSAGE: Final = 4 * 1024 * MIB - 64  # bytes: with its frame, lengths are 32 bits wide
 MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
-BATCH_TARGET: Final = 512 * KIB  # bytes: what is done once a batch is then lost in what it holds
-LARGE_MESSAGE: Final = 256 * KIB  # bytes: above, a copy saved is worth a frame of its own
-READ_SIZE: Final = 1 * MIB  # bytes: one bounded read; about what a socket buffer holds
-READ_BEHIND: Final = 64 * KIB  # bytes read behind a frame that has a place: where the next begins
+BATCH_TARGET: Final = 384 * KIB  # bytes: what is done once a batch is then lost in what it holds
+FIRST_READ: Final = 64 * KIB  # bytes: one bounded read, where little comes
+SHARED: Final = 8 * KIB  # bytes: a message so long is not copied into a batch, but held
+LONG_TARGET: Final = 1 * MIB  # bytes: a batch of such messages, which need no memory of its own
+READ_SIZE: Final = 512 * KIB  # bytes: one bounded read, where much comes; about a socket buffer
+READ_BEHIND: Final = 4 * KIB  # bytes read behind a frame that has a place: where the next begins
+SHARED_PART: Final = 8  # a batch shares the memory it was read into, if it is no smaller a part
+APART: Final = 16 * KIB  # bytes: messages longer than that on average are read apart
 DIRECT_READ: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
 
 KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
@@ -39,6 +43,7 @@ ACK_DELAY: Final = 0.002  # seconds: how long an acknowledgement may wait to rid
 MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
 DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
+LOOKS: Final = 2  # at what is ready, before the caller hears that no batch has come whole
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
 # -- journal --------------------------------------------------------------------------------
@@ -63,19 +68,23 @@ BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages
 MESSAGE_COST: Final = 8  # bytes of buffer that a message takes beside its own
 MIN_BATCHES: Final = 16  # a full buffer holds at least so many batches: drops stay fine-grained
 LINGER: Final = 0.001  # seconds: how long a burst gathers before it is sent
+SHORT_MESSAGE: Final = 4 * KIB  # bytes: its frame is made in one piece, if it leaves at once
+TURN: Final = 0.1  # of a linger: how long until a message may leave at once again
+TURNS: Final = 3  # messages that may leave at once in quick succession, before it is a burst
 BACKOFF_FIRST: Final = 0.01  # seconds before the first reconnect
 BACKOFF_MOST: Final = 1.0  # seconds: a receiver that returns is found within one
 CLOSE_PATIENCE: Final = 5.0  # seconds without progress before close() gives up
-SEND_BUFFER: Final = 1 * MIB  # bytes that the kernel may hold for a connection, where it lets us
+SEND_BUFFER: Final = 256 * KIB  # bytes that the kernel may hold for a connection, where it lets us
 PATIENT_WRITE: Final = 32 * KIB  # bytes: who writes less is in no burst, and waits for nothing
 SEND_PATIENCE: Final = 10_000  # microseconds: how long a burst may wait in a write for room
 BURST_LOOK: Final = 0.004  # seconds: then somebody looks what a burst has left behind
 SPOOL_SETTLE: Final = 1.0  # seconds until what was accepted is settled without another commit
 MAX_SPOOLED: Final = 256 * MIB  # bytes: one message must fit the spool, and a value of SQLite
 ACK_LOOK: Final = 1 * MIB  # bytes not accepted: above, whoever writes looks for news as well
-ACK_REST: Final = 0.01  # seconds that acknowledgements gather unread while nobody waits for them
+ACK_PARCELS: Final = 16  # batches not accepted: above too, so that a socket holds all news of them
+ACK_REST: Final = 1.0  # seconds that acknowledgements gather unread while nobody waits for them
 WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
-WRITE_BUFFERS: Final = 64  # frames gathered for one system call: far below IOV_MAX
+WRITE_BUFFERS: Final = 512  # buffers gathered for one system call: half of IOV_MAX
 
 
 def check_positive(**limits: float) -> None:

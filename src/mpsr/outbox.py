@@ -1,7 +1,8 @@
 """Send a window of messages over one connection, never waiting.
 
 Writing comes in three steps, so that a front can make the system call outside its lock:
-``begin_write`` chooses what to write, ``write`` writes it, ``end_write`` takes note.
+``begin_write`` chooses what to write, ``write`` writes it, ``end_write`` takes note. A short
+message that may leave at once takes one, ``send_single``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from mpsr.errors import (
 )
 from mpsr.heap import keep_freed_memory
 from mpsr.limits import (
-    ACK_LOOK,
     BACKOFF_FIRST,
     BACKOFF_MOST,
     BUFFER,
@@ -45,12 +45,16 @@ from mpsr.wire.session import Acknowledged, SendingSession, State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Buffer
+
     from mpsr.endpoint import Address, SocketType
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
 _DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
 _SEND_PATIENCE: Final = struct.pack("@ll", *divmod(SEND_PATIENCE, 1_000_000))  # struct timeval
+_OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -118,9 +122,8 @@ class Outbox:
         self.interrupted = False  # an exception broke in: nobody knows how far a write went
         self._broken = False  # the connection is to be dropped once that write has ended
         self.blocked = False  # the socket takes no more for now
-        self._much = False  # whether there is much to write at once
         self._patient = False  # whether the write under way, or the last, was
-        self._burst_until = 0.0  # until then whoever wrote patiently comes back for more
+        self.burst_until = 0.0  # until then whoever wrote patiently comes back for more
         self._retry_at = 0.0
         self._backoff = BACKOFF_FIRST
         self._connects = 0
@@ -152,22 +155,52 @@ class Outbox:
 
     def _is_open(self) -> bool:
         """Tell whether messages may pass."""
-        return self._session is None or self._session.state is State.OPEN
+        return self._session is None or self._session.state is _OPEN
 
     def begin_write(self, now: float) -> Sequence[bytes | memoryview]:
         """Choose what to write now; where that is anything, ``end_write`` must follow."""
-        if not self._is_free():
+        if self._socket is None or self.blocked or self.in_write or self.interrupted:
             return ()
         chosen: Sequence[bytes | memoryview] = (self._greeting,)
         if not self._greeting:
-            if not self._is_open():
+            session = self._session
+            if session is not None and session.state is not _OPEN:
                 return ()
             chosen = self.window.choose(now)
-            if chosen and self._session is not None:
-                self._session.sent(self.window.chosen_seq)
-        self._much = len(chosen) > 0 and len(chosen[-1]) >= PATIENT_WRITE
-        self.in_write = bool(chosen)
+            if not chosen:
+                return ()
+            if session is not None:
+                session.sent(self.window.chosen_seq)
+        self.in_write = True
         return chosen
+
+    def send_single(self, message: Buffer, now: float) -> bool:
+        """Take a message and write it, if it may leave at once; False, and it is not taken, if not.
+
+        This is the straight road of a short message on an idle producer. The write does not
+        wait, so it is one step with the rest.
+        """
+        session = self._session
+        if session is None or session.state is not _OPEN or self._greeting:
+            return False
+        if self.blocked or self.in_write or self.interrupted or now < self.burst_until:
+            return False
+        frame = self.window.choose_single(message, now)
+        if frame is None:
+            return False
+        session.sent(self.window.sealed_seq)
+        self.in_write = True
+        result: int | OSError
+        try:
+            result = self._socket.send(frame, _DONTWAIT)  # type: ignore[union-attr]  # by session
+        except OSError as exc:
+            result = exc
+        if result == len(frame) and not self._broken and self.window.wrote_single():
+            self.in_write = False
+        else:
+            self._patient = False
+            self.end_write(result, now)
+        return True
 
     def write(
         self, chosen: Sequence[bytes | memoryview], *, patient: bool = False
@@ -176,8 +209,8 @@ class Outbox:
 
         Who is ``patient`` waits up to SEND_PATIENCE for a full socket if there is much to write.
         """
-        self._patient = patient and self._much
-        flags = 0 if self._patient else socket.MSG_DONTWAIT
+        self._patient = patient and not self._greeting and self.window.chosen_size >= PATIENT_WRITE
+        flags = 0 if self._patient else _DONTWAIT
         try:
             return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
         except OSError as exc:
@@ -192,15 +225,15 @@ class Outbox:
             self._drop(self.obstacle, now)
         elif isinstance(result, int):
             self._take_written(result, now)
-            if self.window.cost > ACK_LOOK and self._session is not None:
-                self._read(now)
+            if self.window.wants_news and self._session is not None:
+                self.read(now)
         elif isinstance(result, BlockingIOError):
             self.window.put_back()
             self._block()
         elif self._type == "dgram" and result.errno in _NO_SUCH_DATAGRAM:
             self.window.lose_first(LostReason.TOO_LARGE)
         else:
-            while self._session is not None and self._read(now):
+            while self._session is not None and self.read(now):
                 pass  # what the receiver said before it went stands
             if self._socket is not None:
                 self._drop(self._gone(result), now)
@@ -226,14 +259,26 @@ class Outbox:
 
     def in_burst(self, now: float) -> bool:
         """Tell whether writing is left to whoever sends so much that he does it himself."""
-        return now < self._burst_until and not self.interrupted
+        return now < self.burst_until and not self.interrupted
 
     def leave(self, now: float) -> None:
         """Leave writing to a thread that has just done so, or is about to, for a moment."""
-        self._burst_until = now + BURST_LOOK
+        self.burst_until = now + BURST_LOOK
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether nothing but acknowledgements is to be expected from the connection."""
+        if self._session is None or self.blocked or self._greeting:
+            return False
+        return self._session.state is _OPEN
+
+    def socket_fileno(self) -> int:
+        """Return the connection's descriptor; there has to be one."""
+        return self._socket.fileno()  # type: ignore[union-attr]  # where it may rest
 
     def _block(self) -> None:
         self.blocked = True
+        self.wakeup.set()  # somebody has to wait for room now
         if self._socket is not None:
             self._selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
@@ -245,22 +290,21 @@ class Outbox:
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``service`` or a write is due in any case."""
+        if self.in_write:
+            return BURST_LOOK  # whoever writes looks again; for what comes behind it, we do
         if self.interrupted:
             return 0.0
-        if self.in_write:
-            return LINGER  # whoever writes looks again; for what comes behind it, we do
         if self._socket is None:
             return max(0.0, self._retry_at - now) if self._wants_connection() else None
         if self.due(now):
-            return max(0.0, self._burst_until - now)
+            return max(0.0, self.burst_until - now)
         if self.window.gathering and self._is_open() and not self.blocked:
-            return max(0.0, self.window.due_at - now, self._burst_until - now)
+            return max(0.0, self.window.due_at - now, self.burst_until - now)
         return None
 
-    def service(self, now: float) -> bool:
-        """Take what the receiver sent; connect, where that is due. Tell whether it said a word."""
-        heard = False
-        if self.interrupted:
+    def service(self, now: float) -> None:
+        """Take what the receiver sent; connect, where that is due."""
+        if self.interrupted and not self.in_write:
             self._recover(now)
         for key, mask in self._selector.select(0):
             if key.fileobj is self.wakeup:
@@ -270,10 +314,9 @@ class Outbox:
                 self.blocked = False
                 self._selector.modify(self._socket, selectors.EVENT_READ)
             if mask & selectors.EVENT_READ and not self._broken:
-                heard = self._read(now)
+                self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
-        return heard
 
     def _wants_connection(self) -> bool:
         if self._socket is not None or self.failure is not None:
@@ -301,10 +344,10 @@ class Outbox:
             text = f"{self.address} took the connection, but no receiver has answered yet"
             self.obstacle = ReceiverBusy(text, address=str(self.address), pid=self.peer_pid)
 
-    def _read(self, now: float) -> bool:
+    def read(self, now: float) -> bool:
         """Read once; tell whether there may be more."""
         try:
-            size = self._socket.recv_into(self._read_buffer, 0, socket.MSG_DONTWAIT)  # type: ignore[union-attr]
+            size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
         except BlockingIOError:
             return False
         except OSError as exc:

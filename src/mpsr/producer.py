@@ -178,7 +178,7 @@ class ProducerBase(Generic[T]):
             left, self._spool.left = self._spool.left, []
             self._window.restore(left, self._spool.accepted_seq, self._spool.next_seq)
         self._append = self._window.packer.append  # safe in any thread, without the lock
-        self._extend = self._window.packer.extend  # so is this
+        self._try_extend = self._window.packer.try_extend  # so is this
         self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
 
     def _begin(self) -> None:
@@ -370,7 +370,8 @@ class Producer(ProducerBase[T]):
 
         """
         encoded: Any = message if self._encode is None else self._encode(message)
-        if not self._append(encoded):  # the open batch has no room, or there is none
+        # The open batch may have room; else the message may leave at once, or begin another.
+        if not (self._append(encoded) or self._send_single(encoded)):
             body = self._checked(encoded)
             if not self._take(body, patient=self._patient):
                 self._take_all([body], [message], timeout)
@@ -386,9 +387,11 @@ class Producer(ProducerBase[T]):
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken.
         """
-        messages, bodies = self._checked_all(messages)
-        position = self._extend(bodies, 0)
-        if position < len(bodies):  # the open batch has no room for the rest, or there is none
+        position = 0
+        if self._encode is None:
+            position = self._try_extend(messages)  # type: ignore[arg-type]  # whatever they are
+        if not position or position < len(messages):  # type: ignore[arg-type]  # it has a length
+            messages, bodies = self._checked_all(messages)
             self._take_all(bodies, messages, timeout, position)
 
     def flush(self, timeout: float | None = None, *, spooled: bool = False) -> None:
@@ -461,6 +464,10 @@ class Producer(ProducerBase[T]):
     def stats(self) -> ProducerStats:
         """Return counters of everything since the producer was created."""
         with self._lock:
+            if self._outbox.may_rest and not self._closed:
+                self._outbox.read(monotonic())  # what the background thread leaves unread
+                if self._waiting:
+                    self._changed.notify_all()
             return super().stats()
 
     def after_fork_in_child(self) -> None:
@@ -537,7 +544,7 @@ class Producer(ProducerBase[T]):
 
     def _reset(self) -> None:
         # Reentrant, because a signal handler may send too.
-        self._lock = threading.RLock()  # guards the outbox; never held during a write
+        self._lock = threading.RLock()  # guards the outbox; not held while a write may wait
         self._changed = threading.Condition(self._lock)
         self._waiting = 0  # threads that wait for a change
         self._writer: object = None  # stands for the one write under way
@@ -552,6 +559,28 @@ class Producer(ProducerBase[T]):
                 self._thread = start_thread(self._run, name=name)
                 _drain_at_exit(self)
 
+    def _send_single(self, encoded: Buffer) -> bool:
+        """Send a message at once, if it is plain and nothing else waits: the straight road."""
+        if self._thread is None or self._closing or self._window.gathering:
+            return False
+        now, me = monotonic(), object()
+        try:
+            with self._lock:
+                if self._writer is not None or self._closed:
+                    return False
+                self._writer = me  # a signal handler that sends may only have it gather
+                sent = self._outbox.send_single(encoded, now)
+                self._writer = None
+                if sent:
+                    if self._waiting:
+                        self._changed.notify_all()
+                    if self._window.is_due(now):
+                        self._arm(now)
+        except BaseException:
+            self._interrupt(me)
+            raise
+        return sent
+
     def _take(self, body: bytes, *, patient: bool) -> bool:
         if self._thread is None:
             self._start()
@@ -559,8 +588,9 @@ class Producer(ProducerBase[T]):
         me = object()
         with self._lock:
             self._check()
+            self._make_room(now)
             try:
-                taken = self._window.offer(body, now)
+                taken = self._window.offer(body, now, alone=not self._outbox.in_burst(now))
                 self._append = self._window.packer.append
                 chosen = self._begin_write(me, now)
                 if not chosen:
@@ -584,10 +614,11 @@ class Producer(ProducerBase[T]):
             with self._lock:
                 self._check()
                 now = monotonic()
+                self._make_room(now)
                 ready = self._spool is None and self._outbox.ready()
                 try:
                     position = self._window.offer_many(bodies, position, now, enough=ready)
-                    self._extend = self._window.packer.extend
+                    self._try_extend = self._window.packer.try_extend
                     chosen = self._begin_write(me, now)
                 except BaseException:
                     self._interrupt(me)
@@ -601,6 +632,13 @@ class Producer(ProducerBase[T]):
                             raise self._full(messages[position:], timeout)
             if chosen:
                 self._write(chosen, me, patient=self._patient)
+
+    def _make_room(self, now: float) -> None:
+        """Before the buffer is full, read what the background thread has left unread."""
+        if self._window.nearly_full and self._outbox.may_rest:
+            self._outbox.read(now)
+            if self._waiting:
+                self._changed.notify_all()
 
     def _wait(self, deadline: float | None) -> bool:
         """Wait for any change, with the lock held; False once the deadline has passed."""
@@ -626,7 +664,8 @@ class Producer(ProducerBase[T]):
         return True
 
     # A write takes three steps, so that the lock is free during the system call. Who is at it
-    # stands in ``_writer``; whatever else falls due meanwhile, that thread writes too.
+    # stands in ``_writer``; whatever else falls due meanwhile, that thread writes too. Only a
+    # short message that leaves at once, by a write that does not wait, is one step.
 
     def _pump(self) -> None:
         """Write what is due."""
@@ -673,47 +712,53 @@ class Producer(ProducerBase[T]):
 
     def _interrupt(self, writer: object) -> None:
         """Have the background thread mend what an exception (Ctrl-C) left in the middle."""
-        if self._writer is writer:
+        if self._writer in (None, writer):  # else another thread's write goes on
             self._writer = None
+            self._outbox.in_write = False
         self._outbox.interrupted = True
         self._outbox.wakeup.set()
 
     def _run(self) -> None:
         """Connect, read acknowledgements, and write what lingers: the background thread."""
         outbox = self._outbox
-        everything, wakeup = select.poll(), select.poll()
-        everything.register(outbox.fileno(), select.POLLIN)
-        wakeup.register(outbox.wakeup.fileno(), select.POLLIN)
         while True:
+            now = monotonic()
             with self._lock:
-                heard = outbox.service(monotonic())
+                outbox.service(now)
                 if self._waiting:
-                    heard = False
                     if self._patient:
-                        outbox.leave(monotonic())  # who waits writes, and waits in the call
+                        outbox.leave(now)  # who waits writes, and waits in the call
                     self._changed.notify_all()
-                burst = outbox.in_burst(monotonic())
+                burst = outbox.in_burst(now)
             self._commit()
             if not burst:
                 self._pump()
-            while True:
-                with self._lock:
-                    if self._closed and self._writer is None:  # asked after the wakeup was cleared
-                        outbox.close()
-                        self._close_spool()
-                        return
-                    now = monotonic()
-                    wait = self._wait_time(now)
-                    burst = outbox.in_burst(now)
-                    self._resting = (heard or burst) and not self._waiting and not outbox.blocked
-                    if self._resting:  # one look for many acknowledgements
-                        wait = ACK_REST if wait is None else min(wait, ACK_REST)
-                    self._wakes_at = inf if wait is None else now + wait
-                if wait is not None and wait <= 0:
-                    break
-                poll = wakeup if self._resting else everything
-                if poll.poll(None if wait is None else wait * 1000) or self._resting:
-                    break
+            with self._lock:
+                if self._closed and self._writer is None:  # asked after the wakeup was cleared
+                    outbox.close()
+                    self._close_spool()
+                    return
+                now = monotonic()
+                wait = self._wait_time(now)
+                burst = outbox.in_burst(now)
+                self._resting = outbox.may_rest and not self._waiting
+                poll = self._poll()
+                if self._resting and outbox.window.accepted_seq < outbox.window.next_seq:
+                    wait = ACK_REST if wait is None else min(wait, ACK_REST)
+                self._wakes_at = inf if wait is None else now + wait
+            while not poll.poll(wait and wait * 1000) and burst:
+                wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
+                burst = wait > 0
+
+    def _poll(self) -> select.poll:
+        """Return what to wait on: while resting, not for acknowledgements, but for the end."""
+        poll = select.poll()
+        if self._resting:
+            poll.register(self._outbox.wakeup, select.POLLIN)
+            poll.register(self._outbox.socket_fileno(), 0)  # POLLHUP comes unasked
+        else:
+            poll.register(self._outbox.fileno(), select.POLLIN)
+        return poll
 
     def _commit(self) -> None:
         """Write to the spool what is due."""

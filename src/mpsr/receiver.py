@@ -149,10 +149,14 @@ class ReceiverBase(Generic[T]):
         self._cursor = iter(())
         batch = engine.next_batch(monotonic())
         engine.signal(more=batch is not None)
-        if batch is None and engine.finished:
+        if batch is None:
+            self._check_finished(engine)
+        return batch
+
+    def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
+        if engine.finished:
             error = f"the receiver at {self.address} was stopped and has handed out everything"
             raise Closed(error)
-        return batch
 
     def acknowledge(self, count: int | None = None) -> None:
         """Acknowledge now what was handed out, without coming back for more.
@@ -213,7 +217,7 @@ class ReceiverBase(Generic[T]):
     def _open(self, batch: Batch[T]) -> None:
         """Hand a batch out message by message from here on."""
         self._opened = batch
-        self._cursor = iter(batch.raw)
+        self._cursor = batch.iter_raw()
 
     def _consumed(self) -> int | None:
         """Return how many messages of the open batch were handed out; None: the whole batch."""
@@ -277,22 +281,23 @@ class Receiver(ReceiverBase[T]):
 
     def receive_batch(self, timeout: float | None = None) -> Batch[T]:
         """Return the next batch; the time-out and the errors are those of ``receive``."""
-        batch = self.try_receive_batch()
-        if batch is not None:
-            return batch
         engine = self._engine()
+        self._opened = None
+        self._cursor = iter(())
         deadline = None if timeout is None else monotonic() + timeout
-        while True:
-            now = monotonic()
+        now = monotonic()
+        while (batch := engine.next_batch(now)) is None:
+            engine.signal(more=False)
+            self._check_finished(engine)
             if deadline is not None and now >= deadline:
                 raise self._timed_out(timeout or 0)
             wait = engine.wait_time(now)
             if deadline is not None:
                 wait = deadline - now if wait is None else min(wait, deadline - now)
             engine.wait(wait if wait is None else min(wait, _LONGEST_WAIT))
-            batch = self.try_receive_batch()
-            if batch is not None:
-                return batch
+            now = monotonic()
+        engine.signal(more=True)
+        return batch
 
     def batches(self, *, after: int | None = None, cursor: str | None = None) -> Iterator[Batch[T]]:
         """Iterate over batches until the receiver is stopped.

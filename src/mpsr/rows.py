@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
-from mpsr.wire.codec import split_batch
+from mpsr.wire.codec import iter_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,14 +72,14 @@ class Entry(NamedTuple):
         length = self.length - self.gone
         skip = _BATCH_COUNT.unpack_from(self.payload)[0] - length if length else 0
         return Batch(
-            partial(split_batch, self.payload, skip) if length else list,
-            count=length,
-            nbytes=self.nbytes,
-            peer=self.peer,
-            producer=self.producer,
-            first_seq=self.first_seq,
-            lost=self.lost + self.gone,
-            decode=decode,
+            partial(iter_batch, self.payload, skip) if length else list,
+            length,
+            self.nbytes,
+            self.peer,
+            self.producer,
+            self.first_seq,
+            self.lost + self.gone,
+            decode,
         )
 
     def after(self, skip: int) -> Entry:

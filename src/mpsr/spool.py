@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mpsr.batch import Peer, ProducerIdentity
 from mpsr.errors import JournalFull, NotAJournal
 from mpsr.journal import Journal
-from mpsr.limits import GIB
+from mpsr.limits import GIB, MESSAGE_COST
 from mpsr.rows import Entry, TrackState
-from mpsr.window import frame_parcel, gap_parcel
+from mpsr.window import Parcel, gap_parcel
 from mpsr.wire.codec import scan_batch
 from mpsr.wire.frames import HEADER, PRODUCER_ID_SIZE, FrameType, LostReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpsr.window import Parcel
 
 _CURSOR: Final = "accepted"
 _IDENTITY: Final = "producer"
@@ -175,4 +174,5 @@ def _parcel_of(entry: Entry) -> Parcel:
     payload = bytes(entry.payload)
     first_seq, count, _ = scan_batch(payload)  # whole, though some may be accepted
     head = HEADER.pack(len(payload), FrameType.BATCH, 0, 0)
-    return frame_parcel(first_seq, first_seq + count, head, payload)
+    cost = len(payload) + MESSAGE_COST * count
+    return Parcel(first_seq, first_seq + count, [head, payload], cost)

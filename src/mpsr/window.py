@@ -13,22 +13,27 @@ mends what an interruption left.
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from mpsr.errors import MessageTooLarge, UnframeableMessage
 from mpsr.limits import (
+    ACK_LOOK,
+    ACK_PARCELS,
     BATCH_TARGET,
-    LARGE_MESSAGE,
+    LONG_TARGET,
     MESSAGE_COST,
     MIN_BATCHES,
+    SHARED,
+    SHORT_MESSAGE,
+    TURN,
+    TURNS,
     WRITE_BUFFERS,
     WRITE_SIZE,
 )
-from mpsr.wire.codec import Packer, longest, split_batch, to_bytes
-from mpsr.wire.frames import HEADER, Lost, LostReason, encode, max_frame, single_batch_head
+from mpsr.wire.codec import Packer, longest, pack_batch, split_batch, to_bytes
+from mpsr.wire.frames import HEADER, Lost, LostReason, encode, max_frame
 from mpsr.wire.framing import ForeignPacker
 
 if TYPE_CHECKING:
@@ -44,25 +49,33 @@ OnFull = Literal["block", "raise", "drop_newest", "drop_oldest"]
 class Parcel:
     """A sealed batch, or the word that messages were lost, until it is accepted."""
 
-    __slots__ = ("buffers", "cost", "end_seq", "first_seq", "nbytes", "reason", "split")
+    __slots__ = ("_split", "buffers", "cost", "end_seq", "first_seq", "nbytes", "reason")
 
     def __init__(
         self,
         first_seq: int,
         end_seq: int,
-        buffers: tuple[bytes, ...],
+        buffers: list[bytes],
         cost: int,
+        nbytes: int | None = None,
         *,
-        split: Callable[[], list[bytes]] = list,
+        split: Callable[[bytes], list[bytes]] | None = None,
         reason: LostReason | None = None,
     ) -> None:
         self.first_seq = first_seq
         self.end_seq = end_seq
         self.buffers = buffers
-        self.nbytes = sum(map(len, buffers))
+        self.nbytes = sum(map(len, buffers)) if nbytes is None else nbytes
         self.cost = cost  # bytes of buffer
-        self.split = split  # gives the messages back
         self.reason = reason  # None unless they were lost
+        self._split = split  # None for a native frame
+
+    def split(self) -> list[bytes]:
+        """Give the messages back."""
+        data = b"".join(self.buffers)
+        if self._split is not None:
+            return self._split(data)
+        return [] if self.reason is not None else split_batch(memoryview(data)[HEADER.size :], 0)
 
 
 class Window:
@@ -86,18 +99,21 @@ class Window:
         self._on_full = on_full
         self._buffer = buffer
         self._linger = linger
-        self._target = (
-            1 if self._alone else max(1, min(BATCH_TARGET, buffer // MIN_BATCHES, max_message))
-        )
+        self._turn = linger * TURN
+        self._plain = foreign is None and not spooled  # what is taken may be sent as it is
+        most = 1 if self._alone else max(1, min(buffer // MIN_BATCHES, max_message))
+        self._target = min(BATCH_TARGET, most)  # bytes of a batch
+        self._long_target = min(LONG_TARGET, most)  # of one that begins with a long message
 
         #: The open batch. Its ``append`` may be called at any time, from any thread.
         self.packer = self._new_packer()
         self.due_at = 0.0  # when the open batch is to be sealed
         self._turns_at = 0.0  # when all turns to leave at once are there again
-        self._sealed_seq = 0  # the sequence number of the first message in the open batch
+        self.sealed_seq = 0  # the sequence number of the first message in the open batch
         self._unsent: deque[Parcel] = deque()
         self._offset = 0  # how much of the first unsent parcel is written
         self._chosen = 0  # unsent parcels in a write that has not ended
+        self.chosen_size = 0  # their bytes, or those of the last write
         self._inflight: deque[Parcel] = deque()
         self._unspooled: deque[Parcel] | None = None  # sealed, and not in the spool yet
         self._grouped = 0  # unspooled parcels in a commit that has not ended
@@ -116,7 +132,7 @@ class Window:
     @property
     def next_seq(self) -> int:
         """The sequence number that the next message will have."""
-        return self._sealed_seq + len(self.packer)
+        return self.sealed_seq + len(self.packer)
 
     @property
     def accepted(self) -> int:
@@ -134,6 +150,16 @@ class Window:
         return len(self.packer) > 0
 
     @property
+    def wants_news(self) -> bool:
+        """Whether so much is in flight that acknowledgements should be read."""
+        return self._cost > ACK_LOOK or len(self._inflight) > ACK_PARCELS
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether more than half of the buffer is in use."""
+        return 2 * (self._cost + self.packer.cost) > self._buffer
+
+    @property
     def unsent(self) -> bool:
         """Whether a parcel waits to be written."""
         return bool(self._unsent)
@@ -146,7 +172,7 @@ class Window:
     @property
     def spooled_seq(self) -> int:
         """Everything below is in the spool, if there is one."""
-        return self._unspooled[0].first_seq if self._unspooled else self._sealed_seq
+        return self._unspooled[0].first_seq if self._unspooled else self.sealed_seq
 
     def is_due(self, now: float) -> bool:
         """Tell whether anything is to be written now."""
@@ -191,27 +217,63 @@ class Window:
             self._lose(1, LostReason.DROPPED_NEWEST)
         elif size > self.max_message:  # checked before a receiver said that it takes less
             self._lose(1, LostReason.TOO_LARGE)
-        elif self._foreign is None and (size >= LARGE_MESSAGE or (alone and self._leaves(now))):
-            self._append_single(message, cost)
         else:
             while not self.packer.append(message):  # a signal handler that sends may seal it again
-                self.seal()
-                self.due_at = now if self._alone or self._leaves(now) else now + self._linger
-                room = self._buffer - self._cost
-                self.packer.open(max(cost, min(self._target, room)))
+                if len(self.packer):
+                    self.seal()
+                at_once = cost > self._target or (alone and self._leaves(now))
+                self.due_at = now if at_once else now + self._linger
+                target = self._target if size < SHARED else self._long_target
+                self.packer.open(max(cost, min(target, self._buffer - self._cost)))
         return True
 
     def _leaves(self, now: float) -> bool:
         """Tell whether what comes now leaves at once: nothing waits, and there was no burst.
 
-        A write that leaves at once takes one of two turns; each is had back in half a linger.
+        A write that leaves at once takes a turn. A few of them are at hand, and each is had back
+        in a part of a linger.
         """
-        if self._unsent or len(self.packer):
+        if self._unsent:
             return False
-        turn = self._linger / 2
-        if self._turns_at - now > turn:
+        if self._turns_at - now > self._turn * (TURNS - 1):
             return False
-        self._turns_at = max(self._turns_at, now) + turn
+        self._turns_at = max(self._turns_at, now) + self._turn
+        return True
+
+    def choose_single(self, message: Buffer, now: float) -> bytes | None:
+        """Take a message and choose it alone, as ``offer`` and ``choose`` would, if it is plain.
+
+        This is the straight road of a short message on an idle producer. None: take the other.
+        """
+        if type(message) is not bytes or not self._plain or self._unsent or len(self.packer):
+            return None
+        cost = len(message) + MESSAGE_COST
+        if cost > SHORT_MESSAGE or cost > self.max_message or self._cost + cost > self._buffer:
+            return None
+        turns_at, turn = self._turns_at, self._turn
+        if turns_at - now > turn * (TURNS - 1):
+            return None
+        seq = self.sealed_seq
+        frame = pack_batch((message,), seq)
+        parcel = Parcel(seq, seq + 1, [frame], cost, len(frame))
+        turns_at = max(turns_at, now) + turn
+        if seq != self.sealed_seq or self._unsent or len(self.packer):  # a signal handler has sent
+            return None
+        self._turns_at = turns_at
+        self.chosen_size = parcel.nbytes
+        self.sealed_seq = seq + 1
+        self._cost += cost
+        self._chosen = 1
+        self._unsent.append(parcel)
+        return frame
+
+    def wrote_single(self) -> bool:
+        """Take note that such a message went; False if there is more to look after."""
+        if len(self._unsent) > 1 or len(self.packer) or len(self._inflight) >= ACK_PARCELS:
+            return False
+        self._chosen = 0
+        self._inflight.append(self._unsent[0])
+        self._unsent.popleft()  # only now: an interruption may double it, but not lose it
         return True
 
     def offer_many(
@@ -237,39 +299,34 @@ class Window:
     def seal(self) -> None:
         """Close the open batch, so that it is sent now."""
         self._adopt()
-        self.packer.take(self._sealed_seq)
+        self.packer.take(self.sealed_seq)
         self._adopt()
 
     def _adopt(self) -> None:
         """Make a parcel of what was taken from the packer, unless that is done."""
-        first_seq, count, head, bodies = self.packer.taken
-        if count == 0 or first_seq != self._sealed_seq:
-            return
-        if self._foreign is None:
-            parcel = frame_parcel(first_seq, first_seq + count, head, bodies)
-        else:
-            cost = len(bodies) + MESSAGE_COST * count
-            split = partial(self._foreign.split, bodies)
-            parcel = Parcel(first_seq, first_seq + count, (bodies,), cost, split=split)
-        self._push(parcel)
+        first_seq, count, head, pieces = self.packer.taken
+        if count and first_seq == self.sealed_seq:
+            parcel = self._parcel(first_seq, count, head, pieces)
+            self._push(parcel)
+            if parcel.cost > LONG_TARGET:  # the packer is not to keep it alive
+                self.packer.take(self.sealed_seq)
+                self._adopt()
 
-    def _append_single(self, message: bytes, cost: int) -> None:
-        """Give a message a parcel of its own, which needs no copy of it."""
-        self.seal()
-        seq = self._sealed_seq
-        buffers = (single_batch_head(seq, len(message)), message)
-        split: Callable[[], list[bytes]] = partial(list, (message,))
-        self._push(Parcel(seq, seq + 1, buffers, cost, split=split))
+    def _parcel(self, first_seq: int, count: int, head: bytes, pieces: list[bytes]) -> Parcel:
+        cost = sum(map(len, pieces)) + MESSAGE_COST * count
+        if self._foreign is None:
+            return Parcel(first_seq, first_seq + count, [head, *pieces], cost)
+        return Parcel(first_seq, first_seq + count, pieces, cost, split=self._foreign.split)
 
     def _push(self, parcel: Parcel) -> None:
-        self._sealed_seq = max(self._sealed_seq, parcel.end_seq)
+        self.sealed_seq = max(self.sealed_seq, parcel.end_seq)
         self._cost += parcel.cost
         (self._unsent if self._unspooled is None else self._unspooled).append(parcel)
 
     def _new_packer(self) -> Packer | ForeignPacker:
         if self._foreign is not None:
             return ForeignPacker(self._foreign, self.max_message)
-        return Packer(min(self.max_message, LARGE_MESSAGE - 1))
+        return Packer(self.max_message)
 
     # -- losing messages --------------------------------------------------------------------
 
@@ -299,7 +356,7 @@ class Window:
     def _lose(self, count: int, reason: LostReason) -> None:
         """Give the next sequence numbers to messages that are not kept."""
         self.seal()
-        first_seq, end_seq = self._sealed_seq, self._sealed_seq + count
+        first_seq, end_seq = self.sealed_seq, self.sealed_seq + count
         queue, untouched = self._unsent, self._untouched()
         if self._unspooled is not None:
             queue, untouched = self._unspooled, self._grouped
@@ -309,7 +366,7 @@ class Window:
             first_seq = queue[last].first_seq
         gap = self._gap(first_seq, end_seq, reason)
         self.lost += count
-        self._sealed_seq = end_seq
+        self.sealed_seq = end_seq
         if merges:
             queue[last] = gap
         else:
@@ -333,7 +390,7 @@ class Window:
     def _gap(self, first_seq: int, end_seq: int, reason: LostReason) -> Parcel:
         if self._foreign is None:
             return gap_parcel(first_seq, end_seq, reason)
-        return Parcel(first_seq, end_seq, (), 0, reason=reason)
+        return Parcel(first_seq, end_seq, [], 0, reason=reason)
 
     def lose_first(self, reason: LostReason) -> None:
         """Drop the parcel that was chosen: the kernel does not take it."""
@@ -345,7 +402,7 @@ class Window:
     def restore(self, parcels: Sequence[Parcel], accepted_seq: int, next_seq: int) -> None:
         """Begin with what a spool held, before anything is taken."""
         self.start_seq = self.accepted_seq = accepted_seq
-        self._sealed_seq = next_seq
+        self.sealed_seq = next_seq
         self._unsent.extend(parcels)
         self._cost = sum(parcel.cost for parcel in parcels)
         self._largest = max(self._largest, *(parcel.nbytes for parcel in parcels), 0)
@@ -389,17 +446,21 @@ class Window:
             self._settle(self._unsent.popleft())  # a foreign framing cannot tell it
         if len(self._unsent) == 1 and self._unsent[0].reason is None and not self._offset:
             self._chosen = 1
-            return list(self._unsent[0].buffers)
+            self.chosen_size = self._unsent[0].nbytes
+            return list(self._unsent[0].buffers[:WRITE_BUFFERS])
         chosen: list[bytes | memoryview] = []
         size = count = 0
-        for parcel in islice(self._unsent, 1 if self._alone else WRITE_BUFFERS):
-            if size >= WRITE_SIZE or (self._foreign is not None and parcel.reason is not None):
+        for parcel in islice(self._unsent, 1 if self._alone else None):
+            if chosen and (size >= WRITE_SIZE or len(chosen) + len(parcel.buffers) > WRITE_BUFFERS):
+                break
+            if self._foreign is not None and parcel.reason is not None:
                 break
             chosen += parcel.buffers
             size += parcel.nbytes
             count += 1
         self._chosen = count
-        return _skip(chosen, self._offset) if self._offset else chosen
+        self.chosen_size = size
+        return (_skip(chosen, self._offset) if self._offset else chosen)[:WRITE_BUFFERS]
 
     @property
     def chosen_seq(self) -> int:
@@ -457,6 +518,7 @@ class Window:
         self._largest_frame = HEADER.size + max_frame(max_message)
         self.max_message = min(max_message, self.max_message)
         self._target = min(self._target, max_message)
+        self._long_target = min(self._long_target, max_message)
         self.packer = self._new_packer()
         parcels, self._unsent = self._unsent, deque()
         for parcel in parcels:
@@ -469,11 +531,9 @@ class Window:
             return
         self._cost -= parcel.cost
         for seq, message in enumerate(parcel.split(), parcel.first_seq):
-            buffers = (single_batch_head(seq, len(message)), message)
             cost = len(message) + MESSAGE_COST
-            split: Callable[[], list[bytes]] = partial(list, (message,))
             self._cost += cost
-            self._unsent.append(Parcel(seq, seq + 1, buffers, cost, split=split))
+            self._unsent.append(Parcel(seq, seq + 1, [pack_batch([message], seq)], cost))
             if len(message) > self._largest:
                 self._drop(len(self._unsent) - 1, LostReason.TOO_LARGE)
 
@@ -492,6 +552,9 @@ class Window:
 
     def recover(self) -> None:
         """Mend what an exception left that broke in anywhere; the connection is gone."""
+        self._adopt()
+        if not len(self.packer):
+            self.packer.close()  # whoever opened it has not come to put something in
         self.rewind()
         self._unsent = deque({parcel.first_seq: parcel for parcel in self._unsent}.values())
         self._cost = sum(parcel.cost for parcel in (*self._unsent, *(self._unspooled or ())))
@@ -510,9 +573,9 @@ class Window:
         data = foreign.pack(rest)
         cost = len(data) + MESSAGE_COST * len(rest)
         middle = parcel.first_seq + whole
-        self._settle(Parcel(parcel.first_seq, middle, (), parcel.cost - cost))
-        split = partial(foreign.split, data)
-        self._unsent.appendleft(Parcel(middle, parcel.end_seq, (data,), cost, split=split))
+        self._settle(Parcel(parcel.first_seq, middle, [], parcel.cost - cost))
+        left = Parcel(middle, parcel.end_seq, [data], cost, split=foreign.split)
+        self._unsent.appendleft(left)
 
     def unaccepted(self) -> list[bytes]:
         """Return the messages that were taken and neither accepted nor spooled, in order."""
@@ -528,19 +591,8 @@ class Window:
 
 def gap_parcel(first_seq: int, end_seq: int, reason: LostReason) -> Parcel:
     """Return the word that messages were lost."""
-    buffers = (encode(Lost(first_seq, end_seq - first_seq, reason)),)
+    buffers = [encode(Lost(first_seq, end_seq - first_seq, reason))]
     return Parcel(first_seq, end_seq, buffers, 0, reason=reason)
-
-
-def frame_parcel(first_seq: int, end_seq: int, head: bytes, bodies: bytes) -> Parcel:
-    """Return a batch, from the beginning and the rest of its frame."""
-    cost = len(bodies) + MESSAGE_COST * (end_seq - first_seq)
-    split: Callable[[], list[bytes]] = partial(_split_frame, head, bodies)
-    return Parcel(first_seq, end_seq, (head, bodies), cost, split=split)
-
-
-def _split_frame(head: bytes, bodies: bytes) -> list[bytes]:
-    return split_batch(head[HEADER.size :] + bodies, 0)
 
 
 def _skip(buffers: list[bytes | memoryview], size: int) -> list[bytes | memoryview]:

@@ -49,6 +49,47 @@ def test_messages_arrive_whole_and_in_order(front: Front, address: str) -> None:
     front.run(test)
 
 
+def test_messages_sent_one_by_one_are_all_accepted(front: Front, address: str) -> None:
+    """However many acknowledgements nobody has read, none is lost when the receiver ends."""
+
+    async def test(front: Front) -> None:
+        async with (
+            front.receiver(address) as receiver,
+            front.producer(address, linger=0) as producer,
+        ):
+            for number in range(600):
+                await producer.send(b"%d" % number)
+                assert await receiver.receive(10) == b"%d" % number
+            receiver.acknowledge()
+            await receiver.close()
+            await producer.flush(10)
+            assert producer.stats().accepted == 600
+
+    front.run(test)
+
+
+@pytest.mark.parametrize("on_full", ["raise", "drop_newest", "drop_oldest"])
+def test_accepted_messages_fill_no_buffer(front: Front, address: str, on_full: str) -> None:
+    """What the receiver has accepted takes no room, whether or not anybody asked for that."""
+
+    async def test(front: Front) -> None:
+        options = {"buffer": 1000, "on_full": on_full}
+        async with (
+            front.receiver(address) as receiver,
+            front.producer(address, **options) as producer,
+        ):
+            await producer.send(b"first")
+            assert await receiver.receive(10) == b"first"
+            for number in range(40):
+                receiver.acknowledge()
+                await producer.send(b"%100d" % number)
+                assert await receiver.receive(10) == b"%100d" % number
+            receiver.acknowledge()
+            assert producer.stats().lost == 0
+
+    front.run(test)
+
+
 def test_bytes_like_messages_are_copied_when_taken(front: Front, address: str) -> None:
     """What the caller does to a buffer after send() does not change the message."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from mpsr.batch import ProducerIdentity
+from mpsr.batch import Batch, ProducerIdentity
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
 from mpsr.wire import codec
@@ -25,7 +25,6 @@ from mpsr.wire.ledger import Ledger, Track
 from mpsr.wire.session import (
     Acknowledged,
     Ended,
-    Received,
     ReceivingSession,
     SendingSession,
     State,
@@ -119,7 +118,7 @@ class ReceiverEnd:
                 case Hello():
                     self.understood.append(event)
                     hello = event
-                case Received():
+                case Batch():
                     self._take(event)
                 case Ended(orderly):
                     self.orderly = orderly
@@ -148,11 +147,12 @@ class ReceiverEnd:
         self.session.reject(self.error.code, str(self.error))
         self.sent += self.session.data_to_send()
 
-    def _take(self, received: Received) -> None:
-        first_seq, run, lost = received
-        bodies = run.split()
-        assert run.length == len(bodies)
-        assert run.nbytes == sum(map(len, bodies))
+    def _take(self, batch: Batch[bytes]) -> None:
+        first_seq, lost = batch.first_seq, batch.lost
+        bodies = list(batch)
+        assert len(batch) == len(bodies)
+        assert batch.raw == bodies
+        assert batch.nbytes == sum(map(len, bodies))
         assert lost or bodies, "an event that says nothing"
         last = self.understood[-1] if self.understood else None
         if lost:

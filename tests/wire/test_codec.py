@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable
+from operator import length_hint
 from types import ModuleType
 from typing import Final
 
@@ -443,3 +444,29 @@ def test_longest_refuses_what_is_not_bytes_like(codec: ModuleType, messages: lis
     """The error is that of to_bytes, which says what to do."""
     with pytest.raises(TypeError, match="bytes-like"):
         codec.longest(messages)
+
+
+def test_head_tells_the_sizes_of_what_comes(codec: ModuleType) -> None:
+    """A batch's messages are known before they have come."""
+    payload = codec.pack_batch([b"abc", b"", bytes(50_000)], 7)[8:]
+    assert codec.scan_head(payload[:32], len(payload)) == (7, [3, 0, 50_000])
+    assert codec.scan_head(payload, len(payload)) == (7, [3, 0, 50_000])
+    with pytest.raises(ValueError, match="shorter than its offsets"):
+        codec.scan_head(payload[:31], len(payload))
+    with pytest.raises(ValueError, match="do not run from 0 to its end"):
+        codec.scan_head(payload[:32], len(payload) - 1)
+
+
+def test_messages_are_made_one_by_one(codec: ModuleType) -> None:
+    """An iterator over a batch says how many are left, and needs no copy of a view of bytes."""
+    frame = codec.pack_batch([b"a", b"", b"ccc"], 0)
+    messages = codec.iter_batch(memoryview(frame)[8:], 1)
+    assert length_hint(messages) == 2
+    assert next(messages) == b""
+    assert length_hint(messages) == 1
+    assert list(messages) == [b"ccc"]
+    assert list(messages) == []
+    with pytest.raises(ValueError, match="outside the messages"):
+        codec.iter_batch(frame[8:], 4)
+    with pytest.raises(ValueError, match="shorter than its head"):
+        codec.iter_batch(b"", 0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE
+from mpsr.limits import DIRECT_READ, MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.wire import codec
 from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
 from mpsr.wire.framing import (
@@ -44,6 +44,67 @@ def feed(target: Deframer[Run], pieces: Iterable[bytes], *, ends: bool = True) -
     if ends:
         target.finish(runs)
     return [message for run in runs for message in run.split()]
+
+
+# -- long messages --------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3) | st.integers(15_000, 60_000), min_size=1, max_size=12),
+    reads=st.lists(st.integers(1, 90_000), min_size=1, max_size=12),
+    peek=st.integers(1, 5000),
+)
+def test_long_messages_are_read_into_their_places(
+    sizes: list[int], reads: list[int], peek: int
+) -> None:
+    """Frames come back whole, however much goes into their places, and whatever comes behind."""
+    batches = [[bytes([n + 1]) * size for n, size in enumerate(sizes)], [b"small"], [b"y" * 40_000]]
+    data = memoryview(
+        encode(Ack(7)) + b"".join(codec.pack_batch(batch, 0) for batch in batches * 2)
+    )
+    frames: list[RawFrame] = []
+    target = NativeDeframer(MAX_MESSAGE)
+    turn = 0
+    while data:
+        size, turn = reads[turn % len(reads)], turn + 1
+        rooms = target.wanted()
+        placed = 0
+        for room in rooms:
+            with room:
+                part = data[placed : placed + min(len(room), size - placed)]
+                room[: len(part)] = part
+                placed += len(part)
+        if placed:
+            target.feed_wanted(placed, frames)
+        behind = data[placed : placed + (peek if rooms else size)]
+        if placed == size or not rooms:
+            behind = behind[: max(0, size - placed)]
+        target.feed(memoryview(bytearray(behind)), frames)
+        data = data[placed + len(behind) :]
+    assert target.pending == 0
+    assert [frame.kind for frame in frames] == [5, *[3] * 6]
+    found = [frame.bodies or codec.split_batch(frame.payload, 0) for frame in frames[1:]]
+    assert found == batches * 2
+
+
+def test_places_are_given_to_the_messages_themselves() -> None:
+    """A long message needs no copy once it is read; what stands before them comes apart."""
+    batch = [b"a" * 50_000, b"b" * 30_000]
+    frame = memoryview(codec.pack_batch(batch, 7))
+    frames: list[RawFrame] = []
+    target = NativeDeframer(MAX_MESSAGE)
+    target.feed(frame[:100], frames)
+    rest = frame[100:]
+    while rooms := target.wanted():
+        with rooms[0] as room:
+            part = rest[: len(room)]
+            room[: len(part)] = part
+        target.feed_wanted(len(part), frames)
+        rest = rest[len(part) :]
+    assert len(rest) < DIRECT_READ
+    target.feed(rest, frames)
+    assert frames == [RawFrame(FrameType.BATCH, bytes(frame[8:36]), batch)]
+    assert target.apart
 
 
 # -- detection ------------------------------------------------------------------------------
@@ -124,7 +185,7 @@ def test_native_frames_come_back_however_the_bytes_are_cut(
     target.finish(frames)
     assert target.pending == 0
     assert [frame.kind for frame in frames] == [5, *[3] * len(batches), 7]
-    payloads = [frame.payload + (frame.body or b"") for frame in frames[1:-1]]
+    payloads = [frame.payload + b"".join(frame.bodies or []) for frame in frames[1:-1]]
     assert [codec.split_batch(payload, 0) for payload in payloads] == batches
 
 

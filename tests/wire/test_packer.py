@@ -6,6 +6,7 @@ import ctypes
 import signal
 import sys
 import threading
+import tracemalloc
 from array import array
 from types import ModuleType
 from typing import Any, Final
@@ -25,8 +26,9 @@ def opened(codec: ModuleType, limit: int = 1000, max_message: int = 100) -> Any:
     return packer
 
 
-def messages_of(codec: ModuleType, taken: tuple[int, bytes, bytes]) -> list[bytes]:
-    count, head, bodies = taken
+def messages_of(codec: ModuleType, taken: tuple[int, bytes, list[bytes]]) -> list[bytes]:
+    count, head, pieces = taken
+    bodies = b"".join(pieces)
     if not count:
         return []
     messages: list[bytes] = codec.split_batch((head + bodies)[HEADER.size :], 0)
@@ -44,11 +46,12 @@ def test_head_and_bodies_are_the_frame(
     """What is taken is what pack_batch makes of the same messages."""
     packer = opened(codec, 10**6, 300)
     assert all(packer.append(message) for message in messages)
-    count, head, bodies = packer.take(first_seq)
+    count, head, pieces = packer.take(first_seq)
     assert count == len(messages)
-    assert bodies == b"".join(messages)
-    assert head + bodies == codec.pack_batch(messages, first_seq)
-    assert (type(count), type(head), type(bodies)) == (int, bytes, bytes)
+    assert b"".join(pieces) == b"".join(messages)
+    assert b"".join([head, *pieces]) == codec.pack_batch(messages, first_seq)
+    assert (type(count), type(head), type(pieces)) == (int, bytes, list)
+    assert {bytes}.issuperset(map(type, pieces))
 
 
 def test_messages_of_any_size_make_whole_frames(codec: ModuleType) -> None:
@@ -59,7 +62,36 @@ def test_messages_of_any_size_make_whole_frames(codec: ModuleType) -> None:
         packer.open(1 << 24)
         assert packer.extend(messages, 0) == count
         assert packer.cost == (size + 8) * count
-        assert b"".join(packer.take(5)[1:]) == codec.pack_batch(messages, 5)
+        _, head, pieces = packer.take(5)
+        assert b"".join([head, *pieces]) == codec.pack_batch(messages, 5)
+
+
+def test_long_message_is_not_copied(codec: ModuleType) -> None:
+    """What is long travels as it is, between what is gathered of the short ones."""
+    packer = codec.Packer(1 << 24)
+    long, other = bytes(20_000), bytearray(20_000)
+    packer.open(1 << 24)
+    for message in (b"a", b"b", long, other, long, b"c"):
+        assert packer.append(message)
+    first, second, third, fourth, last = packer.take(0)[2]
+    assert (first, last) == (b"ab", b"c")
+    assert second is long
+    assert fourth is long
+    assert third == other
+
+
+def test_little_takes_little_memory(codec: ModuleType) -> None:
+    """What a batch sets aside is of the order of what it holds."""
+    packer = codec.Packer(1 << 24)
+    tracemalloc.start()
+    try:
+        packer.open(1 << 24)
+        packer.append(b"a")
+        assert tracemalloc.get_traced_memory()[1] < 4_000
+        packer.extend([bytes(100)] * 10_000, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2_600_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_taken_bodies_never_change(codec: ModuleType) -> None:
@@ -70,21 +102,21 @@ def test_taken_bodies_never_change(codec: ModuleType) -> None:
         packer.open(60_000)
         message = bytes([number % 256]) * (50 + number % 7)
         assert packer.extend([message] * 2000, 0) < 2000
-        bodies = packer.take(0)[2]
-        copy = message * (len(bodies) // len(message))
-        held.append((bodies, hash(bodies), copy))
         held = held[-(number % 20) - 1 :]  # some live long, some not at all
-        assert all((body, hash(body)) == (copy, old) for body, old, copy in held)
-        assert hash(bodies) == hash(copy)
-        assert ctypes.string_at(bodies, len(bodies) + 1) == copy + b"\0"  # as C takes for granted
+        for piece in packer.take(0)[2]:
+            copy = message * (len(piece) // len(message))
+            held.append((piece, hash(piece), copy))
+            assert hash(piece) == hash(copy)
+            assert ctypes.string_at(piece, len(piece) + 1) == copy + b"\0"  # C counts on it
+        assert all((piece, hash(piece)) == (copy, old) for piece, old, copy in held)
 
 
 def test_nothing_taken_is_nothing_at_all(codec: ModuleType) -> None:
     """Of no messages there is no frame."""
     packer = codec.Packer(100)
-    assert packer.take(3) == (0, b"", b"")
+    assert packer.take(3) == (0, b"", [])
     packer.open(100)
-    assert packer.take(3) == (0, b"", b"")
+    assert packer.take(3) == (0, b"", [])
     assert packer.append(b"a") is False
 
 
@@ -98,7 +130,7 @@ def test_message_is_copied_when_it_is_appended(codec: ModuleType, make: Any) -> 
     if isinstance(message, bytearray):
         message += b"?"
     data[:] = b"evil"
-    assert packer.take(0)[2] == b"good"
+    assert packer.take(0)[2] == [b"good"]
 
 
 # -- what is taken, and what not ------------------------------------------------------------
@@ -230,6 +262,26 @@ def test_extend_begins_within_the_messages(codec: ModuleType, start: int) -> Non
     assert len(packer) == 0
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [b"a", b"1234"],  # one is too large
+        [b"123"] * 10,  # together they are
+        [b"a", bytearray(b"b")],
+        [b"a", "text"],
+        iter([b"a"]),
+        b"ab",
+    ],
+)
+def test_try_extend_takes_all_or_none(codec: ModuleType, messages: Any) -> None:
+    """What is not plain bytes in a list or tuple, or does not fit whole, is left for others."""
+    packer = opened(codec, 100, 3)
+    assert packer.try_extend(messages) == 0
+    assert len(packer) == 0
+    assert packer.try_extend([b"a", b""]) == packer.try_extend((b"b", b"ccc")) == 2
+    assert messages_of(codec, packer.take(0)) == [b"a", b"", b"b", b"ccc"]
+
+
 # -- many at once ---------------------------------------------------------------------------
 
 
@@ -237,7 +289,7 @@ def test_threads_lose_and_double_nothing(codec: ModuleType) -> None:
     """Each message that was taken is in one batch, in its thread's order."""
     packer = codec.Packer(100)
     threads, each = 4, 3000
-    batches: list[tuple[int, bytes, bytes]] = []
+    batches: list[tuple[int, bytes, list[bytes]]] = []
     done = threading.Event()
 
     def produce(thread: int) -> None:
@@ -279,7 +331,7 @@ def test_signal_handlers_may_use_it(codec: ModuleType) -> None:
     """A handler that breaks into its own thread's call neither waits for it nor harms it."""
     packer = codec.Packer(100)
     handled: list[bool] = []
-    batches: list[tuple[int, bytes, bytes]] = []
+    batches: list[tuple[int, bytes, list[bytes]]] = []
     sent = 0
 
     def handle(_number: int, _frame: object) -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import pytest
 
+from mpsr.batch import Batch
 from mpsr.errors import LocalProtocolError, Rejected, RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
 from mpsr.wire import codec
@@ -28,7 +29,6 @@ from mpsr.wire.session import (
     PRODUCER_TRANSITIONS,
     RECEIVER_TRANSITIONS,
     Acknowledged,
-    Received,
     ReceivingSession,
     SendingSession,
     State,
@@ -148,8 +148,8 @@ def test_what_is_wrong_behind_hello_is_told_by_its_answer() -> None:
         session.welcome(end.track)
     assert caught.value.code == RejectCode.MALFORMED
     (received,) = session.events_received()
-    assert isinstance(received, Received)
-    assert received.run.split() == [b"a"]
+    assert isinstance(received, Batch)
+    assert list(received) == [b"a"]
     assert [type(frame) for frame in frames_in(session.data_to_send())] == [Welcome, Ack, Reject]
 
 
@@ -298,8 +298,8 @@ def test_loss_is_told_with_the_messages_behind_it() -> None:
     session.events_received()
     session.receive_data(memoryview(encode(Lost(0, 3, 1)) + codec.pack_batch([b"a"], 3)))
     (event,) = session.events_received()
-    assert isinstance(event, Received)
-    assert (event.first_seq, event.lost, event.run.split()) == (3, 3, [b"a"])
+    assert isinstance(event, Batch)
+    assert (event.first_seq, event.lost, list(event)) == (3, 3, [b"a"])
 
 
 def test_loss_with_nothing_behind_it_is_told_at_once() -> None:
@@ -309,9 +309,9 @@ def test_loss_with_nothing_behind_it_is_told_at_once() -> None:
     session = pair.receiver.session
     session.receive_data(memoryview(encode(Lost(0, 3, 1))))
     (event,) = session.events_received()
-    assert isinstance(event, Received)
-    assert (event.first_seq, event.lost, event.run.split()) == (3, 3, [])
-    assert (event.run.length, event.run.nbytes) == (0, 0)
+    assert isinstance(event, Batch)
+    assert (event.first_seq, event.lost, list(event)) == (3, 3, [])
+    assert (len(event), event.nbytes) == (0, 0)
 
 
 def test_loss_is_counted_once_over_a_return() -> None:
@@ -557,15 +557,15 @@ def test_session_holds_no_more_than_a_frame_and_a_read() -> None:
     assert held < 3 * len(frame)
 
 
-def test_session_keeps_nothing_of_the_buffer_it_was_fed() -> None:
-    """One read buffer serves all connections."""
+def test_session_keeps_nothing_of_a_buffer_that_may_change() -> None:
+    """Batches share what they were read into only if it is bytes."""
     buffer = bytearray(b"hello\nwor")
     session = ReceivingSession()
     session.receive_data(memoryview(buffer))
     buffer[:] = b"xxxxxxxxx"
     session.receive_data(memoryview(b"ld\n"))
-    runs = [event.run for event in session.events_received() if isinstance(event, Received)]
-    assert [run.split() for run in runs] == [[b"hello"], [b"world"]]
+    events = session.events_received()
+    assert [list(event) for event in events if isinstance(event, Batch)] == [[b"hello"], [b"world"]]
 
 
 # -- the tables -----------------------------------------------------------------------------

@@ -140,6 +140,27 @@ static PyObject *whole(PyObject *data)
     return copy;
 }
 
+/* The bytes of a buffer, held still until it is let go: those of bytes, or of a view of bytes,
+ * are not copied.
+ */
+static int hold(PyObject *data, Py_buffer *span)
+{
+    if (PyMemoryView_Check(data)) {
+        if (PyObject_GetBuffer(data, span, PyBUF_SIMPLE) == 0) {
+            PyObject *base = PyMemoryView_GET_BASE(data);
+            if (base != NULL && PyBytes_CheckExact(base)) return 0;
+            PyBuffer_Release(span);
+        } else {
+            PyErr_Clear();
+        }
+    }
+    PyObject *copy = whole(data);
+    if (copy == NULL) return -1;
+    int failed = PyObject_GetBuffer(copy, span, PyBUF_SIMPLE);
+    Py_DECREF(copy);
+    return failed;
+}
+
 /* Where TypeError says that a message is not bytes-like, say what to do about it. */
 static void advise(PyObject *message)
 {
@@ -243,16 +264,6 @@ static inline char *put_body(char *at, PyObject *body)
     return at + size;
 }
 
-/* Give bytes more room, and keep what is used. _PyBytes_Resize would lose it if it failed. */
-static int enlarge(PyObject **bytes, Py_ssize_t used, Py_ssize_t size)
-{
-    PyObject *larger = PyBytes_FromStringAndSize(NULL, size);
-    if (larger == NULL) return -1;
-    if (used > 0) memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(*bytes), used);
-    Py_XSETREF(*bytes, larger);
-    return 0;
-}
-
 /* Put a message into a new list. */
 static inline int put_message(PyObject *list, Py_ssize_t index, const char *data, Py_ssize_t size)
 {
@@ -340,8 +351,8 @@ static int offsets_are_good(const Batch *batch)
     return !bad && get_offset(offset) == batch->nbytes;
 }
 
-/* Read a payload; return what is wrong with it, or NULL. */
-static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size)
+/* Read the beginning of a payload of that length; return what is wrong with it, or NULL. */
+static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size, Py_ssize_t length)
 {
     if (size < BATCH_HEAD) return "the batch is shorter than its head";
     BatchHead head;
@@ -353,38 +364,78 @@ static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size)
     if (batch->first_seq > UINT64_MAX - (uint64_t)batch->count) {
         return "the batch's sequence numbers do not fit in 64 bits";
     }
+    Py_ssize_t before = BATCH_HEAD + OFFSET * (batch->count + 1);
+    batch->nbytes = length - before;
+    if (batch->nbytes < 0 || size < before) return "the batch is shorter than its offsets";
     batch->offsets = data + BATCH_HEAD;
-    batch->nbytes = size - BATCH_HEAD - OFFSET * (batch->count + 1);
-    if (batch->nbytes < 0) return "the batch is shorter than its offsets";
-    batch->bodies = data + size - batch->nbytes;
+    batch->bodies = data + before;
     if (!offsets_are_good(batch)) return "the batch's offsets do not run from 0 to its end";
     return NULL;
 }
 
-static int check_batch(Batch *batch, PyObject *data)
+static int check_batch(Batch *batch, const Py_buffer *span)
 {
-    const char *fault = read_batch(batch, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    const char *fault = read_batch(batch, span->buf, span->len, span->len);
     return fault == NULL ? 0 : fail(PyExc_ValueError, fault);
 }
 
 static PyObject *scan_batch(PyObject *Py_UNUSED(module), PyObject *payload)
 {
-    PyObject *data = whole(payload);
-    if (data == NULL) return NULL;
+    Py_buffer span;
+    if (hold(payload, &span) < 0) return NULL;
     Batch batch;
-    int failed = check_batch(&batch, data);
-    Py_DECREF(data);
+    int failed = check_batch(&batch, &span);
+    PyBuffer_Release(&span);
     if (failed) return NULL;
     return Py_BuildValue("Knn", (unsigned long long)batch.first_seq, batch.count, batch.nbytes);
+}
+
+static inline Py_ssize_t offset_of(const Batch *batch, Py_ssize_t index)
+{
+    return get_offset(batch->offsets + OFFSET * index);
+}
+
+static PyObject *sizes_of(const Batch *batch)
+{
+    PyObject *sizes = PyList_New(batch->count);
+    if (sizes == NULL) return NULL;
+    for (Py_ssize_t i = 0; i < batch->count; i++) {
+        PyObject *size = PyLong_FromSsize_t(offset_of(batch, i + 1) - offset_of(batch, i));
+        if (size == NULL) {
+            Py_DECREF(sizes);
+            return NULL;
+        }
+        PyList_SET_ITEM(sizes, i, size);
+    }
+    return sizes;
+}
+
+static PyObject *scan_head(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t length;
+    if (check_count("scan_head", nargs, 2) < 0 || to_int64(args[1], &length) < 0) return NULL;
+    Py_buffer span;
+    if (hold(args[0], &span) < 0) return NULL;
+    Batch batch;
+    PyObject *sizes = NULL;
+    const char *fault = read_batch(&batch, span.buf, span.len, Py_MAX(length, 0));
+    if (fault != NULL) {
+        PyErr_SetString(PyExc_ValueError, fault);
+    } else {
+        sizes = sizes_of(&batch);
+    }
+    PyBuffer_Release(&span);
+    if (sizes == NULL) return NULL;
+    return Py_BuildValue("KN", (unsigned long long)batch.first_seq, sizes);
 }
 
 static PyObject *messages_of(const Batch *batch, Py_ssize_t start)
 {
     PyObject *messages = PyList_New(batch->count - start);
     if (messages == NULL) return NULL;
-    Py_ssize_t begin = get_offset(batch->offsets + OFFSET * start);
+    Py_ssize_t begin = offset_of(batch, start);
     for (Py_ssize_t i = start; i < batch->count; i++) {
-        Py_ssize_t end = get_offset(batch->offsets + OFFSET * (i + 1));
+        Py_ssize_t end = offset_of(batch, i + 1);
         if (put_message(messages, i - start, batch->bodies + begin, end - begin) < 0) {
             Py_DECREF(messages);
             return NULL;
@@ -398,45 +449,145 @@ static PyObject *split_batch(PyObject *Py_UNUSED(module), PyObject *const *args,
 {
     int64_t start;
     if (check_count("split_batch", nargs, 2) < 0 || to_int64(args[1], &start) < 0) return NULL;
-    PyObject *data = whole(args[0]);
-    if (data == NULL) return NULL;
+    Py_buffer span;
+    if (hold(args[0], &span) < 0) return NULL;
     Batch batch;
     PyObject *messages = NULL;
-    if (check_batch(&batch, data) == 0 && check_start(start, batch.count) == 0) {
+    if (check_batch(&batch, &span) == 0 && check_start(start, batch.count) == 0) {
         messages = messages_of(&batch, start);
     }
-    Py_DECREF(data);
+    PyBuffer_Release(&span);
     return messages;
+}
+
+/* -- iter_batch ------------------------------------------------------------------------- */
+
+/* Makes the messages of a batch one by one, so that each is still in the cache when it is used. */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer span;
+    Batch batch;
+    Py_ssize_t index;
+    Py_ssize_t begin;
+    PyObject *recent[2];  /* the last two messages, or NULL */
+} BatchIterator;
+
+static PyObject *iterator_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    int64_t start;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "iter_batch() takes no keyword arguments");
+        return NULL;
+    }
+    if (check_count("iter_batch", PyTuple_GET_SIZE(args), 2) < 0) return NULL;
+    if (to_int64(PyTuple_GET_ITEM(args, 1), &start) < 0) return NULL;
+    BatchIterator *self = (BatchIterator *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    if (hold(PyTuple_GET_ITEM(args, 0), &self->span) < 0) {
+        self->span.obj = NULL;
+        Py_DECREF(self);
+        return NULL;
+    }
+    if (check_batch(&self->batch, &self->span) < 0 || check_start(start, self->batch.count) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->index = start;
+    self->begin = offset_of(&self->batch, start);
+    return (PyObject *)self;
+}
+
+static void forget_hash(PyObject *bytes)
+{
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    ((PyBytesObject *)bytes)->ob_shash = -1;
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+}
+
+/* Return a message that its user has done with, to be made another of the same size: who loops
+ * over messages holds the last one while he asks for the next. NULL if there is none.
+ */
+static PyObject *reusable(BatchIterator *self, Py_ssize_t size)
+{
+    PyObject *message = self->recent[self->index % 2];
+    if (message == NULL || Py_REFCNT(message) != 1 || PyBytes_GET_SIZE(message) != size) return NULL;
+    self->recent[self->index % 2] = NULL;
+    forget_hash(message);
+    return message;
+}
+
+static PyObject *iterator_next(PyObject *op)
+{
+    BatchIterator *self = (BatchIterator *)op;
+    if (self->index >= self->batch.count) return NULL;
+    Py_ssize_t end = offset_of(&self->batch, self->index + 1);
+    Py_ssize_t size = end - self->begin;
+    PyObject *message = reusable(self, size);
+    if (message == NULL) message = PyBytes_FromStringAndSize(NULL, size);
+    if (message == NULL) return NULL;
+    memcpy(PyBytes_AS_STRING(message), self->batch.bodies + self->begin, size);
+    Py_XSETREF(self->recent[self->index % 2], size > 1 ? Py_NewRef(message) : NULL);
+    self->begin = end;
+    self->index++;
+    return message;
+}
+
+static PyObject *iterator_length_hint(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchIterator *self = (BatchIterator *)op;
+    return PyLong_FromSsize_t(self->batch.count - self->index);
+}
+
+static int iterator_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((BatchIterator *)self)->span.obj);
+    return 0;
+}
+
+static void iterator_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    BatchIterator *messages = (BatchIterator *)self;
+    PyBuffer_Release(&messages->span);
+    for (int i = 0; i < 2; i++) Py_XDECREF(messages->recent[i]);
+    type->tp_free(self);
+    Py_DECREF(type);
 }
 
 /* -- Packer ----------------------------------------------------------------------------- */
 
 enum {
-    FIRST_ENDS = 64,          /* messages for which there is room at first */
-    SPARES = 8,               /* as many batches as may wait to be acknowledged, or a few more */
-    SPARE_LEAST = 16 * 1024,  /* bytes: less is quickly had anew */
-    SPARE_MOST = 1024 * 1024,  /* bytes: more is too much to keep from others */
+    FIRST_ENDS = 64,      /* messages for which there is room at first */
+    FIRST_PIECE = 512,    /* bytes of the first piece of a batch */
+    PIECE = 64 * 1024,    /* bytes of the largest */
+    SHARED = 8 * 1024,    /* bytes: a message so long is not copied, but held */
 };
 
-/* Bodies that were handed out and may come back. */
-typedef struct {
-    PyObject *bodies;  /* NULL, or a reference of our own */
-    Py_ssize_t size;   /* what they have room for */
-} Spare;
-
+/* The bodies are gathered in pieces, each twice as large as the one before, so that nothing is
+ * copied twice and little memory is touched for little. A long message is a piece by itself.
+ */
 typedef struct {
     PyObject_HEAD
     Py_ssize_t max_message;
+    Py_ssize_t shared;  /* SHARED; of what gcc knows to be short it makes slow copies (rep movs) */
     Py_ssize_t limit;   /* of the cost; negative while closed */
     Py_ssize_t count;
     Py_ssize_t nbytes;
-    PyObject *bodies;   /* bytes that nobody else has; NULL before the first message */
-    Py_ssize_t size;    /* what the bodies have room for; always more than nbytes */
+    PyObject *pieces;   /* a list of those that are complete */
+    PyObject *piece;    /* bytes that nobody else has; NULL where none has begun */
+    Py_ssize_t used;    /* of the piece */
+    Py_ssize_t size;    /* of the piece; 0 where there is none */
+    Py_ssize_t next;    /* the size of the next piece */
     uint32_t *ends;     /* where each message ends in the bodies */
     Py_ssize_t ends_size;
-    Py_ssize_t last;    /* nbytes of the batch before */
     PyObject *taken;    /* what the last take() gave, behind its first_seq; NULL before it */
-    Spare spares[SPARES];
 } Packer;
 
 static inline Py_ssize_t cost_of(const Packer *self)
@@ -457,72 +608,38 @@ static int grow_ends(Packer *self)
     return 0;
 }
 
-/* Tell whether spare bodies suit a batch like the last: neither too small nor much too large. */
-static int suits(const Packer *self, const Spare *spare)
-{
-    return self->last < spare->size && spare->size / 4 <= self->last;
-}
-
-/* Take back bodies that nobody else has any more, if there are any that suit; drop what does
- * not. To fill memory that is fresh from the system takes several times as long.
+/* Complete the piece that has begun. What it does not use stays its own: at most about as much
+ * again as the batch has.
  */
-static void reuse_bodies(Packer *self)
+static int end_piece(Packer *self)
 {
-    for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
-        if (spare->bodies == NULL || Py_REFCNT(spare->bodies) > 1) continue;
-        if (!suits(self, spare)) {
-            Py_CLEAR(spare->bodies);
-        } else if (self->bodies == NULL) {
-            self->bodies = spare->bodies;
-            self->size = spare->size;
-            spare->bodies = NULL;
-        }
-    }
-    if (self->bodies == NULL) return;
-    /* Their memory has that size: this only forgets that they were ever shorter, or hashed. */
-    if (_PyBytes_Resize(&self->bodies, self->size) < 0) {
-        PyErr_Clear();
-        self->size = 0;
-    }
-}
-
-/* Keep bodies that are handed out, shortened in place; 0 if that would waste memory. */
-static int keep_bodies(Packer *self)
-{
-    if (self->size < SPARE_LEAST || self->size > SPARE_MOST) return 0;
-    if (self->nbytes < self->size / 4 * 3) return 0;
-    for (Spare *spare = self->spares; spare < self->spares + SPARES; spare++) {
-        if (spare->bodies != NULL) continue;
-        spare->bodies = Py_NewRef(self->bodies);
-        spare->size = self->size;
-        Py_SET_SIZE(self->bodies, self->nbytes);
-        PyBytes_AS_STRING(self->bodies)[self->nbytes] = '\0';
-        return 1;
-    }
+    if (self->piece == NULL) return 0;
+    if (PyList_Append(self->pieces, self->piece) < 0) return -1;
+    Py_SET_SIZE(self->piece, self->used);
+    PyBytes_AS_STRING(self->piece)[self->used] = '\0';
+    Py_CLEAR(self->piece);
+    self->used = self->size = 0;
     return 0;
 }
 
-static int grow_bodies(Packer *self, Py_ssize_t more)
+static int begin_piece(Packer *self, Py_ssize_t least)
 {
-    Py_ssize_t needed = self->nbytes + more + 1;
-    if (self->bodies == NULL) reuse_bodies(self);
-    if (needed <= self->size) return 0;
-    Py_ssize_t size = self->bodies == NULL ? self->last + self->last / 8 : 2 * self->size;
-    size = Py_MAX(Py_MIN(size, self->limit), needed);
-    if (enlarge(&self->bodies, self->nbytes, size) < 0) return -1;
+    if (end_piece(self) < 0) return -1;
+    Py_ssize_t size = Py_MAX(self->next, least);
+    PyObject *piece = PyBytes_FromStringAndSize(NULL, size);
+    if (piece == NULL) return -1;
+    self->piece = piece;
     self->size = size;
+    self->next = Py_MIN(2 * size, PIECE);
     return 0;
 }
 
-/* Find room for a message: 1 and where, 0 if it is not to be taken, -1 with an exception. */
-static inline int reserve(Packer *self, Py_ssize_t size, char **room)
+/* Tell whether a message is to be taken: 1, or 0, or -1 with an exception. */
+static inline int admit(Packer *self, Py_ssize_t size)
 {
     if (size > self->max_message) return 0;
     if (cost_of(self) + size + MESSAGE_COST > self->limit) return 0;
-    if (self->count == self->ends_size && grow_ends(self) < 0) return -1;
-    if (self->nbytes + size >= self->size && grow_bodies(self, size) < 0) return -1;
-    *room = PyBytes_AS_STRING(self->bodies) + self->nbytes;
-    return 1;
+    return self->count == self->ends_size && grow_ends(self) < 0 ? -1 : 1;
 }
 
 static inline void commit(Packer *self, Py_ssize_t size)
@@ -531,32 +648,40 @@ static inline void commit(Packer *self, Py_ssize_t size)
     self->ends[self->count++] = (uint32_t)self->nbytes;
 }
 
-static int append_buffer(Packer *self, PyObject *message)
+/* Take a long message as it is. */
+static int append_shared(Packer *self, PyObject *body)
 {
-    Py_buffer view;
-    if (PyObject_GetBuffer(message, &view, PyBUF_FULL_RO) < 0) {
-        advise(message);
-        return -1;
-    }
-    char *room;
-    int taken = reserve(self, view.len, &room);
-    if (taken > 0 && PyBuffer_ToContiguous(room, &view, view.len, 'C') < 0) taken = -1;
-    if (taken > 0) commit(self, view.len);
-    PyBuffer_Release(&view);
-    return taken;
+    int taken = admit(self, PyBytes_GET_SIZE(body));
+    if (taken <= 0) return taken;
+    if (end_piece(self) < 0 || PyList_Append(self->pieces, body) < 0) return -1;
+    commit(self, PyBytes_GET_SIZE(body));
+    return 1;
 }
 
-/* Take a message: 1 if it was, 0 if it is too large or does not fit, -1 with an exception. */
-static inline int append(Packer *self, PyObject *message)
+/* Take what is exactly bytes: 1 if it was, 0 if it is too large or does not fit, -1 with an
+ * exception.
+ */
+static inline int append_bytes(Packer *self, PyObject *body)
 {
-    if (!PyBytes_CheckExact(message)) return append_buffer(self, message);
-    char *room;
-    Py_ssize_t size = PyBytes_GET_SIZE(message);
-    int taken = reserve(self, size, &room);
+    Py_ssize_t size = PyBytes_GET_SIZE(body);
+    if (size >= self->shared) return append_shared(self, body);
+    int taken = admit(self, size);
     if (taken <= 0) return taken;
-    memcpy(room, PyBytes_AS_STRING(message), size);
+    if (size > self->size - self->used && begin_piece(self, size) < 0) return -1;
+    if (size > 0) memcpy(PyBytes_AS_STRING(self->piece) + self->used, PyBytes_AS_STRING(body), size);
+    self->used += size;
     commit(self, size);
     return 1;
+}
+
+static inline int append(Packer *self, PyObject *message)
+{
+    if (PyBytes_CheckExact(message)) return append_bytes(self, message);
+    PyObject *body = to_bytes(NULL, message);
+    if (body == NULL) return -1;
+    int taken = append_bytes(self, body);
+    Py_DECREF(body);
+    return taken;
 }
 
 static PyObject *packer_append(PyObject *self, PyObject *message)
@@ -599,6 +724,34 @@ static PyObject *packer_extend(PyObject *self, PyObject *const *args, Py_ssize_t
     return index < 0 ? NULL : PyLong_FromSsize_t(index);
 }
 
+/* Tell whether all of the messages are bytes and fit, one by one and together. */
+static int fits(const Packer *self, PyObject *const *items, Py_ssize_t count)
+{
+    Py_ssize_t most = Py_MIN(self->max_message, self->limit);
+    Py_ssize_t room = self->limit - cost_of(self);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_CheckExact(items[i])) return 0;
+        Py_ssize_t size = PyBytes_GET_SIZE(items[i]);
+        if (size > most || (room -= size + MESSAGE_COST) < 0) return 0;
+    }
+    return 1;
+}
+
+static PyObject *packer_try_extend(PyObject *op, PyObject *messages)
+{
+    Packer *self = (Packer *)op;
+    Py_ssize_t index = 0;
+    if (PyList_CheckExact(messages) || PyTuple_CheckExact(messages)) {
+        Py_ssize_t count = PySequence_Fast_GET_SIZE(messages);
+        PyObject **items = PySequence_Fast_ITEMS(messages);
+        if (fits(self, items, count)) {
+            while (index < count && append_bytes(self, items[index]) > 0) index++;
+            if (index < count && index > 0) PyErr_Clear();  /* no memory: it comes up again */
+        }
+    }
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(index);
+}
+
 static PyObject *packer_open(PyObject *self, PyObject *limit)
 {
     int64_t number;
@@ -615,6 +768,7 @@ static PyObject *packer_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *head_of(const Packer *self, uint64_t first_seq)
 {
+    if (self->count == 0) return PyBytes_FromStringAndSize(NULL, 0);
     Py_ssize_t offsets = OFFSET * (self->count + 1);
     PyObject *head = PyBytes_FromStringAndSize(NULL, FRAME_HEADER + BATCH_HEAD + offsets);
     if (head == NULL) return NULL;
@@ -626,34 +780,46 @@ static PyObject *head_of(const Packer *self, uint64_t first_seq)
     return head;
 }
 
-/* Close the packer, and hand out the bodies. */
-static PyObject *release_bodies(Packer *self)
+/* Close the packer and hand out what it holds: first sequence number, count, head, pieces. */
+static int hand_out(Packer *self, uint64_t first_seq, PyObject *taken, PyObject *fresh)
 {
-    /* To give memory back never fails; if it did, the bodies would be lost, but not silently. */
-    if (!keep_bodies(self)) _PyBytes_Resize(&self->bodies, self->nbytes);
-    PyObject *bodies = self->bodies;
-    self->bodies = NULL;
-    self->last = Py_MIN(self->nbytes, SPARE_MOST);
-    self->count = self->nbytes = self->size = 0;
-    return bodies;
+    if (first_seq > UINT64_MAX - (uint64_t)self->count) {
+        return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in 64 bits");
+    }
+    PyTuple_SET_ITEM(taken, 0, PyLong_FromUnsignedLongLong(first_seq));
+    PyTuple_SET_ITEM(taken, 1, PyLong_FromSsize_t(self->count));
+    PyTuple_SET_ITEM(taken, 2, head_of(self, first_seq));
+    for (int i = 0; i < 3; i++) {
+        if (PyTuple_GET_ITEM(taken, i) == NULL) return -1;
+    }
+    if (end_piece(self) < 0) return -1;
+    PyTuple_SET_ITEM(taken, 3, self->pieces);
+    self->pieces = Py_NewRef(fresh);
+    self->count = self->nbytes = 0;
+    self->next = FIRST_PIECE;
+    self->limit = -1;
+    return 0;
 }
 
 /* Take, and remember it: an exception may break in before the caller has what was taken. */
 static PyObject *take(Packer *self, uint64_t first_seq)
 {
-    PyObject *head = self->count > 0 ? head_of(self, first_seq) : PyBytes_FromString("");
-    if (head == NULL) return NULL;
-    PyObject *taken = Py_BuildValue("KnNy#", (unsigned long long)first_seq, self->count, head, "",
-                                    (Py_ssize_t)0);
-    if (taken == NULL) return NULL;
-    if (self->count > 0) PyTuple_SetItem(taken, 3, release_bodies(self));
-    self->limit = -1;
-    if (PyTuple_GET_ITEM(taken, 3) == NULL) {
-        Py_DECREF(taken);
-        return NULL;
+    /* To make these may let foreign code run, so they come first. */
+    PyObject *fresh = PyList_New(0);
+    PyObject *taken = PyTuple_New(4);
+    PyObject *answer = PyTuple_New(3);
+    int failed = fresh == NULL || taken == NULL || answer == NULL;
+    if (failed || hand_out(self, first_seq, taken, fresh) < 0) {
+        Py_CLEAR(answer);
+        Py_XDECREF(taken);
+    } else {
+        for (int i = 0; i < 3; i++) {
+            PyTuple_SET_ITEM(answer, i, Py_NewRef(PyTuple_GET_ITEM(taken, i + 1)));
+        }
+        Py_XSETREF(self->taken, taken);
     }
-    Py_XSETREF(self->taken, taken);
-    return PyTuple_GetSlice(taken, 1, 4);
+    Py_XDECREF(fresh);
+    return answer;
 }
 
 static PyObject *packer_take(PyObject *op, PyObject *number)
@@ -671,8 +837,7 @@ static PyObject *packer_taken(PyObject *op, void *Py_UNUSED(closure))
 {
     PyObject *taken = ((Packer *)op)->taken;
     if (taken != NULL) return Py_NewRef(taken);
-    return Py_BuildValue("nny#y#", (Py_ssize_t)0, (Py_ssize_t)0, "", (Py_ssize_t)0, "",
-                         (Py_ssize_t)0);
+    return Py_BuildValue("nny#[]", (Py_ssize_t)0, (Py_ssize_t)0, "", (Py_ssize_t)0);
 }
 
 static Py_ssize_t packer_length(PyObject *self)
@@ -694,10 +859,18 @@ static PyObject *packer_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     }
     if (check_count("Packer", PyTuple_GET_SIZE(args), 1) < 0) return NULL;
     if (to_int64(PyTuple_GET_ITEM(args, 0), &max_message) < 0) return NULL;
+    PyObject *pieces = PyList_New(0);
+    if (pieces == NULL) return NULL;
     Packer *self = (Packer *)type->tp_alloc(type, 0);
-    if (self == NULL) return NULL;
+    if (self == NULL) {
+        Py_DECREF(pieces);
+        return NULL;
+    }
     self->max_message = Py_MIN(max_message, MAX_COST);
+    self->shared = SHARED;
     self->limit = -1;
+    self->next = FIRST_PIECE;
+    self->pieces = pieces;
     return (PyObject *)self;
 }
 
@@ -712,8 +885,8 @@ static void packer_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Packer *packer = (Packer *)self;
-    for (int i = 0; i < SPARES; i++) Py_XDECREF(packer->spares[i].bodies);
-    Py_XDECREF(packer->bodies);
+    Py_XDECREF(packer->pieces);
+    Py_XDECREF(packer->piece);
     Py_XDECREF(packer->taken);
     PyMem_Free(packer->ends);
     type->tp_free(self);
@@ -723,40 +896,114 @@ static void packer_dealloc(PyObject *self)
 /* -- Assembly --------------------------------------------------------------------------- */
 
 enum {
-    FIRST_ROOM = 16 * 1024,  /* bytes set aside when nothing has come */
-    SURE_ROOM = 128 * 1024,  /* once so much has come, room is made for all */
+    FIRST_ROOM = 16 * 1024,   /* bytes set aside when nothing has come */
+    SURE_ROOM = 128 * 1024,   /* once so much has come, room is made for more */
+    AHEAD = 1024 * 1024,      /* bytes of room beyond the message that has begun */
+    MOST_ROOMS = 64,          /* fewer than one read may fill */
 };
 
+/* Bodies whose sizes are known. Those before ``begun`` have their memory, but for the current
+ * one, which may have less than all of it.
+ */
 typedef struct {
     PyObject_HEAD
-    PyObject *data;  /* bytes that nobody else has; NULL before the first room and after take() */
-    Py_ssize_t size; /* what the data have room for */
-    Py_ssize_t filled;
-    Py_ssize_t length;
+    PyObject **bodies;    /* bytes that nobody else has; NULL for those that have not begun */
+    Py_ssize_t *sizes;
+    Py_ssize_t count;
+    Py_ssize_t begun;
+    Py_ssize_t current;   /* the first that is not whole */
+    Py_ssize_t used;      /* what has come of it */
+    Py_ssize_t room;      /* what it has memory for */
+    Py_ssize_t filled;    /* what has come of all */
+    Py_ssize_t total;
     Py_ssize_t exports;
+    Py_ssize_t offered;   /* the body whose room is asked for */
+    int trusted;
 } Assembly;
 
-/* Make room for one byte more at least. Room that is never written costs no memory. */
-static int grow_assembly(Assembly *self)
+/* Give bytes more room, and keep what is used. _PyBytes_Resize would lose it if it failed. */
+static int enlarge(PyObject **bytes, Py_ssize_t used, Py_ssize_t size)
 {
-    if (self->filled < self->size || self->size == self->length) return 0;
-    if (self->exports > 0) return fail(PyExc_BufferError, "release the room before asking for more");
-    Py_ssize_t size = self->filled < SURE_ROOM ? Py_MAX(FIRST_ROOM, 2 * self->filled) : self->length;
-    size = Py_MIN(size, self->length);
-    if (enlarge(&self->data, self->filled, size) < 0) return -1;
-    self->size = size;
+    PyObject *larger = PyBytes_FromStringAndSize(NULL, size);
+    if (larger == NULL) return -1;
+    if (used > 0) memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(*bytes), used);
+    Py_XSETREF(*bytes, larger);
     return 0;
+}
+
+static int grow_current(Assembly *self, Py_ssize_t size)
+{
+    if (enlarge(&self->bodies[self->current], self->used, size) < 0) return -1;
+    self->room = size;
+    self->begun = Py_MAX(self->begun, self->current + 1);
+    return 0;
+}
+
+/* Begin the bodies that come next, as far as a read may reach. */
+static int begin_ahead(Assembly *self)
+{
+    Py_ssize_t ahead = 0;
+    for (Py_ssize_t i = self->current + 1; i < self->begun; i++) ahead += self->sizes[i];
+    for (; self->begun < self->count; self->begun++) {
+        ahead += self->sizes[self->begun];
+        if (ahead > AHEAD || self->begun - self->current >= MOST_ROOMS) break;
+        if (enlarge(&self->bodies[self->begun], 0, self->sizes[self->begun]) < 0) return -1;
+    }
+    return 0;
+}
+
+/* Make room for one byte more at least. Room that is never written costs no memory. */
+static int make_room(Assembly *self)
+{
+    if (self->current == self->count) return 0;
+    Py_ssize_t size = self->sizes[self->current];
+    int sure = self->trusted || self->filled >= SURE_ROOM;
+    if (self->used == self->room && self->room < size) {
+        Py_ssize_t more = Py_MAX(FIRST_ROOM, 2 * self->used);
+        if (grow_current(self, sure ? size : Py_MIN(more, size)) < 0) return -1;
+    }
+    return sure && self->room == size ? begin_ahead(self) : 0;
+}
+
+/* Go on behind what is whole. */
+static int pass_whole(Assembly *self)
+{
+    while (self->current < self->count && self->used == self->sizes[self->current]) {
+        if (self->current == self->begun && grow_current(self, 0) < 0) return -1;
+        self->current++;
+        self->used = 0;
+        self->room = self->current < self->begun ? self->sizes[self->current] : 0;
+    }
+    return 0;
+}
+
+/* Take note of bytes that were put into the rooms. */
+static int fill(Assembly *self, Py_ssize_t size)
+{
+    self->filled += size;
+    for (;;) {
+        Py_ssize_t part = Py_MIN(size, self->room - self->used);
+        self->used += part;
+        size -= part;
+        if (pass_whole(self) < 0) return -1;
+        if (size == 0) return 0;
+    }
+}
+
+static Py_ssize_t room_of(const Assembly *self, Py_ssize_t index, char **at)
+{
+    Py_ssize_t used = index == self->current ? self->used : 0;
+    Py_ssize_t room = index == self->current ? self->room : self->sizes[index];
+    *at = PyBytes_AS_STRING(self->bodies[index]) + used;
+    return room - used;
 }
 
 static int assembly_get_buffer(PyObject *op, Py_buffer *view, int flags)
 {
     Assembly *self = (Assembly *)op;
-    if (grow_assembly(self) < 0) {
-        view->obj = NULL;
-        return -1;
-    }
-    char *room = self->data == NULL ? "" : PyBytes_AS_STRING(self->data) + self->filled;
-    if (PyBuffer_FillInfo(view, op, room, self->size - self->filled, 0, flags) < 0) return -1;
+    char *at = "";
+    Py_ssize_t size = self->offered < self->begun ? room_of(self, self->offered, &at) : 0;
+    if (PyBuffer_FillInfo(view, op, at, size, 0, flags) < 0) return -1;
     self->exports++;
     return 0;
 }
@@ -766,38 +1013,69 @@ static void assembly_release_buffer(PyObject *op, Py_buffer *Py_UNUSED(view))
     ((Assembly *)op)->exports--;
 }
 
-static PyObject *assembly_room(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *offer_rooms(Assembly *self)
 {
-    return PyMemoryView_FromObject(self);
-}
-
-static int advance(Assembly *self, int64_t size)
-{
-    if (size < 0 || size > self->size - self->filled) {
-        return fail(PyExc_ValueError, "there is no room for so many bytes");
+    PyObject *rooms = PyList_New(0);
+    Py_ssize_t whole = self->current < self->count && self->room == self->sizes[self->current];
+    Py_ssize_t end = whole ? self->begun : Py_MIN(self->begun, self->current + 1);
+    for (self->offered = self->current; rooms != NULL && self->offered < end; self->offered++) {
+        if (self->sizes[self->offered] == 0) continue;
+        PyObject *room = PyMemoryView_FromObject((PyObject *)self);
+        if (room == NULL || PyList_Append(rooms, room) < 0) Py_CLEAR(rooms);
+        Py_XDECREF(room);
     }
-    self->filled += size;
-    return 0;
+    self->offered = self->count;
+    return rooms;
 }
 
-static PyObject *assembly_advance(PyObject *self, PyObject *size)
+static PyObject *assembly_rooms(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    int64_t number;
-    if (to_int64(size, &number) < 0 || advance((Assembly *)self, number) < 0) return NULL;
+    Assembly *self = (Assembly *)op;
+    if (self->exports > 0) {
+        PyErr_SetString(PyExc_BufferError, "release the rooms before asking for more");
+        return NULL;
+    }
+    return make_room(self) < 0 ? NULL : offer_rooms(self);
+}
+
+/* Return the room there is, in all that have begun. */
+static Py_ssize_t whole_room(const Assembly *self)
+{
+    if (self->current == self->count) return 0;
+    Py_ssize_t room = self->room - self->used;
+    if (self->room < self->sizes[self->current]) return room;
+    for (Py_ssize_t i = self->current + 1; i < self->begun; i++) room += self->sizes[i];
+    return room;
+}
+
+static PyObject *assembly_advance(PyObject *op, PyObject *number)
+{
+    Assembly *self = (Assembly *)op;
+    int64_t size;
+    if (to_int64(number, &size) < 0) return NULL;
+    if (size < 0 || size > whole_room(self)) {
+        PyErr_SetString(PyExc_ValueError, "there is no room for so many bytes");
+        return NULL;
+    }
+    if (fill(self, size) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
 static int extend(Assembly *self, const Py_buffer *piece)
 {
-    if (piece->len > self->length - self->filled) {
+    if (piece->len > self->total - self->filled) {
         return fail(PyExc_ValueError, "there is no room for so many bytes");
+    }
+    if (self->exports > 0) {
+        return fail(PyExc_BufferError, "release the rooms before giving more");
     }
     const char *from = piece->buf;
     for (Py_ssize_t left = piece->len; left > 0;) {
-        if (grow_assembly(self) < 0) return -1;
-        Py_ssize_t size = Py_MIN(left, self->size - self->filled);
-        memcpy(PyBytes_AS_STRING(self->data) + self->filled, from, size);
-        self->filled += size;
+        if (make_room(self) < 0) return -1;
+        char *at;
+        Py_ssize_t size = Py_MIN(left, room_of(self, self->current, &at));
+        memcpy(at, from, size);
+        if (fill(self, size) < 0) return -1;
         from += size;
         left -= size;
     }
@@ -807,7 +1085,7 @@ static int extend(Assembly *self, const Py_buffer *piece)
 static PyObject *assembly_extend(PyObject *self, PyObject *piece)
 {
     Py_buffer view;
-    if (PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE) < 0) return NULL;
+    if (hold(piece, &view) < 0) return NULL;
     int failed = extend((Assembly *)self, &view);
     PyBuffer_Release(&view);
     if (failed) return NULL;
@@ -817,14 +1095,20 @@ static PyObject *assembly_extend(PyObject *self, PyObject *piece)
 static PyObject *assembly_take(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Assembly *self = (Assembly *)op;
-    if (self->filled < self->length || self->exports > 0) {
-        PyErr_SetString(PyExc_ValueError, "something is missing, or the room is not released");
+    PyObject *bodies = PyList_New(self->count);
+    if (bodies == NULL) return NULL;
+    if (self->filled < self->total || self->exports > 0 || self->count != PyList_GET_SIZE(bodies)) {
+        Py_DECREF(bodies);
+        PyErr_SetString(PyExc_ValueError, "something is missing, or the rooms are not released");
         return NULL;
     }
-    PyObject *data = self->data;
-    self->data = NULL;
-    self->filled = self->size = self->length = 0;
-    return data != NULL ? data : PyBytes_FromStringAndSize(NULL, 0);
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        PyList_SET_ITEM(bodies, i, self->bodies[i]);
+        self->bodies[i] = NULL;
+    }
+    self->count = self->begun = self->current = self->filled = self->total = 0;
+    self->used = self->room = 0;
+    return bodies;
 }
 
 static PyObject *assembly_filled(PyObject *self, void *Py_UNUSED(closure))
@@ -835,24 +1119,49 @@ static PyObject *assembly_filled(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *assembly_missing(PyObject *op, void *Py_UNUSED(closure))
 {
     Assembly *self = (Assembly *)op;
-    return PyLong_FromSsize_t(self->length - self->filled);
+    return PyLong_FromSsize_t(self->total - self->filled);
+}
+
+/* Read the sizes; their sum has to fit in 32 bits. */
+static int set_sizes(Assembly *self, PyObject *sizes)
+{
+    Py_ssize_t count = PyList_GET_SIZE(sizes);
+    self->sizes = PyMem_Calloc(count, sizeof *self->sizes);
+    self->bodies = PyMem_Calloc(count, sizeof *self->bodies);
+    if (self->sizes == NULL || self->bodies == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->count = self->offered = count;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int64_t size;
+        if (to_int64(PyList_GET_ITEM(sizes, i), &size) < 0) return -1;
+        if (size < 0 || size > MOST_IN_U32 - self->total) {
+            return fail(PyExc_ValueError, "the sizes must fit in 32 bits, all together");
+        }
+        self->sizes[i] = size;
+        self->total += size;
+    }
+    return pass_whole(self);
 }
 
 static PyObject *assembly_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    int64_t length;
     if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
         PyErr_SetString(PyExc_TypeError, "Assembly() takes no keyword arguments");
         return NULL;
     }
-    if (check_count("Assembly", PyTuple_GET_SIZE(args), 1) < 0) return NULL;
-    if (to_int64(PyTuple_GET_ITEM(args, 0), &length) < 0) return NULL;
-    if (length < 0 || length > MOST_IN_U32) {
-        PyErr_SetString(PyExc_ValueError, "the length must fit in 32 bits");
-        return NULL;
-    }
+    if (check_count("Assembly", PyTuple_GET_SIZE(args), 2) < 0) return NULL;
+    int trusted = PyObject_IsTrue(PyTuple_GET_ITEM(args, 1));
+    if (trusted < 0) return NULL;
+    PyObject *sizes = PySequence_List(PyTuple_GET_ITEM(args, 0));
+    if (sizes == NULL) return NULL;
     Assembly *self = (Assembly *)type->tp_alloc(type, 0);
-    if (self != NULL) self->length = length;
+    if (self != NULL) {
+        self->trusted = trusted;
+        if (set_sizes(self, sizes) < 0) Py_CLEAR(self);
+    }
+    Py_DECREF(sizes);
     return (PyObject *)self;
 }
 
@@ -860,7 +1169,10 @@ static void assembly_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    Py_XDECREF(((Assembly *)self)->data);
+    Assembly *assembly = (Assembly *)self;
+    for (Py_ssize_t i = 0; i < assembly->count; i++) Py_XDECREF(assembly->bodies[i]);
+    PyMem_Free(assembly->bodies);
+    PyMem_Free(assembly->sizes);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -1082,6 +1394,7 @@ static PyMethodDef packer_methods[] = {
     {"open", packer_open, METH_O, SIGNATURE("open($self, limit, /)")},
     {"append", packer_append, METH_O, SIGNATURE("append($self, message, /)")},
     {"extend", FASTCALL(packer_extend), SIGNATURE("extend($self, messages, start, /)")},
+    {"try_extend", packer_try_extend, METH_O, SIGNATURE("try_extend($self, messages, /)")},
     {"take", packer_take, METH_O, SIGNATURE("take($self, first_seq, /)")},
     {"close", packer_close, METH_NOARGS, SIGNATURE("close($self, /)")},
     {NULL, NULL, 0, NULL},
@@ -1112,7 +1425,7 @@ static PyType_Spec packer_spec = {
 };
 
 static PyMethodDef assembly_methods[] = {
-    {"room", assembly_room, METH_NOARGS, SIGNATURE("room($self, /)")},
+    {"rooms", assembly_rooms, METH_NOARGS, SIGNATURE("rooms($self, /)")},
     {"advance", assembly_advance, METH_O, SIGNATURE("advance($self, size, /)")},
     {"extend", assembly_extend, METH_O, SIGNATURE("extend($self, piece, /)")},
     {"take", assembly_take, METH_NOARGS, SIGNATURE("take($self, /)")},
@@ -1126,7 +1439,7 @@ static PyGetSetDef assembly_properties[] = {
 };
 
 static PyType_Slot assembly_slots[] = {
-    {Py_tp_doc, SIGNATURE("Assembly(length, /)")},
+    {Py_tp_doc, SIGNATURE("Assembly(sizes, trusted, /)")},
     {Py_tp_new, assembly_new},
     {Py_tp_traverse, traverse_type},
     {Py_tp_dealloc, assembly_dealloc},
@@ -1144,6 +1457,29 @@ static PyType_Spec assembly_spec = {
     .slots = assembly_slots,
 };
 
+static PyMethodDef iterator_methods[] = {
+    {"__length_hint__", iterator_length_hint, METH_NOARGS, SIGNATURE("__length_hint__($self, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot iterator_slots[] = {
+    {Py_tp_doc, SIGNATURE("iter_batch(payload, start, /)")},
+    {Py_tp_new, iterator_new},
+    {Py_tp_traverse, iterator_traverse},
+    {Py_tp_dealloc, iterator_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, iterator_next},
+    {Py_tp_methods, iterator_methods},
+    {0, NULL},
+};
+
+static PyType_Spec iterator_spec = {
+    .name = "mpsr.wire._codec.iter_batch",
+    .basicsize = sizeof(BatchIterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = iterator_slots,
+};
+
 static int add_type(PyObject *module, PyType_Spec *spec)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
@@ -1155,7 +1491,8 @@ static int add_type(PyObject *module, PyType_Spec *spec)
 
 static int codec_exec(PyObject *module)
 {
-    return add_type(module, &packer_spec) < 0 ? -1 : add_type(module, &assembly_spec);
+    if (add_type(module, &iterator_spec) < 0 || add_type(module, &packer_spec) < 0) return -1;
+    return add_type(module, &assembly_spec);
 }
 
 static PyMethodDef codec_functions[] = {
@@ -1163,6 +1500,7 @@ static PyMethodDef codec_functions[] = {
     {"longest", longest, METH_O, SIGNATURE("longest($module, messages, /)")},
     {"pack_batch", FASTCALL(pack_batch), SIGNATURE("pack_batch($module, messages, first_seq, /)")},
     {"scan_batch", scan_batch, METH_O, SIGNATURE("scan_batch($module, payload, /)")},
+    {"scan_head", FASTCALL(scan_head), SIGNATURE("scan_head($module, head, length, /)")},
     {"split_batch", FASTCALL(split_batch), SIGNATURE("split_batch($module, payload, start, /)")},
     {"pack_delimited", FASTCALL(pack_delimited),
      SIGNATURE("pack_delimited($module, messages, delimiter, /)")},

@@ -33,12 +33,14 @@ TWIN: Final = "C" if twin.__name__.endswith("._codec") else "Python"
 
 Assembly = twin.Assembly
 Packer = twin.Packer
+iter_batch = twin.iter_batch
 longest = twin.longest
 pack_batch = twin.pack_batch
 pack_delimited = twin.pack_delimited
 pack_length = twin.pack_length
 scan_batch = twin.scan_batch
 scan_delimited = twin.scan_delimited
+scan_head = twin.scan_head
 scan_length = twin.scan_length
 split_batch = twin.split_batch
 split_delimited = twin.split_delimited
@@ -48,12 +50,14 @@ to_bytes = twin.to_bytes
 __all__ = [
     "Assembly",
     "Packer",
+    "iter_batch",
     "longest",
     "pack_batch",
     "pack_delimited",
     "pack_length",
     "scan_batch",
     "scan_delimited",
+    "scan_head",
     "scan_length",
     "split_batch",
     "split_delimited",

@@ -23,8 +23,6 @@ _WELCOME: Final = struct.Struct("<IQI")
 _LOST: Final = struct.Struct("<QQI")
 _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
-_SINGLE: Final = struct.Struct("<IBBHQIIII")  # a frame header, a batch head, two offsets
-_SINGLE_HEAD: Final = struct.Struct("<QIIII")  # a batch head, two offsets
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -43,6 +41,10 @@ class FrameType(IntEnum):
 
 FROM_RECEIVER: Final = frozenset({FrameType.WELCOME, FrameType.ACK, FrameType.REJECT})
 FROM_PRODUCER: Final = frozenset(FrameType) - FROM_RECEIVER
+
+
+ACK_FRAME: Final = struct.Struct("<IBBHQ")  # the one frame that comes by the hundred, whole
+ACK_HEADER: Final = (_ACK.size, int(FrameType.ACK), 0, 0)
 
 
 class RejectCode(IntEnum):
@@ -128,31 +130,14 @@ def encode(frame: ControlFrame) -> bytes:
             return _with_header(FrameType.WELCOME, _WELCOME.pack(*frame))
         case Lost():
             return _with_header(FrameType.LOST, _LOST.pack(*frame))
-        case Ack():
-            return _with_header(FrameType.ACK, _ACK.pack(*frame))
+        case Ack(seq):
+            return ACK_FRAME.pack(*ACK_HEADER, seq)
         case Reject(code, text):
             room = MAX_CONTROL_FRAME - _REJECT.size
             payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
             return _with_header(FrameType.REJECT, payload)
         case Bye():
             return _with_header(FrameType.BYE, b"")
-
-
-def single_batch_head(seq: int, length: int) -> bytes:
-    """Return what stands before the body in a BATCH frame of one message."""
-    return _SINGLE.pack(FRAME_OVERHEAD + length, FrameType.BATCH, 0, 0, seq, 1, 0, 0, length)
-
-
-def scan_single(head: bytes, length: int) -> tuple[int, int, int]:
-    """Check what stood before the one body of a BATCH payload, as ``scan_batch`` does."""
-    first_seq, count, zero, begin, end = _SINGLE_HEAD.unpack(head)
-    if zero != 0:
-        raise ValueError("the batch's reserved field is not zero")
-    if first_seq > _U64 - count:
-        raise ValueError("the batch's sequence numbers do not fit in 64 bits")
-    if begin != 0 or end != length:
-        raise ValueError("the batch's offsets do not run from 0 to its end")
-    return first_seq, count, length
 
 
 def decode(kind: int, payload: bytes) -> ControlFrame:

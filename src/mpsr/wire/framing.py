@@ -7,6 +7,7 @@ that was good before.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
@@ -14,7 +15,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import DIRECT_READ, FRAME_OVERHEAD, MAX_CONTROL_FRAME, MESSAGE_COST
+from mpsr.limits import APART, DIRECT_READ, MAX_CONTROL_FRAME, MESSAGE_COST
 from mpsr.wire import codec
 from mpsr.wire.codec import Assembly
 from mpsr.wire.frames import HEADER, FrameType, RejectCode, malformed, max_frame
@@ -26,7 +27,7 @@ Framing = Literal["auto", "native", "length", "lines", "null", "stream"]
 
 FIRST_BYTES: Final[dict[int, Framing]] = {0x89: "native", 0x00: "length"}  # else lines
 LENGTH_PREFIX: Final = 4  # bytes
-_ONE: Final = (1).to_bytes(4, "little")  # the count of a batch of one message
+_BATCH_HEAD: Final = struct.Struct("<QII")  # first sequence number, count, zero
 
 
 class Run(NamedTuple):
@@ -35,8 +36,6 @@ class Run(NamedTuple):
     length: int
     nbytes: int
     split: Callable[[], list[bytes]]
-    payload: bytes | None = None
-    """The payload of the native batch of which they are the last, if there is one."""
 
 
 class RawFrame(NamedTuple):
@@ -44,8 +43,8 @@ class RawFrame(NamedTuple):
 
     kind: int
     payload: bytes
-    body: bytes | None = None
-    """The body of a batch of one message; the payload is then what stands before it."""
+    bodies: list[bytes] | None = None
+    """The messages of a batch of long ones; the payload is then what stands before them."""
 
 
 T = TypeVar("T")
@@ -121,7 +120,7 @@ class ForeignPacker:
         self._limit = 0
         self._pieces: list[bytes] = []
         self.cost = 0
-        self.taken = (0, 0, b"", b"")
+        self.taken: tuple[int, int, bytes, list[bytes]] = (0, 0, b"", [])
         """What was taken last: its first sequence number, and what ``take`` returned."""
 
     def __len__(self) -> int:
@@ -152,12 +151,16 @@ class ForeignPacker:
             start += 1
         return start
 
-    def take(self, first_seq: int) -> tuple[int, bytes, bytes]:
+    def try_extend(self, messages: Sequence[Buffer]) -> int:  # noqa: ARG002 - as the Packer's
+        """Take none: each has to be looked at."""
+        return 0
+
+    def take(self, first_seq: int) -> tuple[int, bytes, list[bytes]]:
         """Close; return how many messages there are, no head, and their bytes."""
         with self._lock:
             self._limit = 0  # first: a signal handler may break in behind every call
             data = b"".join(self._pieces)
-            self.taken = (first_seq, len(self._pieces), b"", data)
+            self.taken = (first_seq, len(self._pieces), b"", [data])
             self.cost = 0
             self._pieces = []
         return self.taken[1:]
@@ -177,7 +180,7 @@ class NativeDeframer:
     """Finds native frames.
 
     A large frame that has begun has a place of its own for the rest (``wanted``), so that
-    whoever reads can read straight into it. Of a batch of one message the body comes apart,
+    whoever reads can read straight into it. Where its messages are long, each has its own place,
     so that it never needs another copy.
     """
 
@@ -186,8 +189,10 @@ class NativeDeframer:
         self._header = bytearray()  # a header that is not whole
         self._kind: int | None = None  # the frame whose payload is awaited
         self._length = 0
-        self._head: bytes | None = None  # of a batch of one message
-        self._rest: Assembly | None = None  # what has come of the payload, or of that message
+        self._head: bytes | None = None  # of a batch of long messages
+        self._rest: Assembly | None = None  # what has come of the payload, or of those messages
+        self._trusted = False  # whether a large frame has come whole before
+        self.apart = False  # whether the last frame's messages came apart
 
     @property
     def begun(self) -> bool:
@@ -200,17 +205,16 @@ class NativeDeframer:
         begun += len(self._header) + len(self._head or b"")
         return begun + (self._rest.filled if self._rest is not None else 0)
 
-    def wanted(self) -> memoryview | None:
+    def wanted(self) -> list[memoryview]:
         """Return where the rest of a large frame belongs, if one has begun."""
         rest = self._rest
-        return None if rest is None or rest.missing < DIRECT_READ else rest.room()
+        return [] if rest is None or rest.missing < DIRECT_READ else rest.rooms()
 
     def feed_wanted(self, size: int, out: list[RawFrame]) -> None:
         """Take note that ``size`` bytes were read into what ``wanted`` gave."""
         if self._rest is not None:
             self._rest.advance(size)
-            if not self._rest.missing:
-                self._finish_frame(self._rest.take(), out)
+            self._finish_rest(self._rest, out)
 
     def feed(self, data: memoryview, out: list[RawFrame]) -> None:
         while data:
@@ -223,7 +227,7 @@ class NativeDeframer:
             else:
                 piece, data = data[: self._rest.missing], data[self._rest.missing :]
                 self._rest.extend(piece)
-                self.feed_wanted(0, out)
+                self._finish_rest(self._rest, out)
 
     def finish(self, out: list[RawFrame]) -> None:
         """Do nothing: a frame that is not whole ends with its connection."""
@@ -252,24 +256,46 @@ class NativeDeframer:
     def _feed_first(self, data: memoryview, out: list[RawFrame]) -> memoryview:
         """Take the first piece of a payload."""
         piece, rest = data[: self._length], data[self._length :]
-        length = self._length
-        if self._kind == FrameType.BATCH and len(piece) >= FRAME_OVERHEAD and piece[8:12] == _ONE:
-            self._head = bytes(piece[:FRAME_OVERHEAD])
-            piece = piece[FRAME_OVERHEAD:]
-            length -= FRAME_OVERHEAD
-        if len(piece) == length:
-            self._finish_frame(bytes(piece), out)
-        else:
-            self._rest = Assembly(length)
-            self._rest.extend(piece)
+        if len(piece) == self._length:
+            self._finish_frame(bytes(piece), None, out)
+            return rest
+        sizes = self._sizes(piece)
+        if sizes is not None:
+            before = self._length - sum(sizes)
+            self._head, piece = bytes(piece[:before]), piece[before:]
+        self._rest = Assembly([self._length] if sizes is None else sizes, self._trusted)
+        self._rest.extend(piece)
         return rest
 
-    def _finish_frame(self, payload: bytes, out: list[RawFrame]) -> None:
+    def _sizes(self, piece: memoryview) -> list[int] | None:
+        """Return the sizes of a batch's messages, if they are long, and all of them have come."""
+        if self._kind != FrameType.BATCH or len(piece) < _BATCH_HEAD.size:
+            return None
+        count = _BATCH_HEAD.unpack_from(piece)[1]
+        if count * APART > self._length:
+            return None
+        try:
+            return codec.scan_head(piece[: _BATCH_HEAD.size + 4 * (count + 1)], self._length)[1]
+        except ValueError:  # all of it is looked at once it has come
+            return None
+
+    def _finish_rest(self, rest: Assembly, out: list[RawFrame]) -> None:
+        if not rest.missing:
+            self._trusted = True
+            bodies = rest.take()
+            if self._head is None:
+                self._finish_frame(bodies[0], None, out)
+            else:
+                self._finish_frame(self._head, bodies, out)
+
+    def _finish_frame(
+        self, payload: bytes, bodies: list[bytes] | None, out: list[RawFrame]
+    ) -> None:
         kind, self._kind = self._kind, None
-        head, self._head = self._head, None
-        self._rest = None
+        self._rest = self._head = None
+        self.apart = bodies is not None
         if kind is not None:
-            out.append(RawFrame(kind, payload) if head is None else RawFrame(kind, head, payload))
+            out.append(RawFrame(kind, payload, bodies))
 
 
 class DelimitedDeframer:

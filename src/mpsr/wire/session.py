@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from mpsr.batch import UNKNOWN_PEER, Batch, Peer
 from mpsr.errors import LocalProtocolError, Rejected, RemoteProtocolError
-from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_MESSAGE
+from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_MESSAGE, SHARED_PART
 from mpsr.wire import codec
 from mpsr.wire.frames import (
+    ACK_FRAME,
+    ACK_HEADER,
     FROM_PRODUCER,
     FROM_RECEIVER,
     HEADER,
@@ -32,11 +35,14 @@ from mpsr.wire.frames import (
     encode,
     malformed,
     max_frame,
-    scan_single,
 )
-from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect, single
+from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from typing_extensions import Buffer
+
     from mpsr.wire.framing import Framing
     from mpsr.wire.ledger import Track
 
@@ -53,6 +59,10 @@ class State(Enum):
     ENDED = "the producer said BYE, or the stream ended"
     FAILED = "the receiver sent REJECT, or the wire format was broken"
 
+
+# What is compared for every batch: to look it up in the enum takes longer than to compare.
+_OPEN: Final = State.OPEN
+_BATCH: Final = int(FrameType.BATCH)
 
 #: (state, frame that passes) -> next state, at the receiver.
 RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
@@ -83,21 +93,14 @@ PRODUCER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
 }
 
 
-class Received(NamedTuple):
-    """Messages arrived; ``lost`` more were dropped at the producer before them."""
-
-    first_seq: int
-    run: Run
-    lost: int
-
-
 class Ended(NamedTuple):
     """The stream ended; ``orderly`` if the producer said BYE."""
 
     orderly: bool
 
 
-Event = Hello | Received | Ended
+#: A batch also says how many messages were dropped at the producer before it.
+Event = Hello | Batch[Any] | Ended
 
 
 class ReceivingSession:
@@ -105,6 +108,7 @@ class ReceivingSession:
 
     __slots__ = (
         "_broken",
+        "_decode",
         "_events",
         "_foreign",
         "_frames",
@@ -113,15 +117,31 @@ class ReceivingSession:
         "_max_message",
         "_native",
         "_out",
+        "_peer",
         "_preface",
         "_seq",
         "_track",
+        "apart",
         "framing",
+        "settled",
         "state",
     )
 
-    def __init__(self, framing: Framing = "auto", *, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(
+        self,
+        framing: Framing = "auto",
+        *,
+        max_message: int = MAX_MESSAGE,
+        peer: Peer = UNKNOWN_PEER,
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> None:
         self.framing: Framing = framing
+        self.settled = False
+        """Whether it is a native connection that owes nothing just now."""
+        self.apart = False
+        """Whether the messages that came last were long, so that the next may have places too."""
+        self._peer = peer
+        self._decode = decode
         self.state = State.DETECTING
         self._max_message = max_message
         self._max_frame = max_frame(max_message)
@@ -146,35 +166,64 @@ class ReceivingSession:
         begun = self._native.pending if self._native is not None else 0
         return len(self._preface) % len(PREFACE) + begun
 
-    def receive_data(self, data: memoryview) -> None:
-        """Take what the connection brought.
+    def receive_data(self, data: Buffer) -> None:
+        """Take what the connection brought; batches may share its memory, if it is bytes.
 
         Raises RemoteProtocolError where it breaks the format; ``events_received`` still tells
         all that was good before, and ``data_to_send`` holds a REJECT if the framing has one.
         What is wrong behind a HELLO that has no answer yet is raised by ``welcome``.
         """
+        view = memoryview(data if type(data) is bytes else bytes(data))
         if self.settled:
-            data = self._receive_whole(data)
-        if self.state is State.FAILED or self._broken is not None or not data:
+            view = view[self.receive_whole(view) :]
+        if self.state is State.FAILED or self._broken is not None or not view:
             return
         if self.state is State.DETECTING:
-            self._settle(detect(data[0]))
+            self._settle(detect(view[0]))
         try:
             if self._foreign is not None:
-                self._take_foreign(self._foreign, data)
+                self._take_foreign(self._foreign, view)
             elif self._native is not None:
-                self._take_native(self._native, data)
+                self._take_native(self._native, view)
         except RemoteProtocolError as exc:
             self.reject(exc.code, str(exc))
             raise
 
-    def wanted(self) -> memoryview | None:
+    def receive_whole(self, data: memoryview) -> int:
+        """Take the batches that came whole and in order, as most do; return where they end.
+
+        This is the straight road, for a session that is ``settled`` and for bytes that will not
+        change: whatever is not as it mostly is takes the other one.
+        """
+        track, position, size = self._track, 0, len(data)
+        while size - position > HEADER.size and track is not None:
+            length, kind, flags, zero = HEADER.unpack_from(data, position)
+            begin = position + HEADER.size
+            end = begin + length
+            if kind != _BATCH or flags or zero or end > size or length > self._max_frame:
+                break
+            payload: Buffer = data[begin:end]
+            if length * SHARED_PART < size:
+                payload = bytes(payload)
+            try:
+                first_seq, count, nbytes = codec.scan_batch(payload)
+            except ValueError:
+                break
+            if first_seq != track.expected_seq:
+                break
+            track.expected_seq += count
+            self._receive(first_seq, partial(codec.iter_batch, payload, 0), count, nbytes, payload)
+            self.apart = False
+            position = end
+        return position
+
+    def wanted(self) -> list[memoryview]:
         """Return where the next bytes belong, if they are the rest of a large frame.
 
-        Release it, then tell ``receive_wanted`` how much was read into it.
+        Release them, then tell ``receive_wanted`` how much was read into them.
         """
         if self._native is None or self.state is not State.OPEN or self._broken is not None:
-            return None
+            return []
         return self._native.wanted()
 
     def receive_wanted(self, size: int) -> None:
@@ -194,6 +243,7 @@ class ReceivingSession:
             orderly = self.state is State.ENDED
         if self.state is not State.FAILED:
             self.state = State.ENDED
+        self.settled = False
         runs: list[Run] = []
         try:
             if self._foreign is not None and orderly:
@@ -209,11 +259,6 @@ class ReceivingSession:
         """Return what has happened since the last call."""
         events, self._events = self._events, []
         return events
-
-    @property
-    def settled(self) -> bool:
-        """Whether it is a native connection that owes nothing just now."""
-        return self.state is State.OPEN and self._native is not None and not self._native.begun
 
     @property
     def answers(self) -> bool:
@@ -250,6 +295,7 @@ class ReceivingSession:
         if (self.state, FrameType.REJECT) in RECEIVER_TRANSITIONS:
             self._out += encode(Reject(code, text))
         self.state = State.FAILED
+        self.settled = False
 
     # -- foreign framings -------------------------------------------------------------------
 
@@ -270,35 +316,11 @@ class ReceivingSession:
             self._receive_runs(runs)
 
     def _receive_runs(self, runs: list[Run]) -> None:
-        for run in runs:
-            self._events.append(Received(self._seq, run, 0))
-            self._seq += run.length
+        for count, nbytes, split in runs:
+            self._receive(self._seq, split, count, nbytes)
+            self._seq += count
 
     # -- native -----------------------------------------------------------------------------
-
-    def _receive_whole(self, data: memoryview) -> memoryview:
-        """Take the batches that came whole and in order, as most do; return what is left.
-
-        This is the straight road: whatever is not as it mostly is takes the other one.
-        """
-        track, position, size = self._track, 0, len(data)
-        while size - position > HEADER.size and track is not None:
-            length, kind, flags, zero = HEADER.unpack_from(data, position)
-            end = position + HEADER.size + length
-            if kind != FrameType.BATCH or flags or zero or end > size or length > self._max_frame:
-                break
-            payload = bytes(data[position + HEADER.size : end])
-            try:
-                first_seq, count, nbytes = codec.scan_batch(payload)
-            except ValueError:
-                break
-            if first_seq != track.expected_seq:
-                break
-            track.expected_seq += count
-            run = Run(count, nbytes, partial(codec.split_batch, payload, 0), payload)
-            self._events.append(Received(first_seq, run, 0))
-            position = end
-        return data[position:] if position else data
 
     def _take_native(self, native: NativeDeframer, data: memoryview) -> None:
         missing = len(PREFACE) - len(self._preface)
@@ -325,21 +347,25 @@ class ReceivingSession:
         """Turn frames into events, up to one that needs an answer first."""
         frames, self._frames = self._frames, []
         try:
-            for position, (kind, payload, body) in enumerate(frames):
+            for position, (kind, payload, bodies) in enumerate(frames):
                 if self.state is State.GREETED:
                     self._frames = frames[position:]
                     return
                 if kind == FrameType.BATCH:
-                    if self.state is not State.OPEN:
+                    if self.state is not _OPEN:
                         self._pass(FrameType.BATCH)
-                    self._receive_batch(payload, body)
+                    self._receive_batch(payload, bodies)
                 else:
                     self._receive_control(kind, payload)
             if self._broken is not None and self.state is not State.GREETED:
                 raise self._broken
         finally:
             if self._lost and self._track is not None:
-                self._receive(self._track.expected_seq, Run(0, 0, list))
+                self._receive(self._track.expected_seq, list, 0, 0)
+            if self._native is not None:
+                owes = self._native.begun or self._broken is not None
+                self.settled = self.state is State.OPEN and not owes
+                self.apart = self._native.apart
 
     def _pass(self, kind: FrameType) -> None:
         state = RECEIVER_TRANSITIONS.get((self.state, kind))
@@ -362,10 +388,12 @@ class ReceivingSession:
         elif isinstance(frame, Lost):
             self._lost += frame.dropped - self._already(frame.first_seq, frame.dropped)
 
-    def _receive_batch(self, payload: bytes, body: bytes | None) -> None:
+    def _receive_batch(self, payload: bytes, bodies: list[bytes] | None) -> None:
         try:
-            if body is not None:
-                first_seq, count, nbytes = scan_single(payload, len(body))
+            if bodies is not None:
+                nbytes = sum(map(len, bodies))
+                first_seq, sizes = codec.scan_head(payload, len(payload) + nbytes)
+                count = len(sizes)
             else:
                 first_seq, count, nbytes = codec.scan_batch(payload)
         except ValueError as exc:
@@ -373,18 +401,41 @@ class ReceivingSession:
         skip = self._already(first_seq, count)
         if skip == count:
             return
-        if body is not None:
-            run = single(body)
+        if bodies is not None:
+            rest = bodies[skip:]
+            nbytes = sum(map(len, rest))
+            self._receive(first_seq + skip, partial(iter, rest), count - skip, nbytes)
         else:
-            run = Run(count, nbytes, partial(codec.split_batch, payload, skip), payload)
-        if skip:
-            rest = run.split()
-            run = Run(len(rest), sum(map(len, rest)), partial(list, rest), run.payload)
-        self._receive(first_seq + skip, run)
+            if skip:
+                nbytes = sum(map(len, codec.iter_batch(payload, skip)))
+            messages = partial(codec.iter_batch, payload, skip)
+            self._receive(first_seq + skip, messages, count - skip, nbytes, payload)
 
-    def _receive(self, first_seq: int, run: Run) -> None:
+    def _receive(
+        self,
+        first_seq: int,
+        messages: Callable[[], Iterable[bytes]],
+        count: int,
+        nbytes: int,
+        payload: Buffer | None = None,
+    ) -> None:
+        """Tell of messages, and of those that were lost before them."""
         lost, self._lost = self._lost, 0
-        self._events.append(Received(first_seq, run, lost))
+        track = self._track
+        producer = None if track is None else track.identity
+        batch: Batch[Any] = Batch(
+            messages,
+            count,
+            nbytes,
+            self._peer,
+            producer,
+            first_seq,
+            lost,
+            self._decode,
+            payload,
+            track,
+        )
+        self._events.append(batch)
 
     def _already(self, first_seq: int, count: int) -> int:
         """Expect what comes after these; return how many of them had come before."""
@@ -435,6 +486,8 @@ class SendingSession:
         it breaks the format.
         """
         try:
+            if self.state is _OPEN and not self._native.begun:
+                data = self._receive_acks(data)
             frames: list[RawFrame] = []
             self._native.feed(data, frames)
             for frame in frames:
@@ -442,6 +495,19 @@ class SendingSession:
         except RemoteProtocolError:
             self.state = State.FAILED
             raise
+
+    def _receive_acks(self, data: memoryview) -> memoryview:
+        """Take the acknowledgements that came whole; return what is left.
+
+        This is the straight road: whatever is not as it mostly is takes the other one.
+        """
+        end = 0
+        for frame in ACK_FRAME.iter_unpack(data[: len(data) // ACK_FRAME.size * ACK_FRAME.size]):
+            if frame[:4] != ACK_HEADER or frame[4] > self._sent_seq:
+                break
+            self._events.append(Acknowledged(frame[4]))
+            end += ACK_FRAME.size
+        return data[end:]
 
     def events_received(self) -> list[Welcomed | Acknowledged]:
         """Return what has happened since the last call."""
@@ -455,7 +521,7 @@ class SendingSession:
 
     def sent(self, end_seq: int) -> None:
         """Note that a BATCH or LOST that ends before ``end_seq`` was sent."""
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             self._pass(FrameType.BATCH)
         self._sent_seq = end_seq
 

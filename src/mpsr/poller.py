@@ -1,0 +1,94 @@
+"""Wait for many descriptors at once, in as few steps as the system allows."""
+
+from __future__ import annotations
+
+import select
+import selectors
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
+# As epoll counts them. An error, or the end, is ready for both; epoll says so with other bits.
+READ: Final = 1
+WRITE: Final = 4
+MOST_EVENTS: Final = 256  # descriptors found ready at once; the next time finds the others
+
+
+class SelectorPoller:
+    """Holds descriptors, what is awaited of each, and what each stands for: on any system."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``poll`` has something to tell."""
+        return self._selector.fileno()
+
+    def register(self, file: HasFileno, events: int, data: object) -> None:
+        """Await READ, or WRITE, or both."""
+        self._selector.register(file, _for_selectors(events), data)
+
+    def modify(self, file: HasFileno, events: int) -> None:
+        """Await something else."""
+        self._selector.modify(file, _for_selectors(events), self._selector.get_key(file).data)
+
+    def unregister(self, file: HasFileno) -> None:
+        """Await nothing more."""
+        self._selector.unregister(file)
+
+    def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
+        """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
+        return [
+            (key.data, (READ if mask & 1 else 0) | (WRITE if mask & 2 else 0))
+            for key, mask in self._selector.select(seconds)
+        ]
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._selector.close()
+
+
+class EpollPoller:
+    """The same, straight on epoll."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._data: dict[int, object] = {}
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``poll`` has something to tell."""
+        return self._epoll.fileno()
+
+    def register(self, file: HasFileno, events: int, data: object) -> None:
+        """Await READ, or WRITE, or both."""
+        self._epoll.register(file.fileno(), events)
+        self._data[file.fileno()] = data
+
+    def modify(self, file: HasFileno, events: int) -> None:
+        """Await something else."""
+        self._epoll.modify(file.fileno(), events)
+
+    def unregister(self, file: HasFileno) -> None:
+        """Await nothing more."""
+        self._epoll.unregister(file.fileno())
+        del self._data[file.fileno()]
+
+    def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
+        """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
+        data = self._data
+        found = self._epoll.poll(seconds, MOST_EVENTS)
+        return [(data[number], events) for number, events in found]
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._epoll.close()
+
+
+def _for_selectors(events: int) -> int:
+    return (selectors.EVENT_READ if events & READ else 0) | (
+        selectors.EVENT_WRITE if events & WRITE else 0
+    )
+
+
+Poller = EpollPoller if hasattr(select, "epoll") else SelectorPoller

@@ -1,0 +1,106 @@
+"""What a producer does when others break in: signal handlers, threads, an exception."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpsr
+from mpsr import window
+from mpsr.limits import SHARED, WRITE_BUFFERS
+from mpsr.wire.codec import pack_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Pair = tuple[mpsr.Receiver[bytes], mpsr.Producer[bytes]]
+
+
+@pytest.fixture
+def pair(address: str) -> Iterator[Pair]:
+    """Return the two ends, of which one has heard from the other."""
+    with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address, linger=0) as producer:
+        producer.send(b"first")
+        assert receiver.receive(5) == b"first"
+        receiver.acknowledge()
+        yield receiver, producer
+        receiver.acknowledge()
+
+
+def once(before: Callable[[], object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that does something before, the first time."""
+    calls = [before]
+
+    def call(*args: Any) -> Any:
+        if calls:
+            calls.pop()()
+        return function(*args)
+
+    return call
+
+
+@pytest.mark.parametrize("place", ["before the frame", "before the write"])
+def test_signal_handler_may_send_within_a_send(
+    pair: Pair, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it breaks in, both messages arrive, once."""
+    receiver, producer = pair
+    if place == "before the frame":
+        handler = once(lambda: producer.send(b"handler"), pack_batch)
+        monkeypatch.setattr(window, "pack_batch", handler)
+    else:
+        session = producer._outbox._session
+        assert session is not None
+        handler = once(lambda: producer.send(b"handler"), type(session).sent)
+        monkeypatch.setattr(type(session), "sent", handler)
+    producer.send(b"main")
+    for number in range(5):
+        producer.send(b"%d" % number)
+    got = sorted(receiver.receive(5) for _ in range(7))
+    assert got == sorted([b"main", b"handler", *(b"%d" % number for number in range(5))])
+    receiver.acknowledge()
+    producer.flush(5)
+    assert producer.stats().accepted == 8
+
+
+def test_batch_of_more_pieces_than_one_write_takes(pair: Pair) -> None:
+    """However many long messages come together, they go in several writes."""
+    receiver, producer = pair
+    count = 2 * WRITE_BUFFERS + 1
+    producer._window.packer.open(count * (SHARED + 8))
+    messages = [number.to_bytes(4, "big") * (SHARED // 4) for number in range(count)]
+    for message in messages:
+        assert producer._window.packer.append(message)
+    flushing = threading.Thread(target=producer.flush, args=(20,))
+    flushing.start()
+    assert [receiver.receive(5) for _ in messages] == messages
+    receiver.acknowledge()
+    flushing.join()
+    assert producer.stats().connects == 1
+
+
+def test_statistics_take_no_news_from_a_flush(pair: Pair) -> None:
+    """Who asks for figures reads acknowledgements; who waits for them hears of it."""
+    receiver, producer = pair
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            producer.stats()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(200):
+            producer.send(b"message")
+            answering = threading.Thread(target=producer.flush, args=(5,))
+            answering.start()
+            receiver.receive(5)
+            receiver.acknowledge()
+            answering.join(6)
+            assert producer.stats().buffered == 0
+    finally:
+        done.set()
+        looker.join()
