@@ -245,21 +245,18 @@ class Window:
 
         This is the straight road of a short message on an idle producer. None: take the other.
         """
-        if type(message) is not bytes or not self._plain or self._unsent or len(self.packer):
+        if type(message) is not bytes or not self._plain or len(self.packer):
             return None
         cost = len(message) + MESSAGE_COST
         if cost > SHORT_MESSAGE or cost > self.max_message or self._cost + cost > self._buffer:
             return None
-        turns_at, turn = self._turns_at, self._turn
-        if turns_at - now > turn * (TURNS - 1):
+        if not self._leaves(now):
             return None
         seq = self.sealed_seq
         frame = pack_batch((message,), seq)
         parcel = Parcel(seq, seq + 1, [frame], cost, len(frame))
-        turns_at = max(turns_at, now) + turn
         if seq != self.sealed_seq or self._unsent or len(self.packer):  # a signal handler has sent
             return None
-        self._turns_at = turns_at
         self.chosen_size = parcel.nbytes
         self.sealed_seq = seq + 1
         self._cost += cost
