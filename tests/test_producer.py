@@ -81,6 +81,23 @@ def test_batch_of_more_pieces_than_one_write_takes(pair: Pair) -> None:
     assert producer.stats().connects == 1
 
 
+def test_messages_share_batches_however_short_they_have_to_be(address: str) -> None:
+    """The longest message that a producer takes is no limit on what travels together."""
+    with (
+        mpsr.Receiver(address) as receiver,
+        mpsr.Producer[bytes](address, max_message=100, linger=0.05) as producer,
+    ):
+        producer.send_many([bytes(100)] * 1000)
+        flushing = threading.Thread(target=producer.flush, args=(20,))
+        flushing.start()
+        got = 0
+        while got < 1000:
+            got += len(receiver.receive_batch(5))
+        receiver.acknowledge()
+        flushing.join()
+        assert receiver.stats().batches <= 10
+
+
 def test_statistics_take_no_news_from_a_flush(pair: Pair) -> None:
     """Who asks for figures reads acknowledgements; who waits for them hears of it."""
     receiver, producer = pair

@@ -92,7 +92,6 @@ class Window:
         spooled: bool = False,
     ) -> None:
         self.max_message = max_message
-        self._largest = max_message  # what is here may have, frames included
         self._largest_frame = inf  # that the receiver takes, once it is known to be small
         self._foreign = foreign
         self._alone = foreign is not None and foreign.alone
@@ -101,9 +100,11 @@ class Window:
         self._linger = linger
         self._turn = linger * TURN
         self._plain = foreign is None and not spooled  # what is taken may be sent as it is
-        most = 1 if self._alone else max(1, min(buffer // MIN_BATCHES, max_message))
+        most = 1 if self._alone else max(1, buffer // MIN_BATCHES)
         self._target = min(BATCH_TARGET, most)  # bytes of a batch
         self._long_target = min(LONG_TARGET, most)  # of one that begins with a long message
+        # What a message or a batch may have; where the receiver takes less, all is made smaller.
+        self._largest = max(max_message, self._long_target)
 
         #: The open batch. Its ``append`` may be called at any time, from any thread.
         self.packer = self._new_packer()
