@@ -159,18 +159,15 @@ class Outbox:
 
     def begin_write(self, now: float) -> Sequence[bytes | memoryview]:
         """Choose what to write now; where that is anything, ``end_write`` must follow."""
-        if self._socket is None or self.blocked or self.in_write or self.interrupted:
+        if not self._is_free():
             return ()
         chosen: Sequence[bytes | memoryview] = (self._greeting,)
         if not self._greeting:
-            session = self._session
-            if session is not None and session.state is not _OPEN:
-                return ()
-            chosen = self.window.choose(now)
+            chosen = self.window.choose(now) if self._is_open() else ()
             if not chosen:
                 return ()
-            if session is not None:
-                session.sent(self.window.chosen_seq)
+            if self._session is not None:
+                self._session.sent(self.window.chosen_seq)
         self.in_write = True
         return chosen
 
@@ -180,15 +177,12 @@ class Outbox:
         This is the straight road of a short message on an idle producer. The write does not
         wait, so it is one step with the rest.
         """
-        session = self._session
-        if session is None or session.state is not _OPEN or self._greeting:
-            return False
-        if self.blocked or self.in_write or self.interrupted or now < self.burst_until:
+        if not self.may_rest or self.in_write or self.interrupted or now < self.burst_until:
             return False
         frame = self.window.choose_single(message, now)
         if frame is None:
             return False
-        session.sent(self.window.sealed_seq)
+        self._session.sent(self.window.sealed_seq)  # type: ignore[union-attr]  # it may rest
         self.in_write = True
         result: int | OSError
         try:

@@ -464,10 +464,8 @@ class Producer(ProducerBase[T]):
     def stats(self) -> ProducerStats:
         """Return counters of everything since the producer was created."""
         with self._lock:
-            if self._outbox.may_rest and not self._closed:
-                self._outbox.read(monotonic())  # what the background thread leaves unread
-                if self._waiting:
-                    self._changed.notify_all()
+            if not self._closed:
+                self._read_news(monotonic())
             return super().stats()
 
     def after_fork_in_child(self) -> None:
@@ -588,7 +586,8 @@ class Producer(ProducerBase[T]):
         me = object()
         with self._lock:
             self._check()
-            self._make_room(now)
+            if self._window.nearly_full:
+                self._read_news(now)
             try:
                 taken = self._window.offer(body, now, alone=not self._outbox.in_burst(now))
                 self._append = self._window.packer.append
@@ -614,7 +613,8 @@ class Producer(ProducerBase[T]):
             with self._lock:
                 self._check()
                 now = monotonic()
-                self._make_room(now)
+                if self._window.nearly_full:
+                    self._read_news(now)
                 ready = self._spool is None and self._outbox.ready()
                 try:
                     position = self._window.offer_many(bodies, position, now, enough=ready)
@@ -633,9 +633,9 @@ class Producer(ProducerBase[T]):
             if chosen:
                 self._write(chosen, me, patient=self._patient)
 
-    def _make_room(self, now: float) -> None:
-        """Before the buffer is full, read what the background thread has left unread."""
-        if self._window.nearly_full and self._outbox.may_rest:
+    def _read_news(self, now: float) -> None:
+        """Read acknowledgements that the background thread leaves unread; tell who waits."""
+        if self._outbox.may_rest:
             self._outbox.read(now)
             if self._waiting:
                 self._changed.notify_all()
