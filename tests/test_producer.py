@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpsr
 from mpsr import window
-from mpsr.limits import SHARED, WRITE_BUFFERS
+from mpsr.limits import MIB, SHARED, WRITE_BUFFERS
 from mpsr.wire.codec import pack_batch
 
 if TYPE_CHECKING:
@@ -121,3 +122,38 @@ def test_statistics_take_no_news_from_a_flush(pair: Pair) -> None:
     finally:
         done.set()
         looker.join()
+
+
+def test_bulk_sender_keeps_the_pace_of_a_slow_receiver(pair: Pair) -> None:
+    """Who sends in bulk does not fill the buffer while the receiver reads."""
+    receiver, producer = pair
+    batch = [bytes(1000)] * 1000
+    most = 0
+
+    def send() -> None:
+        nonlocal most
+        for _ in range(20):
+            producer.send_many(batch)
+            most = max(most, producer._window.cost)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    got = 0
+    while got < 20 * len(batch):
+        got += len(receiver.receive_batch(10))
+        time.sleep(0.03)  # what a handler takes
+    sending.join()
+    assert most < 5 * MIB
+
+
+def test_bulk_sender_goes_ahead_of_a_receiver_that_stands_still(pair: Pair) -> None:
+    """Who sends in bulk waits only for a moment, then the buffer takes what comes."""
+    receiver, producer = pair
+    sending = threading.Thread(target=producer.send_many, args=([bytes(1000)] * 10_000,))
+    sending.start()
+    sending.join(30)
+    assert not sending.is_alive()
+    assert producer._window.cost > 5 * MIB
+    got = 0
+    while got < 10_000:
+        got += len(receiver.receive_batch(10))

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 _DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
-_SEND_PATIENCE: Final = struct.pack("@ll", *divmod(SEND_PATIENCE, 1_000_000))  # struct timeval
+_SEND_PATIENCE: Final = struct.pack("@ll", 0, int(SEND_PATIENCE * 1e6))  # struct timeval
 _OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
@@ -122,7 +122,8 @@ class Outbox:
         self.interrupted = False  # an exception broke in: nobody knows how far a write went
         self._broken = False  # the connection is to be dropped once that write has ended
         self.blocked = False  # the socket takes no more for now
-        self._patient = False  # whether the write under way, or the last, was
+        self._stalled = False  # nor did it while somebody waited for it
+        self._patient = False  # whether the write under way, or the last, is one that waits
         self.burst_until = 0.0  # until then whoever wrote patiently comes back for more
         self._retry_at = 0.0
         self._backoff = BACKOFF_FIRST
@@ -148,26 +149,37 @@ class Outbox:
         """Tell whether messages may be written now."""
         return self._is_free() and self._is_open()
 
-    def _is_free(self) -> bool:
-        """Tell whether there is a socket that may take something."""
-        busy = self.blocked or self.in_write or self.interrupted
+    def _is_free(self, *, patient: bool = False) -> bool:
+        """Tell whether there is a socket that may take something, now or soon."""
+        full = self.blocked and (self._stalled or not patient)
+        busy = full or self.in_write or self.interrupted
         return self._socket is not None and not busy
 
     def _is_open(self) -> bool:
         """Tell whether messages may pass."""
         return self._session is None or self._session.state is _OPEN
 
-    def begin_write(self, now: float) -> Sequence[bytes | memoryview]:
-        """Choose what to write now; where that is anything, ``end_write`` must follow."""
-        if not self._is_free():
+    def begin_write(self, now: float, *, patient: bool = False) -> Sequence[bytes | memoryview]:
+        """Choose what to write now; where that is anything, ``end_write`` must follow.
+
+        Who is ``patient`` waits in the write for a full socket, up to SEND_PATIENCE without
+        progress, if there is much to write.
+        """
+        if not self._is_free(patient=patient):
             return ()
-        chosen: Sequence[bytes | memoryview] = (self._greeting,)
-        if not self._greeting:
-            chosen = self.window.choose(now) if self._is_open() else ()
-            if not chosen:
-                return ()
-            if self._session is not None:
-                self._session.sent(self.window.chosen_seq)
+        self._patient = False
+        if self._greeting:
+            self.in_write = not self.blocked
+            return (self._greeting,) if self.in_write else ()
+        chosen = self.window.choose(now) if self._is_open() else ()
+        if not chosen:
+            return ()
+        self._patient = patient and self.window.chosen_size >= PATIENT_WRITE
+        if self.blocked and not self._patient:
+            self.window.put_back()
+            return ()
+        if self._session is not None:
+            self._session.sent(self.window.chosen_seq)
         self.in_write = True
         return chosen
 
@@ -196,14 +208,8 @@ class Outbox:
             self.end_write(result, now)
         return True
 
-    def write(
-        self, chosen: Sequence[bytes | memoryview], *, patient: bool = False
-    ) -> int | OSError:
-        """Write; return how many bytes went, or the error. Touches nothing but the socket.
-
-        Who is ``patient`` waits up to SEND_PATIENCE for a full socket if there is much to write.
-        """
-        self._patient = patient and not self._greeting and self.window.chosen_size >= PATIENT_WRITE
+    def write(self, chosen: Sequence[bytes | memoryview]) -> int | OSError:
+        """Write; return how many bytes went, or the error. Touches nothing but the socket."""
         flags = 0 if self._patient else _DONTWAIT
         try:
             return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
@@ -222,6 +228,7 @@ class Outbox:
             if self.window.wants_news and self._session is not None:
                 self.read(now)
         elif isinstance(result, BlockingIOError):
+            self._stalled = self._patient
             self.window.put_back()
             self._block()
         elif self._type == "dgram" and result.errno in _NO_SUCH_DATAGRAM:
@@ -233,6 +240,7 @@ class Outbox:
                 self._drop(self._gone(result), now)
 
     def _take_written(self, size: int, now: float) -> None:
+        self._stalled = False
         if self._greeting:
             self._greeting = self._greeting[size:]
             if self._greeting:
@@ -285,7 +293,7 @@ class Outbox:
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``service`` or a write is due in any case."""
         if self.in_write:
-            return BURST_LOOK  # whoever writes looks again; for what comes behind it, we do
+            return None  # whoever writes looks again, and wakes whoever else is needed
         if self.interrupted:
             return 0.0
         if self._socket is None:
@@ -386,7 +394,7 @@ class Outbox:
         if self.in_write:
             self._broken = True
             return
-        self._broken = self.blocked = False
+        self._broken = self.blocked = self._stalled = False
         if self._socket is not None:
             if self._socket in self._selector.get_map():
                 self._selector.unregister(self._socket)

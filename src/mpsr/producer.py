@@ -373,7 +373,7 @@ class Producer(ProducerBase[T]):
         # The open batch may have room; else the message may leave at once, or begin another.
         if not (self._append(encoded) or self._send_single(encoded)):
             body = self._checked(encoded)
-            if not self._take(body, patient=self._patient):
+            if not self._take(body, patient=self._patient and timeout is None):
                 self._take_all([body], [message], timeout)
 
     def try_send(self, message: T) -> bool:
@@ -534,8 +534,8 @@ class Producer(ProducerBase[T]):
     # -- inside -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        # Whether a thread that sends in bulk may wait a moment for the socket.
-        self._patient = self._on_full == "block"
+        # Whether a thread that sends in bulk, and names no time-out, may wait for the socket.
+        self._patient = self._on_full == "block" and self._timeout is None
         self._reset()
         watch_forks(self)
         self._start()
@@ -545,6 +545,7 @@ class Producer(ProducerBase[T]):
         self._lock = threading.RLock()  # guards the outbox; not held while a write may wait
         self._changed = threading.Condition(self._lock)
         self._waiting = 0  # threads that wait for a change
+        self._waiting_patiently = 0  # those of them that write meanwhile
         self._writer: object = None  # stands for the one write under way
         self._resting = False  # whether the background thread leaves acknowledgements unread
         self._thread: threading.Thread | None = None
@@ -591,7 +592,7 @@ class Producer(ProducerBase[T]):
             try:
                 taken = self._window.offer(body, now, alone=not self._outbox.in_burst(now))
                 self._append = self._window.packer.append
-                chosen = self._begin_write(me, now)
+                chosen = self._begin_write(me, now, patient=patient)
                 if not chosen:
                     self._arm(now)
             except BaseException:
@@ -608,6 +609,7 @@ class Producer(ProducerBase[T]):
             self._start()
         timeout = self._timeout if timeout is None else timeout
         deadline = None if timeout is None else monotonic() + timeout
+        patient = self._patient and deadline is None
         me = object()
         while position < len(bodies):
             with self._lock:
@@ -619,7 +621,7 @@ class Producer(ProducerBase[T]):
                 try:
                     position = self._window.offer_many(bodies, position, now, enough=ready)
                     self._try_extend = self._window.packer.try_extend
-                    chosen = self._begin_write(me, now)
+                    chosen = self._begin_write(me, now, patient=patient)
                 except BaseException:
                     self._interrupt(me)
                     raise
@@ -631,7 +633,7 @@ class Producer(ProducerBase[T]):
                         if not self._wait(deadline):
                             raise self._full(messages[position:], timeout)
             if chosen:
-                self._write(chosen, me, patient=self._patient)
+                self._write(chosen, me, patient=patient)
 
     def _read_news(self, now: float) -> None:
         """Read acknowledgements that the background thread leaves unread; tell who waits."""
@@ -646,8 +648,10 @@ class Producer(ProducerBase[T]):
         if left is not None and left <= 0:
             return False
         me = object()
-        chosen = self._begin_write(me, monotonic()) if self._patient else ()
+        patient = self._patient and deadline is None
+        chosen = self._begin_write(me, monotonic(), patient=True) if patient else ()
         self._waiting += 1
+        self._waiting_patiently += patient
         try:
             if chosen:
                 self._lock.release()
@@ -661,6 +665,7 @@ class Producer(ProducerBase[T]):
                 self._changed.wait(left)
         finally:
             self._waiting -= 1
+            self._waiting_patiently -= patient
         return True
 
     # A write takes three steps, so that the lock is free during the system call. Who is at it
@@ -675,13 +680,15 @@ class Producer(ProducerBase[T]):
         if chosen:
             self._write(chosen, me, patient=False)
 
-    def _begin_write(self, me: object, now: float) -> Sequence[bytes | memoryview]:
+    def _begin_write(
+        self, me: object, now: float, *, patient: bool = False
+    ) -> Sequence[bytes | memoryview]:
         """Choose what to write now, unless another thread is at it."""
         if self._writer is not None or self._closed:
             return ()
         try:
             self._writer = me
-            chosen = self._outbox.begin_write(now)
+            chosen = self._outbox.begin_write(now, patient=patient)
             if not chosen:
                 self._writer = None
             return chosen
@@ -694,7 +701,7 @@ class Producer(ProducerBase[T]):
         outbox = self._outbox
         try:
             while chosen:
-                result = outbox.write(chosen, patient=patient)
+                result = outbox.write(chosen)
                 with self._lock:
                     now = monotonic()
                     outbox.end_write(result, now)
@@ -726,8 +733,8 @@ class Producer(ProducerBase[T]):
             with self._lock:
                 outbox.service(now)
                 if self._waiting:
-                    if self._patient:
-                        outbox.leave(now)  # who waits writes, and waits in the call
+                    if self._waiting_patiently:
+                        outbox.leave(now)  # who waits so writes, and waits in the call
                     self._changed.notify_all()
                 burst = outbox.in_burst(now)
             self._commit()
