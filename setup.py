@@ -1,14 +1,18 @@
-"""Build the C twin of the codec where there is a compiler; pyproject.toml holds all else."""
+"""Build what is in C where there is a compiler; pyproject.toml holds all else."""
 
 from setuptools import Extension, setup
 
-setup(
-    ext_modules=[
-        Extension(
-            "mpsr.wire._codec",
-            ["src/mpsr/wire/_codec.c"],
-            extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
-            optional=True,  # without it mpsr works on the Python twin
-        )
-    ]
-)
+
+def extension(name: str) -> Extension:
+    """Return one that may fail to build: without it mpsr works on Python alone."""
+    source = f"src/{name.replace('.', '/')}.c"
+    return Extension(
+        name,
+        [source],
+        depends=["src/mpsr/wire/_frame.h"],
+        extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
+        optional=True,
+    )
+
+
+setup(ext_modules=[extension("mpsr.wire._codec"), extension("mpsr._direct")])

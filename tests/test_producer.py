@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr import window
 from mpsr.limits import MIB, SHARED, WRITE_BUFFERS
-from mpsr.wire.codec import pack_batch
+from mpsr.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,28 +33,26 @@ def once(before: Callable[[], object], function: Callable[..., Any]) -> Callable
     """Return a function that does something before, the first time."""
     calls = [before]
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         if calls:
             calls.pop()()
-        return function(*args)
+        return function(*args, **options)
 
     return call
 
 
-@pytest.mark.parametrize("place", ["before the frame", "before the write"])
+@pytest.mark.parametrize("place", ["as it is taken", "before the write"])
 def test_signal_handler_may_send_within_a_send(
     pair: Pair, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever it breaks in, both messages arrive, once."""
     receiver, producer = pair
-    if place == "before the frame":
-        handler = once(lambda: producer.send(b"handler"), pack_batch)
-        monkeypatch.setattr(window, "pack_batch", handler)
-    else:
-        session = producer._outbox._session
-        assert session is not None
-        handler = once(lambda: producer.send(b"handler"), type(session).sent)
-        monkeypatch.setattr(type(session), "sent", handler)
+    producer.stats()  # so that the message goes step by step
+    session = producer._outbox._session
+    assert session is not None
+    kind, name = (Window, "offer") if place == "as it is taken" else (type(session), "sent")
+    handler = once(lambda: producer.send(b"handler"), getattr(kind, name))
+    monkeypatch.setattr(kind, name, handler)
     producer.send(b"main")
     for number in range(5):
         producer.send(b"%d" % number)

@@ -197,10 +197,10 @@ class AsyncProducer(ProducerBase[S]):
         encoded: Any = message if self._encode is None else self._encode(message)
         if self._append(encoded):
             return
-        now = monotonic()
-        if self._send_single(encoded, now):
+        if self._write_direct(encoded):
             await cancel_shielded_checkpoint()
             return
+        now = monotonic()
         body = self._checked(encoded)
         if not self._take(body, now):
             await self._take_all([body], [message], timeout)
@@ -210,7 +210,7 @@ class AsyncProducer(ProducerBase[S]):
     def try_send(self, message: S) -> bool:
         """Take a message if there is room, else return False; never waits."""
         encoded: Any = message if self._encode is None else self._encode(message)
-        if self._append(encoded):
+        if self._append(encoded) or self._write_direct(encoded):
             return True
         now = monotonic()
         taken = self._take(self._checked(encoded), now)
@@ -325,16 +325,6 @@ class AsyncProducer(ProducerBase[S]):
     def _may_deliver(self) -> bool:
         return super()._may_deliver() and (self._spool is None or self._running)
 
-    def _send_single(self, encoded: Buffer, now: float) -> bool:
-        """Send a message at once, if it is plain and nothing else waits: the straight road."""
-        if self._tasks is None or self._closing or self._window.gathering:
-            return False
-        if not self._outbox.send_single(encoded, now):
-            return False
-        if self._window.is_due(now):
-            self._arm(now)
-        return True
-
     def _take(self, body: bytes, now: float) -> bool:
         self._check()
         taken = self._window.offer(body, now)
@@ -378,6 +368,7 @@ class AsyncProducer(ProducerBase[S]):
         while chosen := outbox.begin_write(now):
             outbox.end_write(outbox.write(chosen), now)
             wrote = True
+        self._let_direct(now)
         return wrote
 
     async def _run(self) -> None:
@@ -395,6 +386,7 @@ class AsyncProducer(ProducerBase[S]):
                 self._changed = anyio.Event()
                 wait = self._wait_time(now)
                 self._wakes_at = inf if wait is None else now + wait
+                self._let_direct(now)
                 with anyio.move_on_after(wait):
                     await anyio.wait_readable(outbox.fileno())
         finally:

@@ -1,8 +1,8 @@
 """Send a window of messages over one connection, never waiting.
 
 Writing comes in three steps, so that a front can make the system call outside its lock:
-``begin_write`` chooses what to write, ``write`` writes it, ``end_write`` takes note. A short
-message that may leave at once takes one, ``send_single``.
+``begin_write`` chooses what to write, ``write`` writes it, ``end_write`` takes note. Short
+messages on an idle producer take one, in the window's ``direct``, while ``let_direct`` allows it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ from mpsr.wire.session import Acknowledged, SendingSession, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from typing_extensions import Buffer
 
     from mpsr.endpoint import Address, SocketType
     from mpsr.window import OnFull
@@ -183,30 +181,10 @@ class Outbox:
         self.in_write = True
         return chosen
 
-    def send_single(self, message: Buffer, now: float) -> bool:
-        """Take a message and write it, if it may leave at once; False, and it is not taken, if not.
-
-        This is the straight road of a short message on an idle producer. The write does not
-        wait, so it is one step with the rest.
-        """
-        if not self.may_rest or self.in_write or self.interrupted or now < self.burst_until:
-            return False
-        frame = self.window.choose_single(message, now)
-        if frame is None:
-            return False
-        self._session.sent(self.window.sealed_seq)  # type: ignore[union-attr]  # it may rest
-        self.in_write = True
-        result: int | OSError
-        try:
-            result = self._socket.send(frame, _DONTWAIT)  # type: ignore[union-attr]  # by session
-        except OSError as exc:
-            result = exc
-        if result == len(frame) and not self._broken and self.window.wrote_single():
-            self.in_write = False
-        else:
-            self._patient = False
-            self.end_write(result, now)
-        return True
+    def let_direct(self, now: float) -> None:
+        """Have short messages written in one step from now on, if nothing stands against it."""
+        if self.may_rest and not (self.in_write or self.interrupted) and now >= self.burst_until:
+            self.window.let_direct(self.socket_fileno())
 
     def write(self, chosen: Sequence[bytes | memoryview]) -> int | OSError:
         """Write; return how many bytes went, or the error. Touches nothing but the socket."""
@@ -363,6 +341,9 @@ class Outbox:
 
     def _receive(self, session: SendingSession, data: memoryview, now: float) -> None:
         failure: RemoteProtocolError | None = None
+        self.window.adopt_direct()
+        if self.window.written_seq and session.state is _OPEN:
+            session.sent(self.window.written_seq)
         try:
             session.receive_data(data)
         except RemoteProtocolError as exc:
@@ -394,6 +375,7 @@ class Outbox:
         if self.in_write:
             self._broken = True
             return
+        self.window.adopt_direct()  # before the descriptor is another's
         self._broken = self.blocked = self._stalled = False
         if self._socket is not None:
             if self._socket in self._selector.get_map():
@@ -418,6 +400,7 @@ class Outbox:
     def fail(self, failure: MpsrError | None) -> None:
         """Give the receiver up for good."""
         self.failure = self.failure or failure
+        self.window.adopt_direct()
         self.window.packer.close()
 
     def _retry_later(self, now: float) -> None:
@@ -437,6 +420,7 @@ class Outbox:
 
     def close(self) -> None:
         """Close the descriptors."""
+        self.window.adopt_direct()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -179,6 +179,7 @@ class ProducerBase(Generic[T]):
             self._window.restore(left, self._spool.accepted_seq, self._spool.next_seq)
         self._append = self._window.packer.append  # safe in any thread, without the lock
         self._try_extend = self._window.packer.try_extend  # so is this
+        self._write_direct = self._window.direct.write  # and this
         self._wakes_at = inf  # when whoever waits on the outbox looks again of itself
 
     def _begin(self) -> None:
@@ -217,6 +218,11 @@ class ProducerBase(Generic[T]):
             wait = self._wait_time(now)
             if wait is not None and now + wait < self._wakes_at:
                 self._outbox.wakeup.set()
+
+    def _let_direct(self, now: float) -> None:
+        """Have short messages written in one step, as long as nothing else is looked for."""
+        if not self._closing:
+            self._outbox.let_direct(now)
 
     def _wait_time(self, now: float) -> float | None:
         """Return the seconds after which the background has something to do in any case."""
@@ -371,7 +377,7 @@ class Producer(ProducerBase[T]):
         """
         encoded: Any = message if self._encode is None else self._encode(message)
         # The open batch may have room; else the message may leave at once, or begin another.
-        if not (self._append(encoded) or self._send_single(encoded)):
+        if not (self._append(encoded) or self._write_direct(encoded)):
             body = self._checked(encoded)
             if not self._take(body, patient=self._patient and timeout is None):
                 self._take_all([body], [message], timeout)
@@ -379,7 +385,9 @@ class Producer(ProducerBase[T]):
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits."""
         encoded: Any = message if self._encode is None else self._encode(message)
-        return self._append(encoded) or self._take(self._checked(encoded), patient=False)
+        if self._append(encoded) or self._write_direct(encoded):
+            return True
+        return self._take(self._checked(encoded), patient=False)
 
     def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
@@ -558,28 +566,6 @@ class Producer(ProducerBase[T]):
                 self._thread = start_thread(self._run, name=name)
                 _drain_at_exit(self)
 
-    def _send_single(self, encoded: Buffer) -> bool:
-        """Send a message at once, if it is plain and nothing else waits: the straight road."""
-        if self._thread is None or self._closing or self._window.gathering:
-            return False
-        now, me = monotonic(), object()
-        try:
-            with self._lock:
-                if self._writer is not None or self._closed:
-                    return False
-                self._writer = me  # a signal handler that sends may only have it gather
-                sent = self._outbox.send_single(encoded, now)
-                self._writer = None
-                if sent:
-                    if self._waiting:
-                        self._changed.notify_all()
-                    if self._window.is_due(now):
-                        self._arm(now)
-        except BaseException:
-            self._interrupt(me)
-            raise
-        return sent
-
     def _take(self, body: bytes, *, patient: bool) -> bool:
         if self._thread is None:
             self._start()
@@ -669,8 +655,8 @@ class Producer(ProducerBase[T]):
         return True
 
     # A write takes three steps, so that the lock is free during the system call. Who is at it
-    # stands in ``_writer``; whatever else falls due meanwhile, that thread writes too. Only a
-    # short message that leaves at once, by a write that does not wait, is one step.
+    # stands in ``_writer``; whatever else falls due meanwhile, that thread writes too. Short
+    # messages on an idle producer take one step, and no lock.
 
     def _pump(self) -> None:
         """Write what is due."""
@@ -709,6 +695,7 @@ class Producer(ProducerBase[T]):
                     if not chosen:
                         self._writer = None
                         self._arm(now)
+                        self._let_direct(now)
                     if self._waiting:
                         self._changed.notify_all()
                     if self._closed:
@@ -753,6 +740,7 @@ class Producer(ProducerBase[T]):
                 if self._resting and outbox.window.accepted_seq < outbox.window.next_seq:
                     wait = ACK_REST if wait is None else min(wait, ACK_REST)
                 self._wakes_at = inf if wait is None else now + wait
+                self._let_direct(now)
             while not poll.poll(wait and wait * 1000) and burst:
                 wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
                 burst = wait > 0

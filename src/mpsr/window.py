@@ -17,11 +17,13 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
+from mpsr.direct import DirectWriter
 from mpsr.errors import MessageTooLarge, UnframeableMessage
 from mpsr.limits import (
     ACK_LOOK,
     ACK_PARCELS,
     BATCH_TARGET,
+    FRAME_OVERHEAD,
     LONG_TARGET,
     MESSAGE_COST,
     MIN_BATCHES,
@@ -98,7 +100,6 @@ class Window:
         self._on_full = on_full
         self._buffer = buffer
         self._linger = linger
-        self._turn = linger * TURN
         self._plain = foreign is None and not spooled  # what is taken may be sent as it is
         most = 1 if self._alone else max(1, buffer // MIN_BATCHES)
         self._target = min(BATCH_TARGET, most)  # bytes of a batch
@@ -108,8 +109,11 @@ class Window:
 
         #: The open batch. Its ``append`` may be called at any time, from any thread.
         self.packer = self._new_packer()
+        #: Writes messages while nothing waits, without the lock; they are ours at the next look.
+        self.direct = DirectWriter(linger * TURN, TURNS)
         self.due_at = 0.0  # when the open batch is to be sealed
-        self._turns_at = 0.0  # when all turns to leave at once are there again
+        self._turn = linger * TURN
+        self.written_seq = 0  # behind what was written so, on this connection
         self.sealed_seq = 0  # the sequence number of the first message in the open batch
         self._unsent: deque[Parcel] = deque()
         self._offset = 0  # how much of the first unsent parcel is written
@@ -121,7 +125,7 @@ class Window:
         self._cost = 0  # of all parcels
         if spooled:
             self._unspooled = deque()
-            self._turns_at = inf  # nothing leaves at once
+            self.direct.turns_at = inf  # nothing leaves at once
 
         self.start_seq = 0
         self.accepted_seq = 0
@@ -133,6 +137,7 @@ class Window:
     @property
     def next_seq(self) -> int:
         """The sequence number that the next message will have."""
+        self.adopt_direct()
         return self.sealed_seq + len(self.packer)
 
     @property
@@ -143,6 +148,7 @@ class Window:
     @property
     def cost(self) -> int:
         """Bytes of buffer in use."""
+        self.adopt_direct()
         return self._cost + self.packer.cost
 
     @property
@@ -209,6 +215,7 @@ class Window:
 
         ``alone`` says that none comes right behind it.
         """
+        self.adopt_direct()
         size = len(message)
         cost = size + MESSAGE_COST
         used = self._cost + self.packer.cost
@@ -236,42 +243,9 @@ class Window:
         """
         if self._unsent:
             return False
-        if self._turns_at - now > self._turn * (TURNS - 1):
+        if self.direct.turns_at - now > self._turn * (TURNS - 1):
             return False
-        self._turns_at = max(self._turns_at, now) + self._turn
-        return True
-
-    def choose_single(self, message: Buffer, now: float) -> bytes | None:
-        """Take a message and choose it alone, as ``offer`` and ``choose`` would, if it is plain.
-
-        This is the straight road of a short message on an idle producer. None: take the other.
-        """
-        if type(message) is not bytes or not self._plain or len(self.packer):
-            return None
-        cost = len(message) + MESSAGE_COST
-        if cost > SHORT_MESSAGE or cost > self.max_message or self._cost + cost > self._buffer:
-            return None
-        if not self._leaves(now):
-            return None
-        seq = self.sealed_seq
-        frame = pack_batch((message,), seq)
-        parcel = Parcel(seq, seq + 1, [frame], cost, len(frame))
-        if seq != self.sealed_seq or self._unsent or len(self.packer):  # a signal handler has sent
-            return None
-        self.chosen_size = parcel.nbytes
-        self.sealed_seq = seq + 1
-        self._cost += cost
-        self._chosen = 1
-        self._unsent.append(parcel)
-        return frame
-
-    def wrote_single(self) -> bool:
-        """Take note that such a message went; False if there is more to look after."""
-        if len(self._unsent) > 1 or len(self.packer) or len(self._inflight) >= ACK_PARCELS:
-            return False
-        self._chosen = 0
-        self._inflight.append(self._unsent[0])
-        self._unsent.popleft()  # only now: an interruption may double it, but not lose it
+        self.direct.turns_at = max(self.direct.turns_at, now) + self._turn
         return True
 
     def offer_many(
@@ -282,6 +256,7 @@ class Window:
         It stops at the end, for want of room, or, if ``enough`` is wanted, when there is
         plenty for a write.
         """
+        self.adopt_direct()
         goal = self._cost + WRITE_SIZE
         while position < len(messages):
             after = self.packer.extend(messages, position)
@@ -294,8 +269,35 @@ class Window:
                 break
         return position
 
+    def let_direct(self, descriptor: int) -> None:
+        """Have the next few messages, if they are short, written straight to the descriptor.
+
+        So it goes until the window is asked for anything. There must be no write under way.
+        """
+        self.adopt_direct()
+        if self._unsent or self.gathering or not self._plain:
+            return
+        self.packer.close()
+        room = (self._buffer - self._cost) // SHORT_MESSAGE
+        count = min(room, ACK_PARCELS - len(self._inflight))
+        if count > 0 and not self.gathering:  # another thread may have been in time
+            longest = min(SHORT_MESSAGE - MESSAGE_COST, self.max_message)
+            self.direct.open(descriptor, self.sealed_seq, count, longest)
+
+    def adopt_direct(self) -> None:
+        """Have no more written directly, and make parcels in flight of what was."""
+        first_seq, frames = self.direct.close()
+        for seq, frame in enumerate(frames, first_seq):
+            if seq == self.sealed_seq:  # else it is done
+                cost = len(frame) - HEADER.size - FRAME_OVERHEAD + MESSAGE_COST
+                parcel = Parcel(seq, seq + 1, [frame], cost, len(frame))
+                self.sealed_seq = self.written_seq = seq + 1
+                self._cost += cost
+                self._inflight.append(parcel)
+
     def seal(self) -> None:
         """Close the open batch, so that it is sent now."""
+        self.adopt_direct()
         self._adopt()
         self.packer.take(self.sealed_seq)
         self._adopt()
@@ -438,6 +440,7 @@ class Window:
 
     def choose(self, now: float) -> list[bytes | memoryview]:
         """Choose what to write now; ``wrote``, ``put_back`` or ``rewind`` must follow."""
+        self.adopt_direct()
         if self.gathering and now >= self.due_at:
             self.seal()
         while self._foreign is not None and self._unsent and self._unsent[0].reason is not None:
@@ -489,6 +492,7 @@ class Window:
 
     def accept(self, seq: int) -> None:
         """Forget what lies below ``seq``: it is accepted."""
+        self.adopt_direct()
         self.accepted_seq = max(self.accepted_seq, seq)
         while self._inflight and self._inflight[0].end_seq <= seq:
             self._settle(self._inflight.popleft())
@@ -539,7 +543,8 @@ class Window:
 
     def rewind(self) -> None:
         """Make everything that is not accepted unsent again: the connection is gone."""
-        self._chosen = 0
+        self.adopt_direct()
+        self._chosen = self.written_seq = 0
         if self._foreign is not None and self._offset:
             self._cut(self._foreign)
         self._offset = 0

@@ -158,12 +158,23 @@ def test_producer_understands_each_vector_however_it_is_cut(vector: Vector, cut:
                     told.append({"expected_seq": expected_seq, "max_message": max_message})
                 case Acknowledged(seq):
                     told.append({"accepted": seq})
-    assert told == vector["understood"]
+    assert told_at_last(told) == told_at_last(vector["understood"])
     assert code_of(error) == vector["error"]
     assert isinstance(error, Rejected) is (vector["rejected"] is not None)
     if vector["rejected"] is not None:
         assert str(error) == f"the receiver refused this producer: {vector['rejected']}"
     assert session.data_to_send() == b""
+
+
+def told_at_last(told: list[Vector]) -> list[Vector]:
+    """Acknowledgements say all together what the highest says: how many tell it is left open."""
+    result: list[Vector] = []
+    for event in told:
+        if result and "accepted" in event and "accepted" in result[-1]:
+            result[-1] = {"accepted": max(event["accepted"], result[-1]["accepted"])}
+        else:
+            result.append(event)
+    return result
 
 
 def feed(session: SendingSession, pieces: list[bytes]) -> RemoteProtocolError | None:

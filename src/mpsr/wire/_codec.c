@@ -12,47 +12,16 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <endian.h>
-#include <stdint.h>
-#include <string.h>
+#include "_frame.h"
 
 _Static_assert(sizeof(Py_ssize_t) == 8, "sizes are counted in 64 bits");
 
-/* What stands before the offsets of a batch. On the wire numbers are little-endian. */
-typedef struct {
-    uint32_t length;  /* of what follows the first eight bytes */
-    uint8_t type;
-    uint8_t flags;
-    uint16_t zero;
-} FrameHeader;
-
-typedef struct {
-    uint64_t first_seq;
-    uint32_t count;
-    uint32_t zero;
-} BatchHead;
-
-enum {
-    FRAME_HEADER = sizeof(FrameHeader),
-    BATCH_HEAD = sizeof(BatchHead),
-    OFFSET = sizeof(uint32_t),
-    LENGTH = sizeof(uint32_t),
-    BATCH = 3,         /* the frame type */
-    MESSAGE_COST = 8,  /* bytes that a packer counts for a message beside its own */
-};
-
-_Static_assert(FRAME_HEADER == 8 && BATCH_HEAD == 16, "the structures have no gaps");
+enum { LENGTH = sizeof(uint32_t) };  /* what stands before a message in the length framing */
 
 #define MOST_IN_U32 0xFFFFFFFFLL
 #define MAX_COST (MOST_IN_U32 - BATCH_HEAD - OFFSET)  /* so that what costs less fits a frame */
 
 /* -- numbers ---------------------------------------------------------------------------- */
-
-static inline void put_offset(char *at, uint32_t offset)
-{
-    offset = htole32(offset);
-    memcpy(at, &offset, sizeof offset);
-}
 
 static inline uint32_t get_offset(const char *at)
 {
@@ -274,17 +243,6 @@ static inline int put_message(PyObject *list, Py_ssize_t index, const char *data
 }
 
 /* -- native ----------------------------------------------------------------------------- */
-
-/* Write what stands before the offset of the first message, and that; return where it is. */
-static char *put_head(char *at, Py_ssize_t length, uint64_t first_seq, Py_ssize_t count)
-{
-    FrameHeader header = {.length = htole32((uint32_t)length), .type = BATCH};
-    BatchHead head = {.first_seq = htole64(first_seq), .count = htole32((uint32_t)count)};
-    memcpy(at, &header, sizeof header);
-    memcpy(at + FRAME_HEADER, &head, sizeof head);
-    put_offset(at + FRAME_HEADER + BATCH_HEAD, 0);
-    return at + FRAME_HEADER + BATCH_HEAD;
-}
 
 static PyObject *pack_frame(const Bodies *bodies, uint64_t first_seq)
 {

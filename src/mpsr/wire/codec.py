@@ -30,6 +30,7 @@ else:
         from mpsr.wire import _codec_py as twin
 
 TWIN: Final = "C" if twin.__name__.endswith("._codec") else "Python"
+REQUIRED: Final = _CHOICE == "require"
 
 Assembly = twin.Assembly
 Packer = twin.Packer

@@ -497,16 +497,18 @@ class SendingSession:
             raise
 
     def _receive_acks(self, data: memoryview) -> memoryview:
-        """Take the acknowledgements that came whole; return what is left.
+        """Take the acknowledgements that came whole, of which the last says all; return the rest.
 
         This is the straight road: whatever is not as it mostly is takes the other one.
         """
-        end = 0
+        end = seq = 0
         for frame in ACK_FRAME.iter_unpack(data[: len(data) // ACK_FRAME.size * ACK_FRAME.size]):
             if frame[:4] != ACK_HEADER or frame[4] > self._sent_seq:
                 break
-            self._events.append(Acknowledged(frame[4]))
+            seq = max(seq, frame[4])
             end += ACK_FRAME.size
+        if end:
+            self._events.append(Acknowledged(seq))
         return data[end:]
 
     def events_received(self) -> list[Welcomed | Acknowledged]:
@@ -523,7 +525,7 @@ class SendingSession:
         """Note that a BATCH or LOST that ends before ``end_seq`` was sent."""
         if self.state is not _OPEN:
             self._pass(FrameType.BATCH)
-        self._sent_seq = end_seq
+        self._sent_seq = max(self._sent_seq, end_seq)
 
     def bye(self) -> None:
         """Say that nothing more comes."""

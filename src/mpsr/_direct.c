@@ -1,0 +1,217 @@
+/* Write a short message straight to the socket, as a frame of its own.
+ *
+ * It is one step: no foreign code runs, and the interpreter lock is kept, since the write does
+ * not wait. So neither another thread nor a signal handler can break in, and no lock is needed.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <structmember.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "wire/_frame.h"
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE anyway */
+#endif
+
+enum { HEAD = FRAME_HEADER + BATCH_HEAD + 2 * OFFSET };  /* what stands before the message */
+
+typedef struct {
+    PyObject_HEAD
+    double turn;         /* seconds in which a message may leave at once, on the whole */
+    double ahead;        /* seconds that turns may be taken ahead */
+    double turns_at;     /* when all turns are there again, on the monotonic clock */
+    int descriptor;      /* of the socket; -1 while closed */
+    Py_ssize_t count;    /* of the messages that may still be written */
+    Py_ssize_t longest;  /* bytes of a message */
+    uint64_t first_seq;
+    PyObject *frames;    /* a list of what was written since it was opened */
+} DirectWriter;
+
+static int take_turn(DirectWriter *self)
+{
+    struct timespec time;
+    if (clock_gettime(CLOCK_MONOTONIC, &time) < 0) return 0;
+    double now = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    if (self->turns_at - now > self->ahead) return 0;
+    self->turns_at = Py_MAX(self->turns_at, now) + self->turn;
+    return 1;
+}
+
+static PyObject *frame_of(PyObject *message, uint64_t seq)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(message);
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, HEAD + size);
+    if (frame == NULL) return NULL;
+    char *offset = put_head(PyBytes_AS_STRING(frame), HEAD - FRAME_HEADER + size, seq, 1);
+    put_offset(offset + OFFSET, (uint32_t)size);
+    memcpy(offset + 2 * OFFSET, PyBytes_AS_STRING(message), size);
+    return frame;
+}
+
+/* Write a frame, which is remembered; tell whether it went. */
+static int write_last(DirectWriter *self)
+{
+    Py_ssize_t last = PyList_GET_SIZE(self->frames) - 1;
+    PyObject *frame = PyList_GET_ITEM(self->frames, last);
+    Py_ssize_t size = PyBytes_GET_SIZE(frame);
+    Py_ssize_t sent = send(self->descriptor, PyBytes_AS_STRING(frame), size,
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == size) return 1;
+    /* The kernel takes so short a frame whole; if not, all is sent again on a new connection. */
+    if (sent > 0) shutdown(self->descriptor, SHUT_RDWR);
+    self->descriptor = -1;
+    return sent > 0 ? 1 : PyList_SetSlice(self->frames, last, last + 1, NULL);
+}
+
+static PyObject *direct_write(PyObject *op, PyObject *message)
+{
+    DirectWriter *self = (DirectWriter *)op;
+    if (self->descriptor < 0 || self->count == 0 || !PyBytes_CheckExact(message)) Py_RETURN_FALSE;
+    if (PyBytes_GET_SIZE(message) > self->longest || !take_turn(self)) Py_RETURN_FALSE;
+    PyObject *frame = frame_of(message, self->first_seq + (uint64_t)PyList_GET_SIZE(self->frames));
+    if (frame == NULL) return NULL;
+    int failed = PyList_Append(self->frames, frame);
+    Py_DECREF(frame);
+    if (failed) return NULL;
+    self->count--;
+    int written = write_last(self);
+    return written < 0 ? NULL : PyBool_FromLong(written);
+}
+
+static PyObject *direct_open(PyObject *op, PyObject *args)
+{
+    DirectWriter *self = (DirectWriter *)op;
+    int descriptor;
+    unsigned long long first_seq;
+    Py_ssize_t count, longest;
+    if (!PyArg_ParseTuple(args, "iKnn:open", &descriptor, &first_seq, &count, &longest)) return NULL;
+    if (count < 0 || first_seq > UINT64_MAX - (uint64_t)count) {
+        PyErr_SetString(PyExc_ValueError, "the sequence numbers must fit in 64 bits");
+        return NULL;
+    }
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL) return NULL;
+    Py_SETREF(self->frames, frames);
+    self->descriptor = descriptor;
+    self->first_seq = first_seq;
+    self->count = count;
+    self->longest = Py_MIN(longest, UINT32_MAX - HEAD);
+    Py_RETURN_NONE;
+}
+
+static PyObject *direct_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    DirectWriter *self = (DirectWriter *)op;
+    self->descriptor = -1;
+    return Py_BuildValue("KO", (unsigned long long)self->first_seq, self->frames);
+}
+
+static PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    double turn;
+    Py_ssize_t turns;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "DirectWriter() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "dn:DirectWriter", &turn, &turns)) return NULL;
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL) return NULL;
+    DirectWriter *self = (DirectWriter *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_DECREF(frames);
+        return NULL;
+    }
+    self->turn = turn;
+    self->ahead = turn * (double)(turns - 1);
+    self->descriptor = -1;
+    self->frames = frames;
+    return (PyObject *)self;
+}
+
+static int direct_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((DirectWriter *)self)->frames);
+    return 0;
+}
+
+static void direct_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(((DirectWriter *)self)->frames);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* -- the module ------------------------------------------------------------------------- */
+
+#define SIGNATURE(text) text "\n--\n\nSee mpsr.direct."
+
+static PyMethodDef direct_methods[] = {
+    {"write", direct_write, METH_O, SIGNATURE("write($self, message, /)")},
+    {"open", direct_open, METH_VARARGS,
+     SIGNATURE("open($self, descriptor, first_seq, count, longest, /)")},
+    {"close", direct_close, METH_NOARGS, SIGNATURE("close($self, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef direct_members[] = {
+    {"turns_at", T_DOUBLE, offsetof(DirectWriter, turns_at), 0, "See mpsr.direct."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot direct_slots[] = {
+    {Py_tp_doc, SIGNATURE("DirectWriter(turn, turns, /)")},
+    {Py_tp_new, direct_new},
+    {Py_tp_traverse, direct_traverse},
+    {Py_tp_dealloc, direct_dealloc},
+    {Py_tp_methods, direct_methods},
+    {Py_tp_members, direct_members},
+    {0, NULL},
+};
+
+static PyType_Spec direct_spec = {
+    .name = "mpsr._direct.DirectWriter",
+    .basicsize = sizeof(DirectWriter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = direct_slots,
+};
+
+static int direct_exec(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &direct_spec, NULL);
+    if (type == NULL) return -1;
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed;
+}
+
+/* As in the codec: interpreters may have locks of their own, but each call relies on one. */
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, direct_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef direct_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "mpsr._direct",
+    .m_doc = "Write a short message straight to the socket, as a frame of its own.",
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__direct(void)
+{
+    return PyModuleDef_Init(&direct_module);
+}
