@@ -396,8 +396,7 @@ class Inbox:
             pass
         size = placed + len(data)
         if settled and data:  # on the straight road there are whole batches, and nothing else
-            end = session.receive_whole(memoryview(data))
-            self._pending.extend(session.events_received())  # type: ignore[arg-type]
+            end = session.receive_whole(data, self._pending)
             if end == size and not self._due:
                 return size
             data = data[end:]

@@ -22,7 +22,6 @@ SHARED: Final = 8 * KIB  # bytes: a message so long is not copied into a batch, 
 LONG_TARGET: Final = 1 * MIB  # bytes: a batch of such messages, which need no memory of its own
 READ_SIZE: Final = 512 * KIB  # bytes: one bounded read, where much comes; about a socket buffer
 READ_BEHIND: Final = 4 * KIB  # bytes read behind a frame that has a place: where the next begins
-SHARED_PART: Final = 8  # a batch shares the memory it was read into, if it is no smaller a part
 APART: Final = 16 * KIB  # bytes: messages longer than that on average are read apart
 DIRECT_READ: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
 

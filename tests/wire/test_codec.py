@@ -142,6 +142,41 @@ def test_largest_numbers_pack(codec: ModuleType) -> None:
     assert codec.scan_batch(frame[HEADER.size :]) == (U64_MOST - 1, 1, 1)
 
 
+def test_batches_that_follow_on_each_other_are_found(codec: ModuleType) -> None:
+    """Whole frames are found up to the first that is not whole, or not the next."""
+    first, second = codec.pack_batch([b"a", b"bc"], 5), codec.pack_batch([bytes(4000)], 7)
+    found = [(5, 2, 3, first[8:]), (7, 1, 4000, second[8:])]
+    everything = len(first) + len(second)
+    assert codec.scan_batches(first + second, 5, 10_000) == (everything, found)
+    assert codec.scan_batches(first + second[:-1], 5, 10_000) == (len(first), found[:1])
+    assert codec.scan_batches(first + second, 5, 100) == (len(first), found[:1])
+    assert codec.scan_batches(first + first, 5, 10_000) == (len(first), found[:1])
+    assert codec.scan_batches(first, 4, 10_000) == (0, [])
+    assert codec.scan_batches(first, -1, 10_000) == (0, [])
+    assert codec.scan_batches(b"", 0, 10_000) == (0, [])
+    last = codec.pack_batch([b"z"], U64_MOST - 1)
+    assert codec.scan_batches(last * 2, U64_MOST - 1, 100)[0] == len(last)
+
+
+@pytest.mark.parametrize(("at", "value"), [(4, 2), (5, 1), (6, 1), (8 + 12, 1), (8 + 16, 1)])
+def test_other_frames_and_faults_are_left_alone(codec: ModuleType, at: int, value: int) -> None:
+    """What is no good batch ends the search; whoever asked looks at it in his own way."""
+    good, spoiled = codec.pack_batch([b"a"], 0), bytearray(codec.pack_batch([b"b"], 1))
+    spoiled[at] = value
+    assert codec.scan_batches(good + spoiled, 0, 100) == (len(good), [(0, 1, 1, good[8:])])
+
+
+def test_large_batches_share_the_memory_they_were_found_in(codec: ModuleType) -> None:
+    """A long payload is a view, unless it would keep much more alive than itself."""
+    large, small = codec.pack_batch([bytes(20_000)], 0), codec.pack_batch([bytes(2000)], 1)
+    data = large + small
+    _, [(*_, shared), (*_, copied)] = codec.scan_batches(data, 0, 1 << 20)
+    assert isinstance(shared, memoryview)
+    assert shared.obj is data
+    assert type(copied) is bytes
+    assert type(codec.scan_batches(codec.pack_batch([b"a"], 0), 0, 100)[1][0][3]) is bytes
+
+
 @pytest.mark.parametrize("make", BUFFERS)
 def test_scan_and_split_take_any_buffer(codec: ModuleType, make: Make) -> None:
     """A payload may be any buffer; messages are always bytes of their own."""

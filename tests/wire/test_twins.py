@@ -221,6 +221,22 @@ class Inputs:
         first_seq = self.rng.choice([self.few(9), 2**64 - 1 - len(bodies)])
         return self.buffer(self.mutated(python.pack_batch(bodies, first_seq)[8:]))
 
+    def frames(self) -> Make:
+        data = b""
+        for _ in range(1 + self.few(3)):
+            bodies = [self.data() for _ in range(1 + self.few(4))]
+            data += python.pack_batch(bodies, self.few(9) if self.rng.random() < 0.2 else len(data))
+        return self.buffer(self.mutated(data))
+
+    def following(self) -> Make:
+        """Make frames whose numbers follow on each other."""
+        data, seq = b"", 0
+        for _ in range(1 + self.few(3)):
+            bodies = [self.data() for _ in range(1 + self.few(4))]
+            data += python.pack_batch(bodies, seq)
+            seq += len(bodies)
+        return self.buffer(self.mutated(data)) if self.rng.random() < 0.8 else self.frames()
+
     def length(self) -> Make:
         value = self.rng.choice([16, 24, 40, 2**32, -1, 2**70])
         return self.number() if self.rng.random() < 0.2 else lambda: value
@@ -247,6 +263,7 @@ ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "longest": (Inputs.messages,),
     "pack_batch": (Inputs.messages, Inputs.number),
     "scan_batch": (Inputs.payload,),
+    "scan_batches": (Inputs.following, Inputs.start, Inputs.length),
     "scan_head": (Inputs.payload, Inputs.length),
     "split_batch": (Inputs.payload, Inputs.start),
     "iter_batch": (Inputs.payload, Inputs.start),

@@ -348,6 +348,89 @@ static PyObject *scan_batch(PyObject *Py_UNUSED(module), PyObject *payload)
     return Py_BuildValue("Knn", (unsigned long long)batch.first_seq, batch.count, batch.nbytes);
 }
 
+enum {
+    SHARED_PART = 8,      /* a payload shares the data's memory, if it is no smaller a part of it */
+    LEAST_SHARED = 1024,  /* and no shorter than this */
+};
+
+/* Read a whole BATCH frame that begins with message ``first_seq``; return the length of its
+ * payload, or -1 where there is none.
+ */
+static Py_ssize_t read_frame(Batch *batch, const char *data, Py_ssize_t size, uint64_t first_seq,
+                             int64_t limit)
+{
+    FrameHeader header;
+    if (size <= FRAME_HEADER) return -1;
+    memcpy(&header, data, sizeof header);
+    Py_ssize_t length = le32toh(header.length);
+    if (header.type != BATCH || header.flags != 0 || header.zero != 0) return -1;
+    if (length > limit || length > size - FRAME_HEADER) return -1;
+    if (read_batch(batch, data + FRAME_HEADER, length, length) != NULL) return -1;
+    return batch->first_seq == first_seq ? length : -1;
+}
+
+/* Return a part of bytes: as a view, unless it is short or a small part. */
+static PyObject *part_of(PyObject *data, Py_ssize_t begin, Py_ssize_t length)
+{
+    if (length < LEAST_SHARED || length * SHARED_PART < PyBytes_GET_SIZE(data)) {
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + begin, length);
+    }
+    PyObject *view = PyMemoryView_FromObject(data);
+    if (view == NULL) return NULL;
+    PyObject *part = PySequence_GetSlice(view, begin, begin + length);
+    Py_DECREF(view);
+    return part;
+}
+
+/* Append what was found to a list. */
+static int append_found(PyObject *found, const Batch *batch, PyObject *payload)
+{
+    if (payload == NULL) return -1;
+    PyObject *item = Py_BuildValue("KnnN", (unsigned long long)batch->first_seq, batch->count,
+                                   batch->nbytes, payload);
+    if (item == NULL) return -1;
+    int failed = PyList_Append(found, item);
+    Py_DECREF(item);
+    return failed;
+}
+
+static PyObject *find_batches(PyObject *data, uint64_t first_seq, int64_t limit)
+{
+    PyObject *found = PyList_New(0);
+    if (found == NULL) return NULL;
+    Py_ssize_t end = 0;
+    for (;;) {
+        Batch batch;
+        Py_ssize_t length = read_frame(&batch, PyBytes_AS_STRING(data) + end,
+                                       PyBytes_GET_SIZE(data) - end, first_seq, limit);
+        if (length < 0) return Py_BuildValue("nN", end, found);
+        if (append_found(found, &batch, part_of(data, end + FRAME_HEADER, length)) < 0) {
+            Py_DECREF(found);
+            return NULL;
+        }
+        first_seq += (uint64_t)batch.count;
+        end += FRAME_HEADER + length;
+    }
+}
+
+static PyObject *scan_batches(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t limit;
+    if (check_count("scan_batches", nargs, 3) < 0) return NULL;
+    PyObject *integer = PyNumber_Index(args[1]);
+    if (integer == NULL) return NULL;
+    uint64_t first_seq = PyLong_AsUnsignedLongLong(integer);
+    Py_DECREF(integer);
+    int none = first_seq == UINT64_MAX && PyErr_Occurred();  /* no message has such a number */
+    if (none) PyErr_Clear();
+    if (to_int64(args[2], &limit) < 0) return NULL;
+    PyObject *data = whole(args[0]);
+    if (data == NULL) return NULL;
+    PyObject *answer = find_batches(data, first_seq, none ? -1 : limit);
+    Py_DECREF(data);
+    return answer;
+}
+
 static inline Py_ssize_t offset_of(const Batch *batch, Py_ssize_t index)
 {
     return get_offset(batch->offsets + OFFSET * index);
@@ -1458,6 +1541,8 @@ static PyMethodDef codec_functions[] = {
     {"longest", longest, METH_O, SIGNATURE("longest($module, messages, /)")},
     {"pack_batch", FASTCALL(pack_batch), SIGNATURE("pack_batch($module, messages, first_seq, /)")},
     {"scan_batch", scan_batch, METH_O, SIGNATURE("scan_batch($module, payload, /)")},
+    {"scan_batches", FASTCALL(scan_batches),
+     SIGNATURE("scan_batches($module, data, first_seq, limit, /)")},
     {"scan_head", FASTCALL(scan_head), SIGNATURE("scan_head($module, head, length, /)")},
     {"split_batch", FASTCALL(split_batch), SIGNATURE("split_batch($module, payload, start, /)")},
     {"pack_delimited", FASTCALL(pack_delimited),

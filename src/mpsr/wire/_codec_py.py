@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BATCH_HEAD: Final = struct.Struct("<QII")  # first sequence number, count, zero
+_HEADER: Final = struct.Struct("<IBBH")  # of a frame: length, type, flags, zero
 _FRAME: Final = struct.Struct("<IBBHQII")  # frame header and batch head in one
 _LENGTH: Final = struct.Struct(">I")
 _BATCH: Final = 3  # the frame type
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _SHARED: Final = 8 * 1024  # bytes: a message so long is not copied, but held (limits.SHARED)
+_SHARED_PART: Final = 8  # a payload shares the data's memory, if it is no smaller a part of it …
+_LEAST_SHARED: Final = 1024  # … and no shorter than this
 _FIRST_ROOM: Final = 16 * 1024  # bytes set aside when nothing has come
 _SURE_ROOM: Final = 128 * 1024  # bytes: once so much has come, room is made for more
 _AHEAD: Final = 1024 * 1024  # bytes of room beyond the message that has begun
@@ -129,6 +132,40 @@ def _scan(data: bytes, length: int) -> tuple[int, list[int]]:
     if offsets[0] != 0 or offsets[-1] != length - before or offsets != sorted(offsets):
         raise ValueError("the batch's offsets do not run from 0 to its end")
     return first_seq, offsets
+
+
+def scan_batches(
+    data: Buffer, first_seq: int, limit: int, /
+) -> tuple[int, list[tuple[int, int, int, Buffer]]]:
+    """Find the BATCH frames that data begins with: whole, good, and numbered on from first_seq.
+
+    Return where they end, and of each what ``scan_batch`` returns, and its payload, of up to
+    ``limit`` bytes. What is not such a frame is left alone, with all behind it.
+    """
+    first_seq, limit = index(first_seq), index(limit)
+    body = _whole(data)
+    view = memoryview(body)
+    end = 0
+    found: list[tuple[int, int, int, Buffer]] = []
+    while len(body) - end > _HEADER.size:
+        length, kind, flags, zero = _HEADER.unpack_from(body, end)
+        begin = end + _HEADER.size
+        whole = length <= min(limit, len(body) - begin)
+        if kind != _BATCH or flags or zero or not whole:
+            break
+        payload: Buffer = view[begin : begin + length]
+        if length < _LEAST_SHARED or length * _SHARED_PART < len(body):
+            payload = bytes(payload)
+        try:
+            seq, count, nbytes = scan_batch(payload)
+        except ValueError:
+            break
+        if seq != first_seq:
+            break
+        found.append((seq, count, nbytes, payload))
+        first_seq += count
+        end = begin + length
+    return end, found
 
 
 def split_batch(payload: Buffer, start: int, /) -> list[bytes]:

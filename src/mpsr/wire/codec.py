@@ -40,6 +40,7 @@ pack_batch = twin.pack_batch
 pack_delimited = twin.pack_delimited
 pack_length = twin.pack_length
 scan_batch = twin.scan_batch
+scan_batches = twin.scan_batches
 scan_delimited = twin.scan_delimited
 scan_head = twin.scan_head
 scan_length = twin.scan_length
@@ -57,6 +58,7 @@ __all__ = [
     "pack_delimited",
     "pack_length",
     "scan_batch",
+    "scan_batches",
     "scan_delimited",
     "scan_head",
     "scan_length",

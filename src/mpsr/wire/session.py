@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer
 from mpsr.errors import LocalProtocolError, Rejected, RemoteProtocolError
-from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_MESSAGE, SHARED_PART
+from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.wire import codec
 from mpsr.wire.frames import (
     ACK_FRAME,
     ACK_HEADER,
     FROM_PRODUCER,
     FROM_RECEIVER,
-    HEADER,
     PREFACE,
     VERSION,
     Ack,
@@ -39,6 +38,7 @@ from mpsr.wire.frames import (
 from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
@@ -173,9 +173,10 @@ class ReceivingSession:
         all that was good before, and ``data_to_send`` holds a REJECT if the framing has one.
         What is wrong behind a HELLO that has no answer yet is raised by ``welcome``.
         """
-        view = memoryview(data if type(data) is bytes else bytes(data))
+        data = data if type(data) is bytes else bytes(data)
+        view = memoryview(data)
         if self.settled:
-            view = view[self.receive_whole(view) :]
+            view = view[self.receive_whole(data, self._events) :]
         if self.state is State.FAILED or self._broken is not None or not view:
             return
         if self.state is State.DETECTING:
@@ -189,33 +190,25 @@ class ReceivingSession:
             self.reject(exc.code, str(exc))
             raise
 
-    def receive_whole(self, data: memoryview) -> int:
-        """Take the batches that came whole and in order, as most do; return where they end.
+    def receive_whole(self, data: bytes, batches: list[Event] | deque[Batch[Any]]) -> int:
+        """Append the batches that came whole and in order, as most do; return where they end.
 
-        This is the straight road, for a session that is ``settled`` and for bytes that will not
-        change: whatever is not as it mostly is takes the other one.
+        This is the straight road, for a session that is ``settled``: whatever is not as it
+        mostly is takes the other one.
         """
-        track, position, size = self._track, 0, len(data)
-        while size - position > HEADER.size and track is not None:
-            length, kind, flags, zero = HEADER.unpack_from(data, position)
-            begin = position + HEADER.size
-            end = begin + length
-            if kind != _BATCH or flags or zero or end > size or length > self._max_frame:
-                break
-            payload: Buffer = data[begin:end]
-            if length * SHARED_PART < size:
-                payload = bytes(payload)
-            try:
-                first_seq, count, nbytes = codec.scan_batch(payload)
-            except ValueError:
-                break
-            if first_seq != track.expected_seq:
-                break
-            track.expected_seq += count
-            self._receive(first_seq, partial(codec.iter_batch, payload, 0), count, nbytes, payload)
+        track = self._track
+        if track is None:
+            return 0
+        peer, producer, decoder = self._peer, track.identity, self._decode
+        end, found = codec.scan_batches(data, track.expected_seq, self._max_frame)
+        for seq, count, nbytes, payload in found:
+            messages = partial(codec.iter_batch, payload, 0)
+            batches.append(
+                Batch(messages, count, nbytes, peer, producer, seq, 0, decoder, payload, track)
+            )
+            track.expected_seq = seq + count
             self.apart = False
-            position = end
-        return position
+        return end
 
     def wanted(self) -> list[memoryview]:
         """Return where the next bytes belong, if they are the rest of a large frame.
