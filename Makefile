@@ -11,7 +11,7 @@ PY   := $(BIN)/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 
-BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/wire/*.c)
+BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/*.c src/mpsr/wire/*.[ch])
 # mypy refuses a folder that is not there.
 CODE := $(wildcard src tests examples benchmarks)
 CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
@@ -40,20 +40,21 @@ soak: $(VENV)/.test ## run the tests that take minutes
 fuzz: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
 	@MPSR_FUZZ_SECONDS=$(MPSR_FUZZ_SECONDS) $(PYTEST) -m soak --timeout=0 tests/wire/test_fuzz.py
 
-# The package with a C codec that ends the process at the first bad access or undefined step.
+# The package with C that ends the process at the first bad access or undefined step.
 SANITIZED := build/sanitized
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all
 SUFFIX     = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 
-sanitize: $(VENV)/.test ## run the wire's tests on a C codec that bears no memory error
+sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
-	@rm -f $(SANITIZED)/mpsr/wire/_codec.*.so
-	@gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
-		-I$(INCLUDE) src/mpsr/wire/_codec.c -o $(SANITIZED)/mpsr/wire/_codec$(SUFFIX)
+	@for module in wire/_codec _direct; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
+		gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
+		-I$(INCLUDE) src/mpsr/$$module.c -o $(SANITIZED)/mpsr/$$module$(SUFFIX) || exit; done
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
-		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) tests/wire
+		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) \
+		tests/wire tests/test_direct.py
 
 coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
 	@$(PY) -m coverage erase
