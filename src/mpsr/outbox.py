@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mpsr import ring
 from mpsr.endpoint import peer_of, reach
 from mpsr.errors import (
     AddressError,
@@ -33,12 +34,13 @@ from mpsr.limits import (
     MAX_CONTROL_FRAME,
     MAX_MESSAGE,
     PATIENT_WRITE,
+    RING_AFTER,
     SEND_BUFFER,
     SEND_PATIENCE,
 )
 from mpsr.wakeup import Wakeup
 from mpsr.window import Window
-from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode
+from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode, Ring
 from mpsr.wire.framing import FOREIGN_FRAMINGS
 from mpsr.wire.session import Acknowledged, SendingSession, State
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from mpsr._ring import Writer
     from mpsr.endpoint import Address, SocketType
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
@@ -118,6 +121,11 @@ class Outbox:
         self._socket: socket.socket | None = None
         self._session: SendingSession | None = None
         self._greeting = b""  # preface and HELLO, or BYE, as far as not written
+        self._until_ring = 0  # bytes to write until a ring is asked for
+        self._asked = False  # for a ring, without an answer yet
+        self._descriptor: int | None = None  # that came meanwhile
+        self._given: Writer | None = None  # the ring that was given
+        self._ring: Writer | None = None  # the same, once all goes through it
         self.in_write = False  # between begin_write and end_write
         self.interrupted = False  # an exception broke in: nobody knows how far a write went
         self._broken = False  # the connection is to be dropped once that write has ended
@@ -168,6 +176,8 @@ class Outbox:
         if not self._is_free(patient=patient):
             return ()
         self._patient = False
+        if self.window.halting and not self._greeting and not self.window.begun:
+            self._turn()
         if self._greeting:
             self.in_write = not self.blocked
             return (self._greeting,) if self.in_write else ()
@@ -198,7 +208,11 @@ class Outbox:
         self.in_write = True
         result: int | OSError
         try:
-            result = self._socket.send(frame, _DONTWAIT)  # type: ignore[union-attr]  # by session
+            if self._ring is None:
+                result = self._socket.send(frame, _DONTWAIT)  # type: ignore[union-attr]  # by session
+            else:
+                self._patient = False
+                result = self._write_ring(self._ring, (frame,))
         except OSError as exc:
             result = exc
         if result == len(frame) and not self._broken and self.window.wrote_single():
@@ -212,9 +226,42 @@ class Outbox:
         """Write; return how many bytes went, or the error. Touches nothing but the socket."""
         flags = 0 if self._patient else _DONTWAIT
         try:
+            if self._ring is not None:
+                return self._write_ring(self._ring, chosen)
             return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
         except OSError as exc:
             return exc
+
+    def _write_ring(self, writer: Writer, chosen: Sequence[bytes | memoryview]) -> int:
+        """Write into the ring, as a socket is written: raise OSError where nothing went."""
+        left, done = sum(map(len, chosen)), 0
+        try:
+            while left:
+                size = writer.write(chosen, done)
+                done += size
+                left -= size
+                if size:
+                    if writer.rouses():
+                        self._ring_bell()
+                elif not self._patient or not writer.sleep(SEND_PATIENCE) or self._broken:
+                    break
+        except ValueError as exc:
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
+        if left and not done:
+            raise BlockingIOError
+        return done
+
+    def _ring_sleeps(self, writer: Writer) -> bool:
+        try:
+            return writer.sleeps()
+        except ValueError:
+            return False  # the next write tells
+
+    def _ring_bell(self) -> None:
+        try:
+            self._socket.send(b"\0", _DONTWAIT)  # type: ignore[union-attr]  # there is a ring
+        except BlockingIOError:
+            pass  # there are bells that it has not heard yet
 
     def end_write(self, result: int | OSError, now: float) -> None:
         """Take note of what a write did."""
@@ -245,6 +292,8 @@ class Outbox:
             self._greeting = self._greeting[size:]
             if self._greeting:
                 self._block()
+            elif self._given is not None and self.window.halting:  # MOVE went
+                self._ring, self.window.halting = self._given, False
         elif not self.window.wrote(size):
             if not self._patient:
                 self._block()
@@ -253,6 +302,9 @@ class Outbox:
             if self._one_each:  # the connection's end marks the message's
                 self._drop(None, now)
                 self._retry_at = now
+        if self._until_ring > 0:
+            self._until_ring -= size
+            self.window.halting = self._until_ring <= 0
 
     @property
     def may_deliver(self) -> bool:
@@ -279,10 +331,27 @@ class Outbox:
         return self._socket.fileno()  # type: ignore[union-attr]  # where it may rest
 
     def _block(self) -> None:
+        if self._ring is not None:
+            if self._socket is not None and self._ring_sleeps(self._ring):
+                self.blocked = True
+                self.wakeup.set()
+            return
         self.blocked = True
         self.wakeup.set()  # somebody has to wait for room now
         if self._socket is not None:
             self._selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def _turn(self) -> None:
+        """Say between two frames what is to be said of the ring."""
+        if self._session is None or not self._is_open():
+            return
+        if self._given is not None:
+            self._session.move()
+        else:
+            self._session.ask()
+            self._asked = True
+            self.window.halting = False
+        self._greeting = self._session.data_to_send()
 
     # -- reading, connecting ----------------------------------------------------------------
 
@@ -316,6 +385,8 @@ class Outbox:
                 self.blocked = False
                 self._selector.modify(self._socket, selectors.EVENT_READ)
             if mask & selectors.EVENT_READ and not self._broken:
+                if self._ring is not None:
+                    self.blocked = False
                 self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
@@ -341,6 +412,8 @@ class Outbox:
         self.peer_pid = peer_of(self._socket).pid
         self._selector.register(self._socket, selectors.EVENT_READ)
         if self._native:
+            can = ring.AVAILABLE and self._type == "stream"
+            self._until_ring = RING_AFTER if can else 0
             self._session = SendingSession(self.id, self.window.accepted_seq, self._label)
             self._greeting = self._session.data_to_send()
             text = f"{self.address} took the connection, but no receiver has answered yet"
@@ -349,7 +422,10 @@ class Outbox:
     def read(self, now: float) -> bool:
         """Read once; tell whether there may be more."""
         try:
-            size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
+            if self._asked:
+                size = self._read_answer()
+            else:
+                size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -361,6 +437,29 @@ class Outbox:
             self._receive(self._session, self._read_buffer[:size], now)
         return size > 0
 
+    def _read_answer(self) -> int:
+        """Read once, and keep the descriptor that may come along."""
+        flags = _DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_CONTROL_FRAME, 1, flags)  # type: ignore[arg-type]
+        self._read_buffer[: len(data)] = data
+        for descriptor in descriptors:
+            self._forget_descriptor()
+            self._descriptor = descriptor
+        return len(data)
+
+    def _forget_descriptor(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _attach(self, size: int) -> None:
+        """Take the ring that was given, if it is as it should be; else all stays as it is."""
+        self._asked = False
+        if self._descriptor is not None:
+            self._given = ring.attach(self._descriptor, size)
+            self.window.halting = self._given is not None
+        self._forget_descriptor()
+
     def _receive(self, session: SendingSession, data: memoryview, now: float) -> None:
         failure: RemoteProtocolError | None = None
         try:
@@ -370,6 +469,8 @@ class Outbox:
         for event in session.events_received():
             if isinstance(event, Acknowledged):
                 self.window.accept(event.seq)
+            elif isinstance(event, Ring):
+                self._attach(event.size)
             elif self.window.resume(event.expected_seq, event.max_message):
                 self.obstacle = None
                 self._backoff = BACKOFF_FIRST
@@ -393,6 +494,8 @@ class Outbox:
         self.obstacle = obstacle
         if self.in_write:
             self._broken = True
+            if self._ring is not None:
+                self._ring.interrupt()
             return
         self._broken = self.blocked = self._stalled = False
         if self._socket is not None:
@@ -404,8 +507,17 @@ class Outbox:
                 self.fail(obstacle)
         self._session = None
         self._greeting = b""
+        self._part_with_ring()
         self.window.rewind()
         self._retry_later(now)
+
+    def _part_with_ring(self) -> None:
+        self._forget_descriptor()
+        if self._given is not None:
+            self._given.close()
+        self._given = self._ring = None
+        self._asked = self.window.halting = False
+        self._until_ring = 0
 
     def _recover(self, now: float) -> None:
         """Give the connection up after an interruption, and start afresh."""
@@ -437,6 +549,7 @@ class Outbox:
 
     def close(self) -> None:
         """Close the descriptors."""
+        self._part_with_ring()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -24,12 +24,15 @@ from mpsr.wire.frames import (
     PREFACE,
     VERSION,
     Ack,
+    Ask,
     Bye,
     FrameType,
     Hello,
     Lost,
+    Move,
     Reject,
     RejectCode,
+    Ring,
     Welcome,
     decode,
     encode,
@@ -72,6 +75,9 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.LOST): State.OPEN,
     (State.OPEN, FrameType.ACK): State.OPEN,
     (State.OPEN, FrameType.BYE): State.ENDED,
+    (State.OPEN, FrameType.ASK): State.OPEN,
+    (State.OPEN, FrameType.RING): State.OPEN,
+    (State.OPEN, FrameType.MOVE): State.OPEN,  # once, and only behind a RING
     (State.PREFACE, FrameType.REJECT): State.FAILED,
     (State.HELLO, FrameType.REJECT): State.FAILED,
     (State.GREETED, FrameType.REJECT): State.FAILED,
@@ -88,8 +94,12 @@ PRODUCER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.ACK): State.OPEN,
     (State.OPEN, FrameType.REJECT): State.FAILED,
     (State.OPEN, FrameType.BYE): State.ENDED,
+    (State.OPEN, FrameType.ASK): State.OPEN,
+    (State.OPEN, FrameType.RING): State.OPEN,  # once, and only behind an ASK
+    (State.OPEN, FrameType.MOVE): State.OPEN,
     (State.ENDED, FrameType.ACK): State.ENDED,  # it was on its way when BYE was sent
     (State.ENDED, FrameType.REJECT): State.FAILED,  # so was this
+    (State.ENDED, FrameType.RING): State.ENDED,  # and this
 }
 
 
@@ -100,7 +110,7 @@ class Ended(NamedTuple):
 
 
 #: A batch also says how many messages were dropped at the producer before it.
-Event = Hello | Batch[Any] | Ended
+Event = Hello | Batch[Any] | Ask | Move | Ended
 
 
 class ReceivingSession:
@@ -112,6 +122,7 @@ class ReceivingSession:
         "_events",
         "_foreign",
         "_frames",
+        "_given",
         "_lost",
         "_max_frame",
         "_max_message",
@@ -150,6 +161,7 @@ class ReceivingSession:
         self._frames: list[RawFrame] = []  # not yet looked at
         self._broken: RemoteProtocolError | None = None  # what is wrong behind them
         self._track: Track | None = None
+        self._given = False  # whether it gave a ring that nothing has come through yet
         self._lost = 0  # reported, and not yet told with a batch
         self._foreign: Deframer[Run] | None = None
         self._seq = 0  # foreign framings: messages so far
@@ -290,6 +302,12 @@ class ReceivingSession:
         if self.state is State.OPEN:
             self._out += encode(Ack(seq))
 
+    def give_ring(self, size: int) -> None:
+        """Answer Ask; the descriptor goes with what is then to be sent."""
+        self._pass(FrameType.RING)
+        self._given = True
+        self._out += encode(Ring(size))
+
     def reject(self, code: int, text: str) -> None:
         """Refuse to go on; the connection is to be closed once the answer is out."""
         if (self.state, FrameType.REJECT) in RECEIVER_TRANSITIONS:
@@ -383,7 +401,11 @@ class ReceivingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         frame = decode(kind, payload)
         self._pass(FrameType(kind))
-        if isinstance(frame, Hello):
+        if isinstance(frame, Hello | Ask | Move):
+            if isinstance(frame, Move) and not self._given:
+                error = "unexpected MOVE: there is no ring"
+                raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
+            self._given = self._given and not isinstance(frame, Move)
             self._events.append(frame)
         elif isinstance(frame, Lost):
             self._lost += frame.dropped - self._already(frame.first_seq, frame.dropped)
@@ -469,12 +491,13 @@ class Acknowledged(NamedTuple):
 class SendingSession:
     """The producer's end of one native connection."""
 
-    __slots__ = ("_events", "_native", "_out", "_sent_seq", "state")
+    __slots__ = ("_asked", "_events", "_native", "_out", "_sent_seq", "state")
 
     def __init__(self, producer_id: bytes, lowest_seq: int, label: str) -> None:
         self.state = State.HELLO
         self._native = NativeDeframer(0)
-        self._events: list[Welcomed | Acknowledged] = []
+        self._events: list[Welcomed | Acknowledged | Ring] = []
+        self._asked = False  # for a ring, and there was no answer yet
         self._out = PREFACE + encode(Hello(producer_id, lowest_seq, label))
         self._sent_seq = lowest_seq
         self._pass(FrameType.HELLO)
@@ -509,7 +532,7 @@ class SendingSession:
             end += ACK_FRAME.size
         return data[end:]
 
-    def events_received(self) -> list[Welcomed | Acknowledged]:
+    def events_received(self) -> list[Welcomed | Acknowledged | Ring]:
         """Return what has happened since the last call."""
         events, self._events = self._events, []
         return events
@@ -524,6 +547,17 @@ class SendingSession:
         if self.state is not _OPEN:
             self._pass(FrameType.BATCH)
         self._sent_seq = end_seq
+
+    def ask(self) -> None:
+        """Ask for a ring of shared memory; the answer is a Ring, or none at all."""
+        self._pass(FrameType.ASK)
+        self._asked = True
+        self._out += encode(Ask())
+
+    def move(self) -> None:
+        """Say that what follows comes through the ring."""
+        self._pass(FrameType.MOVE)
+        self._out += encode(Move())
 
     def bye(self) -> None:
         """Say that nothing more comes."""
@@ -556,6 +590,12 @@ class SendingSession:
                     raise malformed("WELCOME", f"its largest frame is {largest} bytes")
                 self._sent_seq = expected_seq
                 self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD))
+            case Ring():
+                if not self._asked:
+                    error = "unexpected RING: it was not asked for"
+                    raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
+                self._asked = False
+                self._events.append(frame)
             case Ack(seq):
                 if seq > self._sent_seq:
                     error = f"it accepts {seq}, but only {self._sent_seq} were sent"
