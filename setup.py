@@ -15,4 +15,6 @@ def extension(name: str) -> Extension:
     )
 
 
-setup(ext_modules=[extension("mpsr.wire._codec"), extension("mpsr._direct")])
+MODULES = ["mpsr.wire._codec", "mpsr._direct", "mpsr._ring"]
+
+setup(ext_modules=[extension(name) for name in MODULES])

@@ -8,6 +8,7 @@ left, one bounded read at a time, so that the kernel's socket buffers are the qu
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
 import struct
@@ -19,6 +20,7 @@ from mmap import mmap
 from termios import FIONREAD
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mpsr import ring
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
 from mpsr.errors import RemoteProtocolError
@@ -35,14 +37,17 @@ from mpsr.limits import (
     LOOKS,
     MAX_CONNECTIONS,
     MAX_MESSAGE,
+    MAX_RINGS,
     READ_BEHIND,
     READ_SIZE,
     REPLY_DEADLINE,
+    RING_AFTER,
+    RING_SIZE,
     STOP_ROUNDS,
 )
 from mpsr.poller import READ, WRITE, Poller
 from mpsr.wakeup import Wakeup
-from mpsr.wire.frames import Hello, RejectCode
+from mpsr.wire.frames import Hello, Move, RejectCode, malformed
 from mpsr.wire.ledger import Ledger, Track
 from mpsr.wire.session import ReceivingSession, State
 
@@ -51,11 +56,14 @@ if TYPE_CHECKING:
     from logging import Logger
     from typing import Any
 
+    from mpsr._ring import Reader
     from mpsr.endpoint import Claim, SocketType
     from mpsr.wire.framing import Framing
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_AGAIN: Final = 1 << 16  # no event of a poller: look into the ring alone
+_NOT_GREETED: Final = (State.DETECTING, State.PREFACE, State.HELLO)
 _DEADLINE_CHECK: Final = 0.25  # seconds between looks at the deadlines
 
 
@@ -85,7 +93,19 @@ class ReceiverStats(NamedTuple):
 class _Connection:
     """One accepted connection."""
 
-    __slots__ = ("open", "order", "out", "peer", "session", "socket", "track")
+    __slots__ = (
+        "ended",
+        "given",
+        "open",
+        "order",
+        "out",
+        "peer",
+        "ring",
+        "session",
+        "socket",
+        "track",
+        "until_ring",
+    )
 
     def __init__(
         self, sock: socket.socket, peer: Peer, session: ReceivingSession, order: int
@@ -97,6 +117,16 @@ class _Connection:
         self.peer = peer
         self.track: Track | None = None  # set while it speaks for a native producer
         self.out = b""  # what the peer has not taken yet
+        self.until_ring = 0  # bytes to come before it gets a ring; 0 if it is to have none
+        self.given: Reader | None = None  # the ring that it got
+        self.ring: Reader | None = None  # the same, once all comes through it
+        self.ended = False  # its socket did, before the ring was empty
+
+    def close(self) -> None:
+        """Close the descriptor, and part with the ring."""
+        self.socket.close()
+        if self.given is not None:
+            self.given.close()
 
     def __str__(self) -> str:
         name = f"pid {self.peer.pid}, uid {self.peer.uid}"
@@ -134,6 +164,8 @@ class Inbox:
         self._connections: set[_Connection] = set()
         self._speakers: dict[Track, _Connection] = {}
         self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
+        self._loud: dict[_Connection, int] = {}  # their rings may hold more, and no bell will tell
+        self._rings = 0  # given, and not back yet
         self._pending: deque[Batch[Any]] = deque()  # read and not handed out
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told: set[Track] = set()  # acknowledged here, not yet told the producer
@@ -184,7 +216,7 @@ class Inbox:
     def signal(self, more: bool) -> None:  # noqa: FBT001 - a flag by nature
         """Tell a watcher whether the caller has something to come back for."""
         if self._signal and not self._stop_asked:
-            if more or self._pending:
+            if more or self._pending or self._loud:
                 self._wakeup.set()
             else:
                 self._wakeup.clear()
@@ -265,7 +297,7 @@ class Inbox:
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``next_batch`` has something to do in any case."""
-        times = []
+        times = [0.0] if self._loud else []
         if self._resume_at is not None:
             times.append(self._resume_at - now)
         if self._due:
@@ -291,8 +323,8 @@ class Inbox:
                 self._discarded += batch.nbytes
         for connection in self._connections:
             if connection.session.state is State.FOREIGN:
-                self._discarded += connection.session.pending + _unread(connection.socket)
-            connection.socket.close()
+                self._discarded += connection.session.pending + _unread(connection)
+            connection.close()
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
@@ -304,7 +336,7 @@ class Inbox:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
         self.closed = self.finished = True
         for connection in self._connections:
-            connection.socket.close()
+            connection.close()
         self._connections.clear()
         self._claim.abandon()
         self._release()
@@ -325,7 +357,7 @@ class Inbox:
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
-        self._ready.extend(self._poller.poll(seconds))
+        self._ready.extend(self._poller.poll(0 if self._loud else seconds))
 
     # -- a round ----------------------------------------------------------------------------
 
@@ -342,6 +374,8 @@ class Inbox:
         for _ in range(LOOKS):
             if not ready:
                 ready.extend(self._poller.poll(0))
+                ready.extend(self._loud.items())
+                self._loud.clear()
             while ready and not pending:
                 self._serve(*ready.popleft())
             if pending:
@@ -355,7 +389,9 @@ class Inbox:
         elif source is not None and source.open:
             if events & ~READ:
                 self._flush(source)
-            if events & ~WRITE:
+            if source.ring is not None:
+                self._read_ring(source, source.ring, heard=events != _AGAIN)
+            elif events & ~WRITE:
                 self._read(source)
 
     def _accept(self) -> None:
@@ -391,10 +427,18 @@ class Inbox:
         try:
             placed, data = self._receive(connection, settled=settled, apart=apart)
         except BlockingIOError:
-            return 0
+            if not connection.ended:
+                return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
             pass
+        except ValueError as exc:  # its ring
+            self._fail(connection, malformed("ring", str(exc)))
+            return 0
         size = placed + len(data)
+        if connection.until_ring:
+            connection.until_ring -= size
+            if connection.until_ring <= 0:
+                self._give_ring(connection)
         if settled and data:  # on the straight road there are whole batches, and nothing else
             end = session.receive_whole(data, self._pending)
             if end == size and not self._due:
@@ -416,22 +460,38 @@ class Inbox:
 
     def _receive(self, connection: _Connection, *, settled: bool, apart: bool) -> tuple[int, bytes]:
         """Return how many bytes went straight to where they belong, and what else came."""
-        session, sock = connection.session, connection.socket
+        session, sock = connection.session, connection.ring or connection.socket
         rooms = () if settled else session.wanted()
+        if rooms and connection.ring is not None:
+            try:
+                return connection.ring.recv_into(rooms), b""
+            finally:
+                for each in rooms:
+                    each.release()
         if rooms:
             room = sum(map(len, rooms))
             try:
-                size = sock.recvmsg_into([*rooms, self._behind])[0]
+                size = connection.socket.recvmsg_into([*rooms, self._behind])[0]
             finally:
                 for each in rooms:
                     each.release()
             return min(size, room), bytes(self._behind[: max(0, size - room)])
+        if not settled and ring.AVAILABLE and session.state in _NOT_GREETED:
+            return 0, self._receive_first(connection)
         if settled and apart:  # once its places are known, what follows is read into them
             return 0, sock.recv(READ_BEHIND)
         data = sock.recv(self._read_size)
         if len(data) == self._read_size:
             self._read_size = min(2 * self._read_size, READ_SIZE)
         return 0, data
+
+    def _receive_first(self, connection: _Connection) -> bytes:
+        """Read what may hold HELLO, and with it a descriptor: such a producer takes a ring."""
+        data, descriptors = ring.receive_along(connection.socket, self._read_size)
+        for descriptor in descriptors:
+            os.close(descriptor)
+            connection.until_ring = RING_AFTER
+        return data
 
     def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
         """Take what the session has understood; return what went wrong in answering it."""
@@ -447,6 +507,9 @@ class Inbox:
                     self._deliver(connection)
                     return exc
                 return self._deliver(connection)
+            elif isinstance(event, Move):
+                connection.ring = connection.given
+                self._loud[connection] = _AGAIN  # its bells may have come before
             elif connection.track is not None:
                 self._leave(connection, orderly=event.orderly)
         return None
@@ -490,9 +553,54 @@ class Inbox:
         for what in ("hello", "frame", "reply"):
             self._due.pop((connection, what), None)
         self._poller.unregister(connection.socket)
-        connection.socket.close()
+        self._loud.pop(connection, None)
+        self._rings -= connection.given is not None
+        connection.close()
         if self._paused and not self._stopping:
             self._resume()
+
+    # -- rings ------------------------------------------------------------------------------
+
+    def _give_ring(self, connection: _Connection) -> None:
+        """Give who sends much a ring, if there is one to give; else it may have one later."""
+        connection.until_ring = RING_AFTER
+        if self._rings >= MAX_RINGS or connection.session.state is not State.OPEN:
+            return
+        try:
+            descriptor, connection.given = ring.make()
+        except OSError:
+            return  # it does not need one
+        self._rings += 1
+        connection.until_ring = 0
+        connection.session.give_ring(RING_SIZE)
+        try:
+            self._flush(connection, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _hear(self, connection: _Connection) -> bool:
+        """Clear the bells; tell whether the socket has ended."""
+        if not connection.ended:
+            try:
+                connection.ended = not connection.socket.recv_into(self._behind)
+            except BlockingIOError:
+                pass
+            except OSError:
+                connection.ended = True
+        return connection.ended
+
+    def _read_ring(self, connection: _Connection, reader: Reader, *, heard: bool) -> int:
+        """Clear the bells; read once what the ring holds, and tell who waits for room in it."""
+        if heard:
+            self._hear(connection)
+        # Asked before the ring is looked at: what the peer wrote before its end is in it by then.
+        size = self._read(connection)
+        if connection.open and size:
+            self._loud[connection] = _AGAIN
+            if reader.rouses() and connection.track is not None and not connection.out:
+                connection.session.acknowledge(connection.track.accepted_seq)
+                self._flush(connection)
+        return size
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -511,14 +619,20 @@ class Inbox:
             connection.session.acknowledge(track.accepted_seq)
             self._flush(connection)
 
-    def _flush(self, connection: _Connection) -> None:
-        """Send what the peer will take now, and wait for room for the rest."""
+    def _flush(self, connection: _Connection, descriptor: int | None = None) -> None:
+        """Send what the peer will take now, and wait for room for the rest.
+
+        A descriptor goes with it, or not at all.
+        """
         had = bool(connection.out)
         out = connection.out + connection.session.data_to_send()
         if not out:
             return
         try:
-            sent = connection.socket.send(out)
+            if descriptor is None:
+                sent = connection.socket.send(out)
+            else:
+                sent = ring.send_along(connection.socket, [out], [descriptor])
         except BlockingIOError:
             sent = 0
         except OSError:  # gone: reading will tell
@@ -586,7 +700,12 @@ class Inbox:
             self._poller.unregister(self._listener)
             self._paused = True
         self._ready.clear()
-        self._draining.extend((item, _unread(item.socket)) for item in self._connections)
+        self._draining.extend((item, _unread(item)) for item in self._connections)
+
+    def _read_any(self, connection: _Connection) -> int:
+        if connection.ring is None:
+            return self._read(connection)
+        return self._read_ring(connection, connection.ring, heard=True)
 
     def _drain(self) -> None:
         while self._draining and not self._pending:
@@ -594,11 +713,11 @@ class Inbox:
             if not connection.open:
                 continue
             if left > 0:
-                size = self._read(connection)
+                size = self._read_any(connection)
                 if size:
                     self._draining.appendleft((connection, left - size))
-            elif _at_end(connection.socket):
-                self._read(connection)
+            elif self._hear(connection) if connection.ring else _at_end(connection.socket):
+                self._read_any(connection)
         if not self._pending:
             self.finished = True
 
@@ -676,11 +795,18 @@ def _spare_descriptors() -> int:
     return MAX_CONNECTIONS * 1024 if soft < 0 else max(1, soft - DESCRIPTOR_RESERVE)
 
 
-def _unread(sock: socket.socket) -> int:
-    """Return how many bytes the kernel holds for a stream socket."""
+def _unread(connection: _Connection) -> int:
+    """Return how many bytes are there to be read from a connection."""
     size = bytearray(4)
-    ioctl(sock, FIONREAD, size)
-    return int.from_bytes(size, sys.byteorder)
+    if connection.ring is None:
+        ioctl(connection.socket, FIONREAD, size)
+    unread = int.from_bytes(size, sys.byteorder)
+    if connection.given is not None:
+        try:
+            unread += connection.given.filled()
+        except ValueError:
+            pass  # reading tells
+    return unread
 
 
 def _at_end(sock: socket.socket) -> bool:

@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mpsr import ring
 from mpsr.endpoint import peer_of, reach
 from mpsr.errors import (
     AddressError,
@@ -38,13 +39,14 @@ from mpsr.limits import (
 )
 from mpsr.wakeup import Wakeup
 from mpsr.window import Window
-from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode
+from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode, Ring
 from mpsr.wire.framing import FOREIGN_FRAMINGS
 from mpsr.wire.session import Acknowledged, SendingSession, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mpsr._ring import Writer
     from mpsr.endpoint import Address, SocketType
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
@@ -116,6 +118,9 @@ class Outbox:
         self._socket: socket.socket | None = None
         self._session: SendingSession | None = None
         self._greeting = b""  # preface and HELLO, or BYE, as far as not written
+        self._descriptor: int | None = None  # of a ring that was given
+        self._given: Writer | None = None  # the ring that was given
+        self._ring: Writer | None = None  # the same, once all goes through it
         self.in_write = False  # between begin_write and end_write
         self.interrupted = False  # an exception broke in: nobody knows how far a write went
         self._broken = False  # the connection is to be dropped once that write has ended
@@ -166,6 +171,8 @@ class Outbox:
         if not self._is_free(patient=patient):
             return ()
         self._patient = False
+        if self.window.halting and not self._greeting and not self.window.begun:
+            self._move()
         if self._greeting:
             self.in_write = not self.blocked
             return (self._greeting,) if self.in_write else ()
@@ -183,16 +190,69 @@ class Outbox:
 
     def let_direct(self, now: float) -> None:
         """Have short messages written in one step from now on, if nothing stands against it."""
-        if self.may_rest and not (self.in_write or self.interrupted) and now >= self.burst_until:
+        busy = self.in_write or self.interrupted or now < self.burst_until
+        if self.may_rest and not busy and self._given is None:
             self.window.let_direct(self.socket_fileno())
 
     def write(self, chosen: Sequence[bytes | memoryview]) -> int | OSError:
         """Write; return how many bytes went, or the error. Touches nothing but the socket."""
         flags = 0 if self._patient else _DONTWAIT
         try:
+            if self._ring is not None:
+                return self._write_ring(self._ring, chosen)
+            if self._session is not None and self._session.state is State.GREETED:
+                return self._greet(chosen)
             return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
         except OSError as exc:
             return exc
+
+    def _greet(self, chosen: Sequence[bytes | memoryview]) -> int:
+        """Write HELLO, and with it a descriptor where a ring would be taken.
+
+        Whoever knows of no rings never sees it.
+        """
+        tokens: list[int] = []
+        if self._session is not None and self._session.takes_ring:
+            try:
+                tokens.append(os.eventfd(0))
+            except OSError:
+                pass  # there are too many: no ring, then
+        try:
+            return ring.send_along(self._socket, chosen, tokens, _DONTWAIT)  # type: ignore[arg-type]
+        finally:
+            for token in tokens:
+                os.close(token)
+
+    def _write_ring(self, writer: Writer, chosen: Sequence[bytes | memoryview]) -> int:
+        """Write into the ring, as a socket is written: raise OSError where nothing went."""
+        left, done = sum(map(len, chosen)), 0
+        try:
+            while left:
+                size = writer.write(chosen, done)
+                done += size
+                left -= size
+                if size:
+                    if writer.rouses():
+                        self._ring_bell()
+                elif not self._patient or not writer.sleep(SEND_PATIENCE) or self._broken:
+                    break
+        except ValueError as exc:
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
+        if left and not done:
+            raise BlockingIOError
+        return done
+
+    def _ring_sleeps(self, writer: Writer) -> bool:
+        try:
+            return writer.sleeps()
+        except ValueError:
+            return False  # the next write tells
+
+    def _ring_bell(self) -> None:
+        try:
+            self._socket.send(b"\0", _DONTWAIT)  # type: ignore[union-attr]  # there is a ring
+        except BlockingIOError:
+            pass  # there are bells that it has not heard yet
 
     def end_write(self, result: int | OSError, now: float) -> None:
         """Take note of what a write did."""
@@ -223,6 +283,8 @@ class Outbox:
             self._greeting = self._greeting[size:]
             if self._greeting:
                 self._block()
+            elif self._given is not None and self.window.halting:  # MOVE went
+                self._ring, self.window.halting = self._given, False
         elif not self.window.wrote(size):
             if not self._patient:
                 self._block()
@@ -257,10 +319,22 @@ class Outbox:
         return self._socket.fileno()  # type: ignore[union-attr]  # where it may rest
 
     def _block(self) -> None:
+        if self._ring is not None:
+            if self._socket is not None and self._ring_sleeps(self._ring):
+                self.blocked = True
+                self.wakeup.set()
+            return
         self.blocked = True
         self.wakeup.set()  # somebody has to wait for room now
         if self._socket is not None:
             self._selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def _move(self) -> None:
+        """Say, between two frames, that what follows comes through the ring."""
+        if self._session is None or not self._is_open():
+            return
+        self._session.move()
+        self._greeting = self._session.data_to_send()
 
     # -- reading, connecting ----------------------------------------------------------------
 
@@ -294,6 +368,8 @@ class Outbox:
                 self.blocked = False
                 self._selector.modify(self._socket, selectors.EVENT_READ)
             if mask & selectors.EVENT_READ and not self._broken:
+                if self._ring is not None:
+                    self.blocked = False
                 self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
@@ -319,7 +395,9 @@ class Outbox:
         self.peer_pid = peer_of(self._socket).pid
         self._selector.register(self._socket, selectors.EVENT_READ)
         if self._native:
-            self._session = SendingSession(self.id, self.window.accepted_seq, self._label)
+            self._session = SendingSession(
+                self.id, self.window.accepted_seq, self._label, takes_ring=ring.AVAILABLE
+            )
             self._greeting = self._session.data_to_send()
             text = f"{self.address} took the connection, but no receiver has answered yet"
             self.obstacle = ReceiverBusy(text, address=str(self.address), pid=self.peer_pid)
@@ -327,7 +405,10 @@ class Outbox:
     def read(self, now: float) -> bool:
         """Read once; tell whether there may be more."""
         try:
-            size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
+            if self._session is not None and self._session.takes_ring:
+                size = self._read_with_ring()
+            else:
+                size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -338,6 +419,27 @@ class Outbox:
         elif self._session is not None:
             self._receive(self._session, self._read_buffer[:size], now)
         return size > 0
+
+    def _read_with_ring(self) -> int:
+        """Read once, and keep the descriptor that may come along."""
+        data, descriptors = ring.receive_along(self._socket, MAX_CONTROL_FRAME, _DONTWAIT)  # type: ignore[arg-type]
+        self._read_buffer[: len(data)] = data
+        for descriptor in descriptors:
+            self._forget_descriptor()
+            self._descriptor = descriptor
+        return len(data)
+
+    def _forget_descriptor(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _attach(self, size: int) -> None:
+        """Take the ring that was given, if it is as it should be; else all stays as it is."""
+        if self._descriptor is not None:
+            self._given = ring.attach(self._descriptor, size)
+            self.window.halting = self._given is not None
+        self._forget_descriptor()
 
     def _receive(self, session: SendingSession, data: memoryview, now: float) -> None:
         failure: RemoteProtocolError | None = None
@@ -351,6 +453,8 @@ class Outbox:
         for event in session.events_received():
             if isinstance(event, Acknowledged):
                 self.window.accept(event.seq)
+            elif isinstance(event, Ring):
+                self._attach(event.size)
             elif self.window.resume(event.expected_seq, event.max_message):
                 self.obstacle = None
                 self._backoff = BACKOFF_FIRST
@@ -374,6 +478,8 @@ class Outbox:
         self.obstacle = obstacle
         if self.in_write:
             self._broken = True
+            if self._ring is not None:
+                self._ring.interrupt()
             return
         self.window.adopt_direct()  # before the descriptor is another's
         self._broken = self.blocked = self._stalled = False
@@ -386,8 +492,16 @@ class Outbox:
                 self.fail(obstacle)
         self._session = None
         self._greeting = b""
+        self._part_with_ring()
         self.window.rewind()
         self._retry_later(now)
+
+    def _part_with_ring(self) -> None:
+        self._forget_descriptor()
+        if self._given is not None:
+            self._given.close()
+        self._given = self._ring = None
+        self.window.halting = False
 
     def _recover(self, now: float) -> None:
         """Give the connection up after an interruption, and start afresh."""
@@ -421,6 +535,7 @@ class Outbox:
     def close(self) -> None:
         """Close the descriptors."""
         self.window.adopt_direct()
+        self._part_with_ring()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

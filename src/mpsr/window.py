@@ -97,6 +97,7 @@ class Window:
         self._largest_frame = inf  # that the receiver takes, once it is known to be small
         self._foreign = foreign
         self._alone = foreign is not None and foreign.alone
+        self.halting = False  # whether a write ends with the parcel that has begun
         self._on_full = on_full
         self._buffer = buffer
         self._linger = linger
@@ -170,6 +171,11 @@ class Window:
     def unsent(self) -> bool:
         """Whether a parcel waits to be written."""
         return bool(self._unsent)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a parcel is written in part."""
+        return self._offset > 0
 
     @property
     def unspooled(self) -> bool:
@@ -451,7 +457,7 @@ class Window:
             return list(self._unsent[0].buffers[:WRITE_BUFFERS])
         chosen: list[bytes | memoryview] = []
         size = count = 0
-        for parcel in islice(self._unsent, 1 if self._alone else None):
+        for parcel in islice(self._unsent, 1 if self._alone or self.halting else None):
             if chosen and (size >= WRITE_SIZE or len(chosen) + len(parcel.buffers) > WRITE_BUFFERS):
                 break
             if self._foreign is not None and parcel.reason is not None:

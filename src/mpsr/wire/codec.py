@@ -13,6 +13,16 @@ _CHOICE: Final = os.environ.get("MPSR_SPEEDUPS", "auto")
 if _CHOICE not in _CHOICES:
     raise ConfigurationError(f"MPSR_SPEEDUPS={_CHOICE}: choose one of {', '.join(_CHOICES)}")
 
+
+def missing(what: str) -> str:
+    """Return what to say where something that is written in C is required, and not there."""
+    return (
+        f"MPSR_SPEEDUPS=require, but the C {what} is not there: install mpsr anew where there are "
+        "a C compiler and Python's headers (pip install --no-binary mpsr --force-reinstall mpsr; "
+        "in a checkout, pip install -e .)"
+    )
+
+
 if TYPE_CHECKING:
     from mpsr.wire import _codec as twin
 elif _CHOICE == "off":
@@ -22,11 +32,7 @@ else:
         from mpsr.wire import _codec as twin
     except ImportError as exc:
         if _CHOICE == "require":
-            raise MpsrError(
-                "MPSR_SPEEDUPS=require, but the C codec is not there: install mpsr anew where "
-                "there are a C compiler and Python's headers (pip install --no-binary mpsr "
-                "--force-reinstall mpsr; in a checkout, pip install -e .)"
-            ) from exc
+            raise MpsrError(missing("codec")) from exc
         from mpsr.wire import _codec_py as twin
 
 TWIN: Final = "C" if twin.__name__.endswith("._codec") else "Python"

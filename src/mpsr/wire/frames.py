@@ -23,6 +23,7 @@ _WELCOME: Final = struct.Struct("<IQI")
 _LOST: Final = struct.Struct("<QQI")
 _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
+_RING: Final = struct.Struct("<I")
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -37,9 +38,13 @@ class FrameType(IntEnum):
     ACK = 5
     REJECT = 6
     BYE = 7
+    RING = 8
+    MOVE = 9
 
 
-FROM_RECEIVER: Final = frozenset({FrameType.WELCOME, FrameType.ACK, FrameType.REJECT})
+FROM_RECEIVER: Final = frozenset(
+    {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING}
+)
 FROM_PRODUCER: Final = frozenset(FrameType) - FROM_RECEIVER
 
 
@@ -112,7 +117,22 @@ class Bye(NamedTuple):
     """An orderly end."""
 
 
-ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye
+class Ring(NamedTuple):
+    """A receiver gives a ring of ``size`` bytes of shared memory; its descriptor comes along."""
+
+    size: int
+
+
+class Move(NamedTuple):
+    """What follows comes through the ring."""
+
+
+ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move
+
+_EMPTY: Final[dict[int, Bye | Move]] = {
+    FrameType.BYE: Bye(),
+    FrameType.MOVE: Move(),
+}
 
 
 def max_frame(max_message: int) -> int:
@@ -136,8 +156,12 @@ def encode(frame: ControlFrame) -> bytes:
             room = MAX_CONTROL_FRAME - _REJECT.size
             payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
             return _with_header(FrameType.REJECT, payload)
+        case Ring():
+            return _with_header(FrameType.RING, _RING.pack(*frame))
         case Bye():
             return _with_header(FrameType.BYE, b"")
+        case Move():
+            return _with_header(FrameType.MOVE, b"")
 
 
 def decode(kind: int, payload: bytes) -> ControlFrame:
@@ -155,12 +179,14 @@ def decode(kind: int, payload: bytes) -> ControlFrame:
             case FrameType.REJECT:
                 (code,) = _REJECT.unpack_from(payload)
                 return Reject(code, payload[_REJECT.size :].decode("utf-8", "replace"))
-            case FrameType.BYE if not payload:
-                return Bye()
+            case FrameType.RING:
+                return Ring(*_RING.unpack(payload))
+            case FrameType.BYE | FrameType.MOVE if not payload:
+                return _EMPTY[kind]
     except struct.error:
         raise malformed(FrameType(kind).name, f"its payload has {len(payload)} bytes") from None
-    if kind == FrameType.BYE:
-        raise malformed("BYE", "it has a payload")
+    if kind in _EMPTY:
+        raise malformed(FrameType(kind).name, "it has a payload")
     raise malformed("frame", f"its type is {kind}")
 
 

@@ -224,6 +224,8 @@ class NativeDeframer:
                     return
             if self._rest is None:
                 data = self._feed_first(data, out)
+                if out and out[-1].kind == FrameType.MOVE:
+                    return  # behind it there are no frames, but bells
             else:
                 piece, data = data[: self._rest.missing], data[self._rest.missing :]
                 self._rest.extend(piece)

@@ -27,8 +27,10 @@ from mpsr.wire.frames import (
     FrameType,
     Hello,
     Lost,
+    Move,
     Reject,
     RejectCode,
+    Ring,
     Welcome,
     decode,
     encode,
@@ -72,6 +74,8 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.LOST): State.OPEN,
     (State.OPEN, FrameType.ACK): State.OPEN,
     (State.OPEN, FrameType.BYE): State.ENDED,
+    (State.OPEN, FrameType.RING): State.OPEN,
+    (State.OPEN, FrameType.MOVE): State.OPEN,  # once, and only behind a RING
     (State.PREFACE, FrameType.REJECT): State.FAILED,
     (State.HELLO, FrameType.REJECT): State.FAILED,
     (State.GREETED, FrameType.REJECT): State.FAILED,
@@ -88,8 +92,11 @@ PRODUCER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.ACK): State.OPEN,
     (State.OPEN, FrameType.REJECT): State.FAILED,
     (State.OPEN, FrameType.BYE): State.ENDED,
+    (State.OPEN, FrameType.RING): State.OPEN,  # once, and only where HELLO offered to take it
+    (State.OPEN, FrameType.MOVE): State.OPEN,
     (State.ENDED, FrameType.ACK): State.ENDED,  # it was on its way when BYE was sent
     (State.ENDED, FrameType.REJECT): State.FAILED,  # so was this
+    (State.ENDED, FrameType.RING): State.ENDED,  # and this
 }
 
 
@@ -100,7 +107,7 @@ class Ended(NamedTuple):
 
 
 #: A batch also says how many messages were dropped at the producer before it.
-Event = Hello | Batch[Any] | Ended
+Event = Hello | Batch[Any] | Move | Ended
 
 
 class ReceivingSession:
@@ -112,6 +119,7 @@ class ReceivingSession:
         "_events",
         "_foreign",
         "_frames",
+        "_given",
         "_lost",
         "_max_frame",
         "_max_message",
@@ -150,6 +158,7 @@ class ReceivingSession:
         self._frames: list[RawFrame] = []  # not yet looked at
         self._broken: RemoteProtocolError | None = None  # what is wrong behind them
         self._track: Track | None = None
+        self._given = False  # whether it gave a ring that nothing has come through yet
         self._lost = 0  # reported, and not yet told with a batch
         self._foreign: Deframer[Run] | None = None
         self._seq = 0  # foreign framings: messages so far
@@ -283,6 +292,12 @@ class ReceivingSession:
         if self.state is State.OPEN:
             self._out += encode(Ack(seq))
 
+    def give_ring(self, size: int) -> None:
+        """Give the producer a ring; the descriptor goes with what is then to be sent."""
+        self._pass(FrameType.RING)
+        self._given = True
+        self._out += encode(Ring(size))
+
     def reject(self, code: int, text: str) -> None:
         """Refuse to go on; the connection is to be closed once the answer is out."""
         if (self.state, FrameType.REJECT) in RECEIVER_TRANSITIONS:
@@ -376,7 +391,11 @@ class ReceivingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         frame = decode(kind, payload)
         self._pass(FrameType(kind))
-        if isinstance(frame, Hello):
+        if isinstance(frame, Hello | Move):
+            if isinstance(frame, Move) and not self._given:
+                error = "unexpected MOVE: there is no ring"
+                raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
+            self._given = self._given and not isinstance(frame, Move)
             self._events.append(frame)
         elif isinstance(frame, Lost):
             self._lost += frame.dropped - self._already(frame.first_seq, frame.dropped)
@@ -462,12 +481,16 @@ class Acknowledged(NamedTuple):
 class SendingSession:
     """The producer's end of one native connection."""
 
-    __slots__ = ("_events", "_native", "_out", "_sent_seq", "state")
+    __slots__ = ("_events", "_native", "_out", "_sent_seq", "state", "takes_ring")
 
-    def __init__(self, producer_id: bytes, lowest_seq: int, label: str) -> None:
+    def __init__(
+        self, producer_id: bytes, lowest_seq: int, label: str, *, takes_ring: bool = False
+    ) -> None:
         self.state = State.HELLO
         self._native = NativeDeframer(0)
-        self._events: list[Welcomed | Acknowledged] = []
+        self._events: list[Welcomed | Acknowledged | Ring] = []
+        self.takes_ring = takes_ring
+        """Whether a ring of shared memory may be given, and was not yet."""
         self._out = PREFACE + encode(Hello(producer_id, lowest_seq, label))
         self._sent_seq = lowest_seq
         self._pass(FrameType.HELLO)
@@ -504,7 +527,7 @@ class SendingSession:
             self._events.append(Acknowledged(seq))
         return data[end:]
 
-    def events_received(self) -> list[Welcomed | Acknowledged]:
+    def events_received(self) -> list[Welcomed | Acknowledged | Ring]:
         """Return what has happened since the last call."""
         events, self._events = self._events, []
         return events
@@ -519,6 +542,11 @@ class SendingSession:
         if self.state is not _OPEN:
             self._pass(FrameType.BATCH)
         self._sent_seq = max(self._sent_seq, end_seq)
+
+    def move(self) -> None:
+        """Say that what follows comes through the ring."""
+        self._pass(FrameType.MOVE)
+        self._out += encode(Move())
 
     def bye(self) -> None:
         """Say that nothing more comes."""
@@ -551,6 +579,12 @@ class SendingSession:
                     raise malformed("WELCOME", f"its largest frame is {largest} bytes")
                 self._sent_seq = expected_seq
                 self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD))
+            case Ring():
+                if not self.takes_ring:
+                    error = "unexpected RING: this producer takes none"
+                    raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
+                self.takes_ring = False
+                self._events.append(frame)
             case Ack(seq):
                 if seq > self._sent_seq:
                     error = f"it accepts {seq}, but only {self._sent_seq} were sent"

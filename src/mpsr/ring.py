@@ -1,0 +1,90 @@
+"""Make a ring of shared memory, or take one that a receiver gives.
+
+A producer that takes rings says so by a descriptor that comes with its HELLO, whatever it is of;
+who knows of no rings never sees it. A ring is a descriptor too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from mpsr.errors import MpsrError
+from mpsr.limits import RING_SIZE
+from mpsr.wire import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from mpsr._ring import Reader, Writer
+
+try:
+    if codec.TWIN != "C":
+        raise ImportError("MPSR_SPEEDUPS=off")
+    from mpsr import _ring
+except ImportError as exc:
+    if codec.REQUIRED:
+        raise MpsrError(codec.missing("ring")) from exc
+    AVAILABLE = False
+else:
+    import fcntl
+
+    AVAILABLE = True
+    # With these nobody can take away what is mapped: no access ever fails (SIGBUS).
+    _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    _BLOCK: Final = 512  # bytes: the unit of st_blocks
+    _PAGES: Final = os.sysconf("SC_PAGESIZE")
+
+
+def send_along(
+    sock: socket.socket, buffers: Sequence[Buffer], descriptors: list[int], flags: int = 0
+) -> int:
+    """Send bytes, and descriptors with the first of them; return how many bytes went."""
+    along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    return sock.sendmsg(buffers, along, flags)
+
+
+def receive_along(sock: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Receive bytes, and a descriptor that came with them; more than one there never is."""
+    descriptors = array("i")
+    room = socket.CMSG_LEN(descriptors.itemsize)
+    data, along, _, _ = sock.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
+    for level, kind, what in along:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(what[: len(what) // descriptors.itemsize * descriptors.itemsize])
+    return data, descriptors.tolist()
+
+
+def make() -> tuple[int, Reader]:
+    """Return the descriptor of a new ring, and the receiver's end of it.
+
+    Raises OSError where the system gives none.
+    """
+    whole = _ring.CONTROL + RING_SIZE
+    descriptor = os.memfd_create("mpsr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.posix_fallocate(descriptor, 0, whole)  # what there is no memory for fails here
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        return descriptor, _ring.Reader(descriptor, RING_SIZE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def attach(descriptor: int, size: int) -> Writer | None:
+    """Return the producer's end of a ring, or None if it is not safe, or not to be had."""
+    try:
+        whole = _ring.CONTROL + size
+        about = os.fstat(descriptor)
+        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+        if not sealed or about.st_size < whole or about.st_blocks * _BLOCK < whole:
+            return None
+        if os.fstatvfs(descriptor).f_bsize != _PAGES:  # huge pages can run out
+            return None
+        return _ring.Writer(descriptor, size)
+    except (OSError, ValueError):
+        return None
