@@ -44,7 +44,7 @@ elif codec.TWIN == "C":
         from mpsr._direct import DirectWriter
     except ImportError as exc:
         if codec.REQUIRED:
-            raise MpsrError("MPSR_SPEEDUPS=require, but mpsr._direct is not there") from exc
+            raise MpsrError(codec.missing("direct writer")) from exc
         DirectWriter = NoDirectWriter
 else:
     DirectWriter = NoDirectWriter

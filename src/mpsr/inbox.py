@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from logging import Logger
     from typing import Any
 
-    from mpsr._ring import Reader
     from mpsr.endpoint import Claim, SocketType
+    from mpsr.ring import Reader
     from mpsr.wire.framing import Framing
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -427,36 +427,45 @@ class Inbox:
         try:
             placed, data = self._receive(connection, settled=settled, apart=apart)
         except BlockingIOError:
-            if not connection.ended:
-                return 0
+            return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
             pass
-        except ValueError as exc:  # its ring
-            self._fail(connection, malformed("ring", str(exc)))
-            return 0
         size = placed + len(data)
+        if not size:
+            self._end(connection)
+            return 0
         if connection.until_ring:
-            connection.until_ring -= size
-            if connection.until_ring <= 0:
-                self._give_ring(connection)
+            self._count_towards_ring(connection, size)
         if settled and data:  # on the straight road there are whole batches, and nothing else
             end = session.receive_whole(data, self._pending)
             if end == size and not self._due:
                 return size
             data = data[end:]
-        failure = _feed(session, placed, data, ended=size == 0)
+        self._understand(connection, placed, data, size)
+        if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
+            size += self._read(connection)  # a frame has begun, and now its place is known
+        return size
+
+    def _understand(self, connection: _Connection, placed: int, data: bytes, size: int) -> None:
+        """Have a connection's session take what was read, of ``size`` bytes; answer it."""
+        session = connection.session
+        failure = _feed(session, placed, data)
         failure = self._deliver(connection) or failure
         if failure is not None:
             self._fail(connection, failure)
-        elif size == 0:
-            self._close(connection)
         elif self._due or not session.settled:
             self._watch_deadlines(connection, size)
         if session.answers:
             self._flush(connection)
-        if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
-            size += self._read(connection)  # a frame has begun, and now its place is known
-        return size
+
+    def _end(self, connection: _Connection) -> None:
+        """Take the end of a connection."""
+        failure = _feed(connection.session, 0, b"", ended=True)
+        failure = self._deliver(connection) or failure
+        if failure is not None:
+            self._fail(connection, failure)
+        else:
+            self._close(connection)
 
     def _receive(self, connection: _Connection, *, settled: bool, apart: bool) -> tuple[int, bytes]:
         """Return how many bytes went straight to where they belong, and what else came."""
@@ -561,8 +570,14 @@ class Inbox:
 
     # -- rings ------------------------------------------------------------------------------
 
+    def _count_towards_ring(self, connection: _Connection, size: int) -> None:
+        """Give who has sent much a ring; more is to come."""
+        connection.until_ring -= size
+        if connection.until_ring <= 0:
+            self._give_ring(connection)
+
     def _give_ring(self, connection: _Connection) -> None:
-        """Give who sends much a ring, if there is one to give; else it may have one later."""
+        """Give a ring, if there is one to give; else the producer may have one later."""
         connection.until_ring = RING_AFTER
         if self._rings >= MAX_RINGS or connection.session.state is not State.OPEN:
             return
@@ -594,7 +609,13 @@ class Inbox:
         if heard:
             self._hear(connection)
         # Asked before the ring is looked at: what the peer wrote before its end is in it by then.
-        size = self._read(connection)
+        try:
+            size = self._read(connection)
+        except ValueError as exc:
+            self._fail(connection, malformed("ring", str(exc)))
+            return 0
+        if not size and connection.ended and connection.open:
+            self._end(connection)
         if connection.open and size:
             self._loud[connection] = _AGAIN
             if reader.rouses() and connection.track is not None and not connection.out:
@@ -766,7 +787,7 @@ class Inbox:
 
 
 def _feed(
-    session: ReceivingSession, placed: int, data: bytes, *, ended: bool
+    session: ReceivingSession, placed: int, data: bytes, *, ended: bool = False
 ) -> RemoteProtocolError | None:
     """Have a session take what was read, or the end; return what is wrong with it."""
     try:

@@ -46,8 +46,8 @@ from mpsr.wire.session import Acknowledged, SendingSession, State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mpsr._ring import Writer
     from mpsr.endpoint import Address, SocketType
+    from mpsr.ring import Writer
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
@@ -219,6 +219,10 @@ class Outbox:
                 pass  # there are too many: no ring, then
         try:
             return ring.send_along(self._socket, chosen, tokens, _DONTWAIT)  # type: ignore[arg-type]
+        except OSError as exc:
+            if exc.errno != errno.ETOOMANYREFS:
+                raise
+            return ring.send_along(self._socket, chosen, [], _DONTWAIT)  # type: ignore[arg-type]
         finally:
             for token in tokens:
                 os.close(token)

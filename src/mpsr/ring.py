@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from array import array
 from typing import TYPE_CHECKING, Final
 
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from mpsr._ring import Reader, Writer
-
 try:
-    if codec.TWIN != "C":
-        raise ImportError("MPSR_SPEEDUPS=off")
-    from mpsr import _ring
+    if codec.TWIN != "C" or not hasattr(os, "memfd_create"):
+        raise ImportError("MPSR_SPEEDUPS=off, or not Linux")
+    from mpsr._ring import CONTROL, Reader, Writer
 except ImportError as exc:
-    if codec.REQUIRED:
+    if codec.REQUIRED and sys.platform == "linux":
         raise MpsrError(codec.missing("ring")) from exc
     AVAILABLE = False
 else:
@@ -38,6 +37,9 @@ else:
     _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     _BLOCK: Final = 512  # bytes: the unit of st_blocks
     _PAGES: Final = os.sysconf("SC_PAGESIZE")
+
+
+__all__ = ["AVAILABLE", "Reader", "Writer", "attach", "make", "receive_along", "send_along"]
 
 
 def send_along(
@@ -64,12 +66,12 @@ def make() -> tuple[int, Reader]:
 
     Raises OSError where the system gives none.
     """
-    whole = _ring.CONTROL + RING_SIZE
+    whole = CONTROL + RING_SIZE
     descriptor = os.memfd_create("mpsr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.posix_fallocate(descriptor, 0, whole)  # what there is no memory for fails here
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        return descriptor, _ring.Reader(descriptor, RING_SIZE)
+        return descriptor, Reader(descriptor, RING_SIZE)
     except BaseException:
         os.close(descriptor)
         raise
@@ -78,13 +80,13 @@ def make() -> tuple[int, Reader]:
 def attach(descriptor: int, size: int) -> Writer | None:
     """Return the producer's end of a ring, or None if it is not safe, or not to be had."""
     try:
-        whole = _ring.CONTROL + size
+        whole = CONTROL + size
         about = os.fstat(descriptor)
         sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
         if not sealed or about.st_size < whole or about.st_blocks * _BLOCK < whole:
             return None
         if os.fstatvfs(descriptor).f_bsize != _PAGES:  # huge pages can run out
             return None
-        return _ring.Writer(descriptor, size)
+        return Writer(descriptor, size)
     except (OSError, ValueError):
         return None

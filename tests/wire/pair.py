@@ -17,6 +17,7 @@ from mpsr.wire.frames import (
     Lost,
     LostReason,
     RejectCode,
+    Ring,
     decode,
     encode,
 )
@@ -197,7 +198,7 @@ class ConnectionPair:
     ) -> None:
         self.producer = SendingSession(producer_id, lowest_seq, label)
         self.receiver = ReceiverEnd(ledger=ledger, uid=uid, max_message=max_message)
-        self.told: list[Welcomed | Acknowledged] = []  # what the producer understood
+        self.told: list[Welcomed | Acknowledged | Ring] = []  # what the producer understood
         self.refusal: RemoteProtocolError | None = None
         self._there = b""  # on the way to the receiver
         self._told_bytes = 0  # how much of what the receiver sent has arrived

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from mpsr.wire import codec
 from mpsr.wire.frames import PREFACE, Bye, Hello, Lost, encode
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.session import State, Welcomed
+from mpsr.wire.session import Acknowledged, State, Welcomed
 from tests.wire.pair import (
     PRODUCER_ID,
     ConnectionPair,
@@ -140,7 +140,7 @@ class Disturbed(RuleBasedStateMachine):
                 for parcel in self.window:
                     if parcel.end_seq > told.expected_seq:
                         self.send(parcel)
-            else:
+            elif isinstance(told, Acknowledged):
                 self.accepted = max(self.accepted, told.seq)
                 self.window = [kept for kept in self.window if kept.end_seq > self.accepted]
 

@@ -40,6 +40,7 @@ from mpsr.wire.frames import (
     LostReason,
     Reject,
     RejectCode,
+    Ring,
     Welcome,
     encode,
 )
@@ -143,6 +144,7 @@ def test_first_bytes_are_as_documented() -> None:
         ("LOST", Lost(5, 6, 2)),
         ("ACK", Ack(9)),
         ("REJECT", Reject(4, "because")),
+        ("RING", Ring(1 << 20)),
     ],
 )
 def test_payloads_are_laid_out_as_documented(title: str, frame: Any) -> None:

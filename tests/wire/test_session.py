@@ -583,6 +583,10 @@ def test_tables_agree_on_what_passes() -> None:
         (State.PREFACE, FrameType.REJECT),
         (State.HELLO, FrameType.REJECT),
     }
-    assert only_producer == {(State.ENDED, FrameType.ACK), (State.ENDED, FrameType.REJECT)}
+    assert only_producer == {
+        (State.ENDED, FrameType.ACK),
+        (State.ENDED, FrameType.REJECT),
+        (State.ENDED, FrameType.RING),
+    }
     for both in set(RECEIVER_TRANSITIONS) & set(PRODUCER_TRANSITIONS):
         assert RECEIVER_TRANSITIONS[both] is PRODUCER_TRANSITIONS[both]

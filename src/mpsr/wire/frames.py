@@ -38,8 +38,8 @@ class FrameType(IntEnum):
     ACK = 5
     REJECT = 6
     BYE = 7
-    RING = 8
-    MOVE = 9
+    RING = 32  # frames beside the messages are counted from here
+    MOVE = 33
 
 
 FROM_RECEIVER: Final = frozenset(
@@ -129,9 +129,18 @@ class Move(NamedTuple):
 
 ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move
 
-_EMPTY: Final[dict[int, Bye | Move]] = {
-    FrameType.BYE: Bye(),
-    FrameType.MOVE: Move(),
+_Plain = type[Welcome | Lost | Ack | Ring]
+_PLAIN: Final[dict[int, tuple[_Plain, struct.Struct]]] = {
+    FrameType.WELCOME: (Welcome, _WELCOME),
+    FrameType.LOST: (Lost, _LOST),
+    FrameType.ACK: (Ack, _ACK),
+    FrameType.RING: (Ring, _RING),
+}
+_EMPTY: Final[dict[int, Bye | Move]] = {FrameType.BYE: Bye(), FrameType.MOVE: Move()}
+_KINDS: Final[dict[type[ControlFrame], FrameType]] = {
+    **{plain: FrameType(kind) for kind, (plain, _) in _PLAIN.items()},
+    Bye: FrameType.BYE,
+    Move: FrameType.MOVE,
 }
 
 
@@ -146,22 +155,17 @@ def encode(frame: ControlFrame) -> bytes:
         case Hello(producer_id, lowest_seq, label):
             payload = _HELLO.pack(producer_id, lowest_seq) + encode_label(label)
             return _with_header(FrameType.HELLO, payload)
-        case Welcome():
-            return _with_header(FrameType.WELCOME, _WELCOME.pack(*frame))
-        case Lost():
-            return _with_header(FrameType.LOST, _LOST.pack(*frame))
         case Ack(seq):
             return ACK_FRAME.pack(*ACK_HEADER, seq)
         case Reject(code, text):
             room = MAX_CONTROL_FRAME - _REJECT.size
             payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
             return _with_header(FrameType.REJECT, payload)
-        case Ring():
-            return _with_header(FrameType.RING, _RING.pack(*frame))
-        case Bye():
-            return _with_header(FrameType.BYE, b"")
-        case Move():
-            return _with_header(FrameType.MOVE, b"")
+        case Welcome() | Lost() | Ring():
+            kind = _KINDS[type(frame)]
+            return _with_header(kind, _PLAIN[kind][1].pack(*frame))
+        case Bye() | Move():
+            return _with_header(_KINDS[type(frame)], b"")
 
 
 def decode(kind: int, payload: bytes) -> ControlFrame:
@@ -170,17 +174,14 @@ def decode(kind: int, payload: bytes) -> ControlFrame:
         match kind:
             case FrameType.HELLO:
                 return _decode_hello(payload)
-            case FrameType.WELCOME:
-                return Welcome(*_WELCOME.unpack(payload))
             case FrameType.LOST:
                 return _decode_lost(payload)
-            case FrameType.ACK:
-                return Ack(*_ACK.unpack(payload))
+            case FrameType.WELCOME | FrameType.ACK | FrameType.RING:
+                plain, layout = _PLAIN[kind]
+                return plain(*layout.unpack(payload))
             case FrameType.REJECT:
                 (code,) = _REJECT.unpack_from(payload)
                 return Reject(code, payload[_REJECT.size :].decode("utf-8", "replace"))
-            case FrameType.RING:
-                return Ring(*_RING.unpack(payload))
             case FrameType.BYE | FrameType.MOVE if not payload:
                 return _EMPTY[kind]
     except struct.error:

@@ -572,13 +572,7 @@ class SendingSession:
         self._pass(kind)
         match frame:
             case Welcome(_, expected_seq, largest):
-                if expected_seq < self._sent_seq:
-                    error = f"it expects {expected_seq}, but HELLO named {self._sent_seq}"
-                    raise malformed("WELCOME", error)
-                if largest < MAX_CONTROL_FRAME:
-                    raise malformed("WELCOME", f"its largest frame is {largest} bytes")
-                self._sent_seq = expected_seq
-                self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD))
+                self._receive_welcome(expected_seq, largest)
             case Ring():
                 if not self.takes_ring:
                     error = "unexpected RING: this producer takes none"
@@ -593,3 +587,12 @@ class SendingSession:
             case Reject(code, text):
                 error = f"the receiver refused this producer: {text}"
                 raise Rejected(error, code=code)
+
+    def _receive_welcome(self, expected_seq: int, largest: int) -> None:
+        if expected_seq < self._sent_seq:
+            error = f"it expects {expected_seq}, but HELLO named {self._sent_seq}"
+            raise malformed("WELCOME", error)
+        if largest < MAX_CONTROL_FRAME:
+            raise malformed("WELCOME", f"its largest frame is {largest} bytes")
+        self._sent_seq = expected_seq
+        self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD))

@@ -1,0 +1,498 @@
+"""The ring of shared memory that carries bulk beside the socket."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpsr
+from mpsr import inbox, limits, ring
+from mpsr.limits import MIB, RING_AFTER, RING_SIZE
+from mpsr.wire.codec import pack_batch
+from mpsr.wire.frames import PREFACE, Hello, Move, Ring, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpsr.ring import Reader, Writer
+
+pytestmark = pytest.mark.skipif(not ring.AVAILABLE, reason="it takes Linux and C")
+
+HEAD, TAIL, SIZE = 0, 64, 4096
+
+
+@pytest.fixture
+def memory() -> Iterator[tuple[Writer, Reader, mmap.mmap]]:
+    """Return both ends of a small ring, and its memory."""
+    from mpsr import _ring
+
+    descriptor = os.memfd_create("test")
+    os.truncate(descriptor, _ring.CONTROL + SIZE)
+    writer, reader = _ring.Writer(descriptor, SIZE), _ring.Reader(descriptor, SIZE)
+    with mmap.mmap(descriptor, _ring.CONTROL) as control:
+        yield writer, reader, control
+    writer.close()
+    reader.close()
+    os.close(descriptor)
+
+
+Memory = tuple["Writer", "Reader", mmap.mmap]
+
+
+def test_bytes_come_out_as_they_went_in(memory: Memory) -> None:
+    """Whatever the pieces, and however often it went round."""
+    writer, reader, _ = memory
+    rng = random.Random(1)
+    sent, got = b"", b""
+    for _ in range(2000):
+        pieces = [rng.randbytes(rng.randrange(900)) for _ in range(rng.randrange(1, 4))]
+        skip = rng.randrange(sum(map(len, pieces)) + 1)
+        went = writer.write(pieces, skip)
+        sent += b"".join(pieces)[skip : skip + went]
+        if rng.random() < 0.5:
+            rooms = [bytearray(rng.randrange(1, 900)) for _ in range(2)]
+            try:
+                size = reader.recv_into(rooms)
+            except BlockingIOError:
+                assert len(got) == len(sent)
+                continue
+            got += b"".join(rooms)[: min(size, len(rooms[0]))]
+            got += bytes(rooms[1][: max(0, size - len(rooms[0]))])
+        elif len(got) < len(sent):
+            got += reader.recv(rng.randrange(1, 3000))
+        assert reader.filled() == len(sent) - len(got)
+    assert len(sent) > 20 * SIZE
+    assert sent.startswith(got)
+
+
+def test_full_ring_takes_no_more(memory: Memory) -> None:
+    """What there is no room for stays with the writer."""
+    writer, reader, _ = memory
+    assert writer.write([bytes(SIZE - 1), b"ab"], 0) == SIZE
+    assert writer.write([b"b"], 0) == 0
+    assert not writer.sleep(0)
+    assert reader.recv(SIZE) == bytes(SIZE - 1) + b"a"
+    with pytest.raises(BlockingIOError):
+        reader.recv(1)
+
+
+def test_each_end_wakes_the_other_that_sleeps(memory: Memory) -> None:
+    """Who found nothing to do is woken once, and who did not sleep is not."""
+    writer, reader, _ = memory
+    assert writer.write([b"a"], 0) == 1
+    assert not writer.rouses()
+    reader.recv(10)
+    with pytest.raises(BlockingIOError):
+        reader.recv(10)
+    writer.write([b"b"], 0)
+    assert writer.rouses()
+    assert not writer.rouses()
+    writer.write([bytes(SIZE)], 0)
+    assert writer.sleeps()
+    reader.recv(10)
+    assert not reader.rouses()  # so little room is not worth it
+    reader.recv(SIZE)
+    assert reader.rouses()
+    assert not reader.rouses()
+    assert not writer.sleeps()  # there is room already
+
+
+def test_sleep_ends_with_room_and_with_an_interruption(memory: Memory) -> None:
+    """A thread that waits for room is woken by the reader, or by another thread."""
+    writer, reader, _ = memory
+    for wake, awake in (
+        (lambda: reader.recv(SIZE) and reader.rouses(), True),
+        (writer.interrupt, False),
+    ):
+        while writer.write([bytes(SIZE)], 0):
+            pass
+        result: list[bool] = []
+        sleeper = threading.Thread(target=lambda found=result: found.append(writer.sleep(30)))
+        sleeper.start()
+        while sleeper.is_alive():
+            wake()
+            sleeper.join(0.001)
+        assert result == [awake]
+
+
+@pytest.mark.parametrize("value", [SIZE + 2, 2**63, 2**64 - 1])
+def test_impossible_counters_are_refused(memory: Memory, value: int) -> None:
+    """Whatever the other end writes, nothing outside the ring is read or written."""
+    writer, reader, control = memory
+    writer.write([b"abc"], 0)
+    reader.recv(1)
+    control[HEAD : HEAD + 8] = struct.pack("<Q", value)
+    for call in (lambda: reader.recv(10), lambda: reader.recv_into([bytearray(9)]), reader.filled):
+        with pytest.raises(ValueError, match="counters"):
+            call()
+    control[TAIL : TAIL + 8] = struct.pack("<Q", value)
+    for call in (lambda: writer.write([b"x"], 0), writer.sleeps, lambda: writer.sleep(0)):
+        with pytest.raises(ValueError, match="counters"):
+            call()
+
+
+def test_closed_ring_is_not_touched(memory: Memory) -> None:
+    """Behind its end every call says so."""
+    writer, reader, _ = memory
+    writer.close()
+    writer.close()
+    reader.close()
+    calls: list[Callable[[], object]] = [
+        lambda: writer.write([b"x"], 0),
+        writer.rouses,
+        lambda: reader.recv(1),
+        reader.filled,
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_only_a_safe_ring_is_taken() -> None:
+    """One that could be cut short, or is no ring at all, is left alone."""
+    descriptor, reader = ring.make()
+    writer = ring.attach(descriptor, RING_SIZE)
+    assert writer is not None
+    writer.close()
+    assert ring.attach(descriptor, 2 * RING_SIZE) is None  # it is smaller than that
+    assert ring.attach(descriptor, RING_SIZE - 1) is None
+    with pytest.raises(PermissionError):
+        os.truncate(descriptor, 0)
+    reader.close()
+    os.close(descriptor)
+    unsealed = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.truncate(unsealed, 2 * RING_SIZE)
+    assert ring.attach(unsealed, RING_SIZE) is None
+    fcntl.fcntl(unsealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    assert ring.attach(unsealed, RING_SIZE) is None  # its pages are not there
+    os.close(unsealed)
+    with open(os.devnull) as file:
+        assert ring.attach(file.fileno(), RING_SIZE) is None
+
+
+# -- between two processes --------------------------------------------------------------------
+
+
+def test_two_processes_miss_no_wake_up() -> None:
+    """Whoever is faster waits for the other; each byte arrives, in order."""
+    total = 30 * MIB
+    descriptor, reader = ring.make()
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            writer = ring.attach(descriptor, RING_SIZE)
+            assert writer is not None
+            write_counted(writer, theirs, total)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    got, rng = 0, random.Random(2)
+    while got < total:
+        try:
+            data = reader.recv(rng.choice([100, 5000, 300_000]))
+        except BlockingIOError:
+            assert select.select([ours], [], [], 20)[0], "a bell was missed"
+            ours.recv(100)
+            continue
+        assert data == counted(got, len(data))
+        got += len(data)
+        if reader.rouses():
+            ours.send(b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    reader.close()
+    os.close(descriptor)
+    ours.close()
+    theirs.close()
+
+
+PATTERN = random.Random(3).randbytes(MIB)
+
+
+def counted(start: int, size: int) -> bytes:
+    """Return a part of an endless stream in which no two places look alike."""
+    start %= len(PATTERN)
+    return (
+        (PATTERN[start:] + PATTERN)[:size]
+        if start + size > len(PATTERN)
+        else PATTERN[start : start + size]
+    )
+
+
+def write_counted(writer: Writer, sock: socket.socket, total: int) -> None:
+    sent, rng = 0, random.Random(4)
+    while sent < total:
+        size = min(rng.choice([1, 700, 60_000, 900_000]), total - sent)
+        data, done = counted(sent, size), 0
+        while done < size:
+            done += (went := writer.write([data], done))
+            if writer.rouses():
+                sock.send(b"!")
+            if not went:
+                if rng.random() < 0.5:
+                    assert writer.sleep(20), "a wake-up was missed"
+                elif writer.sleeps():
+                    assert select.select([sock], [], [], 20)[0], "a wake-up was missed"
+                    sock.recv(100)
+        sent += size
+
+
+# -- through producer and receiver ------------------------------------------------------------
+
+
+def in_ring(producer: mpsr.Producer[bytes]) -> bool:
+    return producer._outbox._ring is not None
+
+
+def send_often(producer: mpsr.Producer[bytes], messages: list[bytes], rounds: int) -> None:
+    for _ in range(rounds):
+        producer.send_many(messages)
+
+
+def send_frames(sock: socket.socket, count: int) -> None:
+    for seq in range(count):
+        sock.sendall(pack_batch([bytes(MIB)], seq))
+
+
+def produce(address: str, messages: list[bytes], rounds: int) -> threading.Thread:
+    """Send them so many times, in a thread that ends once all are accepted."""
+
+    def send() -> None:
+        with mpsr.Producer[bytes](address) as producer:
+            for _ in range(rounds):
+                producer.send_many(messages)
+            for message in messages[:10]:
+                producer.send(message)
+            producer.flush()
+            assert in_ring(producer)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("size", [100, 5000, 100_000, 3_000_000])
+def test_bulk_moves_to_a_ring(address: str, size: int) -> None:
+    """All messages arrive once and in order, before the move and behind it."""
+    messages = [
+        number.to_bytes(4, "big") * (size // 4) for number in range(max(12, 200_000 // size))
+    ]
+    rounds = 1 + 24 * MIB // (size * len(messages))
+    with mpsr.Receiver(address) as receiver:
+        sending = produce(address, messages, rounds)
+        for _ in range(rounds):
+            for message in messages:
+                assert receiver.receive(20) == message
+        for message in messages[:10]:
+            assert receiver.receive(20) == message
+        receiver.acknowledge()
+        assert receiver._inbox is not None
+        assert receiver._inbox._rings == 1  # type: ignore[union-attr]
+        while sending.is_alive():
+            assert receiver.try_receive_batch() is None
+        assert receiver._inbox._rings == 0  # type: ignore[union-attr]
+
+
+def test_receiver_gives_so_many_rings_and_no_more(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one a producer stays with its socket; and later there may be one."""
+    monkeypatch.setattr(inbox, "MAX_RINGS", 0)
+    messages = [bytes(1000)] * 1000
+    with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address) as producer:
+
+        def pass_through(count: int) -> None:
+            sending = threading.Thread(target=send_often, args=(producer, messages, count))
+            sending.start()
+            got = 0
+            while got < count * len(messages):
+                got += len(receiver.receive_batch(20))
+            sending.join()
+            receiver.acknowledge()
+
+        pass_through(3 * RING_AFTER // MIB)
+        assert not in_ring(producer)
+        monkeypatch.setattr(inbox, "MAX_RINGS", limits.MAX_RINGS)
+        pass_through(3 * RING_AFTER // MIB)
+        assert in_ring(producer)
+
+
+def test_receiver_that_stands_still_fills_the_ring_and_goes_on(address: str) -> None:
+    """A full ring holds a producer up, and room in it wakes it."""
+    messages = [bytes(1000)] * 1000
+    with (
+        mpsr.Receiver(address) as receiver,
+        mpsr.Producer[bytes](address, buffer=4 * MIB) as producer,
+    ):
+        sending = threading.Thread(target=send_often, args=(producer, messages, 40))
+        sending.start()
+        got = 0
+        while got < 20_000:
+            got += len(receiver.receive_batch(20))
+        sending.join(1)  # the receiver stands still meanwhile
+        assert sending.is_alive()
+        assert in_ring(producer)
+        while got < 40_000:
+            got += len(receiver.receive_batch(20))
+        sending.join()
+        receiver.acknowledge()
+
+
+def child(address: str, body: Callable[[mpsr.Producer[bytes]], None]) -> int:
+    """Start a process that sends, until it is killed or done; return its number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with mpsr.Producer[bytes](address) as producer:
+                body(producer)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def numbered(producer: mpsr.Producer[bytes], total: int) -> None:
+    for start in range(0, total, 500):
+        producer.send_many(
+            [number.to_bytes(4, "big") * 500 for number in range(start, start + 500)]
+        )
+
+
+def test_killed_producer_leaves_whole_messages(address: str) -> None:
+    """What it had put into the ring arrives, in order and up to a point; others go on."""
+    with mpsr.Receiver(address) as receiver:
+        pid = child(address, lambda producer: numbered(producer, 10**9))
+        expected = 0
+        while expected < 40_000:
+            for message in receiver.receive_batch(20):
+                assert message == expected.to_bytes(4, "big") * 500
+                expected += 1
+        assert receiver._inbox is not None
+        assert receiver._inbox._rings == 1  # type: ignore[union-attr]
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        while receiver.stats().connections:
+            batch = receiver.try_receive_batch()
+            for message in batch or ():
+                assert message == expected.to_bytes(4, "big") * 500
+                expected += 1
+        assert receiver._inbox._rings == 0  # type: ignore[union-attr]
+
+
+def test_next_receiver_gets_what_the_ring_held(address: str) -> None:
+    """Of a receiver that ends in the middle nothing is lost, and only its last batch is doubled."""
+    total = 60_000
+    pid = 0
+    expected = 0
+    for stop_at in (20_000, 40_000, total):
+        with mpsr.Receiver(address) as receiver:
+            pid = pid or child(address, lambda producer: numbered(producer, total))
+            while expected < stop_at:
+                message = receiver.receive(20)
+                number = int.from_bytes(message[:4], "big")
+                assert message == number.to_bytes(4, "big") * 500
+                assert number <= expected
+                expected = max(expected, number + 1)
+            if stop_at == total:
+                receiver.acknowledge()
+                while receiver.stats().connections:
+                    receiver.try_receive_batch()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_stop_hands_out_what_the_ring_holds(address: str) -> None:
+    """An orderly end takes all that had come by then."""
+    with mpsr.Receiver(address) as receiver:
+        with mpsr.Producer[bytes](address) as producer:
+            sending = threading.Thread(target=numbered, args=(producer, 30_000))
+            sending.start()
+            got = 0
+            while got < 30_000:
+                got += len(receiver.receive_batch(20))
+            sending.join()
+            receiver.acknowledge()
+            assert in_ring(producer)
+            producer.send_many([b"last"] * 3)
+            flushed = threading.Thread(target=producer.flush)
+            flushed.start()
+            while (
+                not producer._outbox._ring or producer._window.unsent or producer._window.gathering
+            ):
+                pass
+            receiver.stop()
+            assert [list(batch) for batch in receiver.batches()] == [[b"last"] * 3]
+            receiver.acknowledge()
+            flushed.join()
+
+
+# -- hostile ends -----------------------------------------------------------------------------
+
+
+def test_hostile_producer_harms_only_itself(address: str) -> None:
+    """Who scribbles over the control page is cut off; what came before it stands."""
+    with mpsr.Receiver(address) as receiver, socket.socket(socket.AF_UNIX) as hostile:
+        hostile.connect(address)
+        token = os.eventfd(0)
+        hello = PREFACE + encode(Hello(bytes(16), 0, "hostile"))
+        ring.send_along(hostile, [hello], [token])
+        os.close(token)
+        messages = RING_AFTER // MIB + 1
+        sending = threading.Thread(target=send_frames, args=(hostile, messages))
+        sending.start()
+        for _ in range(messages):
+            assert len(receiver.receive(20)) == MIB
+        sending.join()
+        data = b""
+        descriptors: list[int] = []
+        while not descriptors:
+            more, descriptors = ring.receive_along(hostile, 4096)
+            data += more
+        assert encode(Ring(RING_SIZE)) in data
+        with mmap.mmap(descriptors[0], 4096) as control:
+            control[HEAD : HEAD + 8] = struct.pack("<Q", 2**40)
+            hostile.sendall(encode(Move()))
+            while receiver.stats().connections:
+                assert receiver.try_receive_batch() is None
+        os.close(descriptors[0])
+        assert receiver.stats().rejected == 1
+        with mpsr.Producer[bytes](address) as producer:
+            producer.send(b"well")
+            assert receiver.receive(20) == b"well"
+            receiver.acknowledge()
+
+
+def test_producer_that_offers_nothing_gets_no_ring(address: str) -> None:
+    """A foreign producer never sees a frame that it does not know."""
+    with mpsr.Receiver(address) as receiver, socket.socket(socket.AF_UNIX) as foreign:
+        foreign.connect(address)
+        foreign.sendall(PREFACE + encode(Hello(bytes(16), 0, "foreign")))
+        messages = 3 * RING_AFTER // MIB
+        sending = threading.Thread(target=send_frames, args=(foreign, messages))
+        sending.start()
+        for _ in range(messages):
+            assert len(receiver.receive(20)) == MIB
+        sending.join()
+        receiver.acknowledge()
+        assert encode(Ring(RING_SIZE)) not in foreign.recv(1 << 16)
+
+
+@pytest.mark.parametrize("frame", [encode(Move()), encode(Move()) * 2])
+def test_move_without_a_ring_is_refused(address: str, frame: bytes) -> None:
+    """Who moves to where nothing is has broken the rules."""
+    with mpsr.Receiver(address) as receiver, socket.socket(socket.AF_UNIX) as hostile:
+        hostile.connect(address)
+        hostile.sendall(PREFACE + encode(Hello(bytes(16), 0, "")) + frame)
+        with pytest.raises(mpsr.TimedOut):
+            receiver.receive(0.01)
+        while not receiver.stats().rejected:
+            receiver.try_receive_batch()
