@@ -438,7 +438,8 @@ def test_stop_hands_out_what_the_ring_holds(address: str) -> None:
 # -- hostile ends -----------------------------------------------------------------------------
 
 
-def test_hostile_producer_harms_only_itself(address: str) -> None:
+@pytest.mark.parametrize("head", [2**40, RING_SIZE + 1])
+def test_hostile_producer_harms_only_itself(address: str, head: int) -> None:
     """Who scribbles over the control page is cut off; what came before it stands."""
     with mpsr.Receiver(address) as receiver, socket.socket(socket.AF_UNIX) as hostile:
         hostile.connect(address)
@@ -459,7 +460,8 @@ def test_hostile_producer_harms_only_itself(address: str) -> None:
             data += more
         assert encode(Ring(RING_SIZE)) in data
         with mmap.mmap(descriptors[0], 4096) as control:
-            control[HEAD : HEAD + 8] = struct.pack("<Q", 2**40)
+            control[HEAD : HEAD + 8] = struct.pack("<Q", head)
+            control[192:196] = struct.pack("<I", 1)
             hostile.sendall(encode(Move()))
             while receiver.stats().connections:
                 assert receiver.try_receive_batch() is None

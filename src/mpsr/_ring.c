@@ -58,6 +58,7 @@ typedef struct {
     uint64_t other;  /* the other end's, as last seen */
     int users;       /* calls under way: the interpreter lock may be free meanwhile */
     int closed;
+    int interrupted;
 } Ring;
 
 /* -- mapping ---------------------------------------------------------------------------- */
@@ -264,21 +265,21 @@ static PyObject *writer_sleeps(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static int sleep_until(Ring *ring, struct timespec *until)
 {
-    for (;;) {
-        long result;
-        int error;
+    long result = 0;
+    int error = 0;
+    /* The reader may wake who has filled the room again meanwhile. */
+    while (!ring->interrupted && !(result < 0 && error == ETIMEDOUT)) {
         int awake = fall_asleep(ring, BY_FUTEX);
         if (awake != 0) return awake;
         Py_BEGIN_ALLOW_THREADS
         result = futex(&ring->control->writer_sleeps, FUTEX_WAIT_BITSET, BY_FUTEX, until);
         error = errno;
         Py_END_ALLOW_THREADS
-        if (result == 0 || error != EINTR) break;
-        if (PyErr_CheckSignals() < 0) return -1;
+        if (result < 0 && error == EINTR && PyErr_CheckSignals() < 0) return -1;
     }
     uint64_t room;
     if (look_for_room(ring, &room) < 0) return -1;
-    return room > 0;
+    return room > 0 && !ring->interrupted;
 }
 
 static PyObject *writer_sleep(PyObject *self, PyObject *seconds)
@@ -301,6 +302,7 @@ static PyObject *writer_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     Ring *ring = enter(self);
     if (ring == NULL) return NULL;
+    ring->interrupted = 1;
     rouse(ring);
     leave(ring);
     Py_RETURN_NONE;
@@ -397,14 +399,15 @@ static PyObject *reader_rouses(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     Ring *ring = enter(self);
     if (ring == NULL) return NULL;
-    int by_socket = 0;
+    int by_socket = 0, failed = 0;
     if (atomic_load(&ring->control->writer_sleeps) != AWAKE) {
         /* An empty ring has room enough, so nobody sleeps at one for ever. */
-        uint64_t room = ring->size - (ring->other - ring->own);
-        if (room >= ring->size / ENOUGH) by_socket = rouse(ring);
+        uint64_t filled = 0;
+        failed = look_for_bytes(ring, &filled) < 0;
+        if (!failed && ring->size - filled >= ring->size / ENOUGH) by_socket = rouse(ring);
     }
     leave(ring);
-    return PyBool_FromLong(by_socket);
+    return failed ? NULL : PyBool_FromLong(by_socket);
 }
 
 static PyObject *reader_length(Ring *ring)

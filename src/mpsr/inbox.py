@@ -609,18 +609,21 @@ class Inbox:
         if heard:
             self._hear(connection)
         # Asked before the ring is looked at: what the peer wrote before its end is in it by then.
+        size, rouse = 0, False
         try:
             size = self._read(connection)
+            rouse = size > 0 and connection.open and reader.rouses()
         except ValueError as exc:
             self._fail(connection, malformed("ring", str(exc)))
-            return 0
-        if not size and connection.ended and connection.open:
-            self._end(connection)
-        if connection.open and size:
+        if not connection.open:
+            return size
+        if size:
             self._loud[connection] = _AGAIN
-            if reader.rouses() and connection.track is not None and not connection.out:
-                connection.session.acknowledge(connection.track.accepted_seq)
-                self._flush(connection)
+        elif connection.ended:
+            self._end(connection)
+        if rouse and connection.track is not None and not connection.out:
+            connection.session.acknowledge(connection.track.accepted_seq)
+            self._flush(connection)
         return size
 
     # -- answers ----------------------------------------------------------------------------
