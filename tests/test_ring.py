@@ -298,8 +298,9 @@ def test_bulk_moves_to_a_ring(address: str, size: int) -> None:
         receiver.acknowledge()
         assert receiver._inbox is not None
         assert receiver._inbox._rings == 1  # type: ignore[union-attr]
-        while sending.is_alive():
+        while receiver.stats().connections:
             assert receiver.try_receive_batch() is None
+        sending.join()
         assert receiver._inbox._rings == 0  # type: ignore[union-attr]
 
 

@@ -372,8 +372,6 @@ class Outbox:
                 self.blocked = False
                 self._selector.modify(self._socket, selectors.EVENT_READ)
             if mask & selectors.EVENT_READ and not self._broken:
-                if self._ring is not None:
-                    self.blocked = False
                 self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
@@ -418,6 +416,8 @@ class Outbox:
         except OSError as exc:
             self._drop(self._gone(exc), now)
             return False
+        if self._ring is not None:
+            self.blocked = False  # whatever it says, there may be room: it wakes us so
         if size == 0 and self._type != "dgram":
             self._drop(self._gone(None), now)
         elif self._session is not None:
