@@ -11,13 +11,16 @@ import signal
 import socket
 import struct
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
 
 import mpsr
 from mpsr import inbox, limits, ring
+from mpsr.endpoint import parse_address
 from mpsr.limits import MIB, RING_AFTER, RING_SIZE
+from mpsr.outbox import Outbox
 from mpsr.wire.codec import pack_batch
 from mpsr.wire.frames import PREFACE, Hello, Move, Ring, encode
 
@@ -347,6 +350,31 @@ def test_receiver_that_stands_still_fills_the_ring_and_goes_on(address: str) -> 
             got += len(receiver.receive_batch(20))
         sending.join()
         receiver.acknowledge()
+
+
+def test_any_news_wakes_who_waits_for_room(address: str) -> None:
+    """Whoever reads the acknowledgement that is to wake a producer, it goes on writing."""
+    outbox = Outbox(parse_address(address))
+
+    def send(now: float) -> None:
+        outbox.service(now)
+        assert outbox.window.offer(bytes(100_000), now)
+        while chosen := outbox.begin_write(now):
+            outbox.end_write(outbox.write(chosen), now)
+
+    with mpsr.Receiver(address) as receiver:
+        while outbox._ring is None:
+            send(monotonic())
+            receiver.try_receive_batch()
+        while not outbox.blocked:
+            send(monotonic())
+        while receiver.try_receive_batch():
+            pass
+        assert outbox.blocked
+        while outbox.read(monotonic()):
+            pass  # as behind a write, and not by way of the selector
+        assert outbox.ready()
+    outbox.close()
 
 
 def child(address: str, body: Callable[[mpsr.Producer[bytes]], None]) -> int:
