@@ -113,8 +113,14 @@ def test_each_end_wakes_the_other_that_sleeps(memory: Memory) -> None:
 def test_sleep_ends_with_room_and_with_an_interruption(memory: Memory) -> None:
     """A thread that waits for room is woken by the reader, or by another thread."""
     writer, reader, _ = memory
+
+    def make_room() -> None:
+        if reader.filled():
+            reader.recv(SIZE)
+        reader.rouses()
+
     for wake, awake in (
-        (lambda: reader.recv(SIZE) and reader.rouses(), True),
+        (make_room, True),
         (writer.interrupt, False),
     ):
         while writer.write([bytes(SIZE)], 0):
