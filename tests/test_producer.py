@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.limits import MIB, SHARED, WRITE_BUFFERS
+from mpsr.errors import Closed, Undelivered
+from mpsr.limits import MIB, SEND_PATIENCE, SHARED, WRITE_BUFFERS
 from mpsr.window import Window
 
 if TYPE_CHECKING:
@@ -141,6 +142,43 @@ def test_bulk_sender_keeps_the_pace_of_a_slow_receiver(pair: Pair) -> None:
         time.sleep(0.03)  # what a handler takes
     sending.join()
     assert most < 5 * MIB
+
+
+def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
+    """Whose time is up breaks off the write in which another thread waits for room."""
+    _, producer = pair
+    ended: list[type[BaseException]] = []
+
+    def send() -> None:
+        try:
+            while True:
+                producer.send_many([bytes(1000)] * 1000)
+        except Closed as exc:
+            ended.append(type(exc))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    while not (producer._outbox.in_write and producer._window.cost > MIB // 2):
+        time.sleep(0.001)
+    since = time.monotonic()
+    with pytest.raises(Undelivered) as caught:
+        producer.close(0.1)
+    sending.join()
+    assert time.monotonic() - since < SEND_PATIENCE / 2
+    assert ended == [Closed]
+    assert len(caught.value.messages) == producer.stats().buffered
+
+
+def test_light_sender_never_waits_for_a_full_socket(pair: Pair) -> None:
+    """Who sends little at a time is not held up by a receiver that stands still."""
+    receiver, producer = pair
+    since = time.monotonic()
+    for _ in range(2000):
+        producer.send(bytes(1000))
+    assert time.monotonic() - since < SEND_PATIENCE
+    got = 0
+    while got < 2000:
+        got += len(receiver.receive_batch(10))
 
 
 def test_bulk_sender_goes_ahead_of_a_receiver_that_stands_still(pair: Pair) -> None:

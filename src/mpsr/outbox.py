@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr import ring
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 _DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
-_SEND_PATIENCE: Final = struct.pack("@ll", 0, int(SEND_PATIENCE * 1e6))  # struct timeval
+_SEND_PATIENCE: Final = struct.pack("@ll", *divmod(int(SEND_PATIENCE * 1e6), 10**6))  # timeval
 _OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
@@ -166,7 +167,7 @@ class Outbox:
         """Choose what to write now; where that is anything, ``end_write`` must follow.
 
         Who is ``patient`` waits in the write for a full socket, up to SEND_PATIENCE without
-        progress, if there is much to write.
+        progress, if he sends much at a time.
         """
         if not self._is_free(patient=patient):
             return ()
@@ -179,7 +180,7 @@ class Outbox:
         chosen = self.window.choose(now) if self._is_open() else ()
         if not chosen:
             return ()
-        self._patient = patient and self.window.chosen_size >= PATIENT_WRITE
+        self._patient = patient and self.window.chosen_last >= PATIENT_WRITE
         if self.blocked and not self._patient:
             self.window.put_back()
             return ()
@@ -481,9 +482,7 @@ class Outbox:
         """Give the connection up; what was not accepted waits for the next one."""
         self.obstacle = obstacle
         if self.in_write:
-            self._broken = True
-            if self._ring is not None:
-                self._ring.interrupt()
+            self.break_off()
             return
         self.window.adopt_direct()  # before the descriptor is another's
         self._broken = self.blocked = self._stalled = False
@@ -499,6 +498,15 @@ class Outbox:
         self._part_with_ring()
         self.window.rewind()
         self._retry_later(now)
+
+    def break_off(self) -> None:
+        """Have a write that is under way end, wherever it waits, and the connection with it."""
+        self._broken = True
+        if self._ring is not None:
+            self._ring.interrupt()
+        elif self._socket is not None:
+            with suppress(OSError):  # it has ended of itself
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def _part_with_ring(self) -> None:
         self._forget_descriptor()

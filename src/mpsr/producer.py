@@ -508,6 +508,8 @@ class Producer(ProducerBase[T]):
             if not first:  # whoever was will close it, unless the program ends before
                 return undelivered
             self._closed = True
+            if undelivered is not None and self._writer is not None:
+                self._outbox.break_off()
             self._outbox.wakeup.set()
             self._changed.notify_all()
         if self._thread is None:

@@ -119,7 +119,6 @@ class Window:
         self._unsent: deque[Parcel] = deque()
         self._offset = 0  # how much of the first unsent parcel is written
         self._chosen = 0  # unsent parcels in a write that has not ended
-        self.chosen_size = 0  # their bytes, or those of the last write
         self._inflight: deque[Parcel] = deque()
         self._unspooled: deque[Parcel] | None = None  # sealed, and not in the spool yet
         self._grouped = 0  # unspooled parcels in a commit that has not ended
@@ -453,7 +452,6 @@ class Window:
             self._settle(self._unsent.popleft())  # a foreign framing cannot tell it
         if len(self._unsent) == 1 and self._unsent[0].reason is None and not self._offset:
             self._chosen = 1
-            self.chosen_size = self._unsent[0].nbytes
             return list(self._unsent[0].buffers[:WRITE_BUFFERS])
         chosen: list[bytes | memoryview] = []
         size = count = 0
@@ -466,13 +464,17 @@ class Window:
             size += parcel.nbytes
             count += 1
         self._chosen = count
-        self.chosen_size = size
         return (_skip(chosen, self._offset) if self._offset else chosen)[:WRITE_BUFFERS]
 
     @property
     def chosen_seq(self) -> int:
         """The sequence number behind what was chosen."""
         return self._unsent[self._chosen - 1].end_seq
+
+    @property
+    def chosen_last(self) -> int:
+        """Bytes of the last batch that was chosen: about what its sender sends at a time."""
+        return self._unsent[self._chosen - 1].nbytes
 
     def wrote(self, size: int) -> bool:
         """Take note that of what was chosen ``size`` bytes went; tell whether that is all."""
