@@ -157,7 +157,7 @@ def _idle(connections: int) -> Case:
 
 def _crowd(producers: int, effort: Effort) -> Case:
     count = {"quick": 400_000, "default": 2_000_000, "full": 4_000_000}[effort]
-    lanes: Lanes = {"message": ("mpsr", "pyzmq")}
+    lanes: Lanes = {"message": ("mpsr", "pyzmq"), "bytes": ("raw socket",)}
     return Case(f"crowd-{producers}p", "throughput", 100, producers, lanes, count)
 
 

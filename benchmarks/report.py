@@ -161,8 +161,8 @@ def idle_table(cases: Sequence[CaseResult]) -> str:
 def crowd_table(results: Results) -> str:
     """Show how throughput depends on the number of producers."""
     rows = []
-    for peer in ("mpsr", "pyzmq"):
-        lanes = [find_lane(results, f"crowd-{producers}p", peer) for producers in CROWDS]
+    for peer, how in (("mpsr", "message"), ("pyzmq", "message"), ("raw socket", "bytes")):
+        lanes = [find_lane(results, f"crowd-{producers}p", peer, how) for producers in CROWDS]
         rates = [lane_rate(lane).median if lane else 0.0 for lane in lanes]
         kept = f"{rates[-1] / max(rates):.0%}" if max(rates) else ""
         rows.append((peer, *(_number(value) for value in rates), kept))
