@@ -48,13 +48,13 @@ INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("inclu
 
 sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
-	@for module in wire/_codec _direct _ring; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
+	@for module in wire/_codec _direct _ring _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
 		gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
 		-I$(INCLUDE) src/mpsr/$$module.c -o $(SANITIZED)/mpsr/$$module$(SUFFIX) || exit; done
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
 		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) \
-		tests/wire tests/test_direct.py tests/test_ring.py
+		tests/wire tests/test_direct.py tests/test_ring.py tests/test_timer.py
 
 coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
 	@$(PY) -m coverage erase

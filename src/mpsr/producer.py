@@ -43,6 +43,7 @@ from mpsr.limits import (
     check_positive,
 )
 from mpsr.outbox import Outbox
+from mpsr.timer import make_timer
 from mpsr.wire.codec import to_bytes
 
 if TYPE_CHECKING:
@@ -217,7 +218,12 @@ class ProducerBase(Generic[T]):
         if late > (BURST_LOOK if self._outbox.in_burst(now) else 0):
             wait = self._wait_time(now)
             if wait is not None and now + wait < self._wakes_at:
-                self._outbox.wakeup.set()
+                self._wake_at(now + wait)
+
+    def _wake_at(self, when: float) -> None:
+        """Have whoever waits on the outbox look at a time, or as soon as that is known."""
+        del when
+        self._outbox.wakeup.set()
 
     def _let_direct(self, now: float) -> None:
         """Have short messages written in one step, as long as nothing else is looked for."""
@@ -479,7 +485,7 @@ class Producer(ProducerBase[T]):
     def after_fork_in_child(self) -> None:
         """Take an identity of its own; the parent keeps the connection and the buffer."""
         if not self._closed:
-            self._outbox.close()
+            self._close_descriptors()
             if self._spool is None:
                 self._open_outbox()
             else:
@@ -513,9 +519,9 @@ class Producer(ProducerBase[T]):
             self._outbox.wakeup.set()
             self._changed.notify_all()
         if self._thread is None:
-            self._outbox.close()
+            self._close_descriptors()
         else:
-            self._thread.join()  # it closes the outbox
+            self._thread.join()  # it closes them
         return undelivered
 
     def _drain(self, timeout: float | None, since: float) -> None:
@@ -559,7 +565,13 @@ class Producer(ProducerBase[T]):
         self._writer: object = None  # stands for the one write under way
         self._resting = False  # whether the background thread leaves acknowledgements unread
         self._thread: threading.Thread | None = None
+        self._timer = None if self._closed else make_timer()  # of the background thread's rest
         self._closing = self._closed  # a fork may have come while it was closing
+
+    def _close_descriptors(self) -> None:
+        self._outbox.close()
+        if self._timer is not None:
+            self._timer.close()
 
     def _start(self) -> None:
         with self._lock:
@@ -731,7 +743,7 @@ class Producer(ProducerBase[T]):
                 self._pump()
             with self._lock:
                 if self._closed and self._writer is None:  # asked after the wakeup was cleared
-                    outbox.close()
+                    self._close_descriptors()
                     self._close_spool()
                     return
                 now = monotonic()
@@ -742,16 +754,27 @@ class Producer(ProducerBase[T]):
                 if self._resting and outbox.window.accepted_seq < outbox.window.next_seq:
                     wait = ACK_REST if wait is None else min(wait, ACK_REST)
                 self._wakes_at = inf if wait is None else now + wait
+                if self._timer is not None:
+                    self._timer.clear()
                 self._let_direct(now)
             while not poll.poll(wait and wait * 1000) and burst:
                 wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
                 burst = wait > 0
+
+    def _wake_at(self, when: float) -> None:
+        if self._resting and self._timer is not None:
+            self._timer.set(when)
+            self._wakes_at = when
+        else:
+            super()._wake_at(when)
 
     def _poll(self) -> select.poll:
         """Return what to wait on: while resting, not for acknowledgements, but for the end."""
         poll = select.poll()
         if self._resting:
             poll.register(self._outbox.wakeup, select.POLLIN)
+            if self._timer is not None:
+                poll.register(self._timer, select.POLLIN)
             poll.register(self._outbox.socket_fileno(), 0)  # POLLHUP comes unasked
         else:
             poll.register(self._outbox.fileno(), select.POLLIN)
