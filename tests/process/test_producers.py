@@ -24,13 +24,14 @@ LARGE = 10 * MIB
 
 
 def unread(receiver: mpsr.Receiver) -> int:
-    """Return how many bytes wait in the kernel for the receiver's connections."""
+    """Return how many bytes wait in the kernel, or in rings, for the receiver's connections."""
     assert isinstance(receiver._inbox, Inbox)
     size = bytearray(4)
     total = 0
     for connection in receiver._inbox._connections:
         ioctl(connection.socket, FIONREAD, size)
         total += int.from_bytes(size, "little")
+        total += connection.given.filled() if connection.given is not None else 0
     return total
 
 
