@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpsr.errors import MpsrError
 from mpsr.wire import codec
 
 
@@ -43,8 +42,7 @@ elif codec.TWIN == "C":
     try:
         from mpsr._direct import DirectWriter
     except ImportError as exc:
-        if codec.REQUIRED:
-            raise MpsrError(codec.missing("direct writer")) from exc
+        codec.do_without("direct writer", exc)
         DirectWriter = NoDirectWriter
 else:
     DirectWriter = NoDirectWriter

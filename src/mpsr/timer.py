@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 
-from mpsr.errors import MpsrError
 from mpsr.wire import codec
 
 try:
@@ -16,8 +15,8 @@ try:
         raise ImportError("MPSR_SPEEDUPS=off")
     from mpsr import _timer
 except ImportError as exc:
-    if codec.REQUIRED and sys.platform == "linux":
-        raise MpsrError(codec.missing("timer")) from exc
+    if sys.platform == "linux":
+        codec.do_without("timer", exc)
     AVAILABLE = False
 else:
     AVAILABLE = True
@@ -26,12 +25,12 @@ else:
 class Timer:
     """A descriptor that is readable once its time has come."""
 
-    __slots__ = ("_descriptor", "is_set")
+    __slots__ = ("_descriptor", "_is_set")
 
     def __init__(self) -> None:
         """Make one that is not set; raise OSError where the system gives none."""
         self._descriptor = _timer.make()
-        self.is_set = False
+        self._is_set = False
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -39,14 +38,14 @@ class Timer:
 
     def set(self, when: float) -> None:
         """Have the descriptor readable from then on, in place of what was set before."""
-        self.is_set = True
+        self._is_set = True
         _timer.arm(self._descriptor, when)
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next ``set()`` has its time."""
-        if self.is_set:
+        if self._is_set:
             _timer.arm(self._descriptor, 0)
-            self.is_set = False
+            self._is_set = False
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -14,13 +14,16 @@ if _CHOICE not in _CHOICES:
     raise ConfigurationError(f"MPSR_SPEEDUPS={_CHOICE}: choose one of {', '.join(_CHOICES)}")
 
 
-def missing(what: str) -> str:
-    """Return what to say where something that is written in C is required, and not there."""
-    return (
+def do_without(what: str, cause: ImportError) -> None:
+    """Raise MpsrError where something that is written in C, and not there, is required."""
+    if _CHOICE != "require":
+        return
+    error = (
         f"MPSR_SPEEDUPS=require, but the C {what} is not there: install mpsr anew where there are "
         "a C compiler and Python's headers (pip install --no-binary mpsr --force-reinstall mpsr; "
         "in a checkout, pip install -e .)"
     )
+    raise MpsrError(error) from cause
 
 
 if TYPE_CHECKING:
@@ -31,12 +34,10 @@ else:
     try:
         from mpsr.wire import _codec as twin
     except ImportError as exc:
-        if _CHOICE == "require":
-            raise MpsrError(missing("codec")) from exc
+        do_without("codec", exc)
         from mpsr.wire import _codec_py as twin
 
 TWIN: Final = "C" if twin.__name__.endswith("._codec") else "Python"
-REQUIRED: Final = _CHOICE == "require"
 
 Assembly = twin.Assembly
 Packer = twin.Packer
