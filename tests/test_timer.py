@@ -32,6 +32,12 @@ def is_readable(alarm: Timer, *, within: float) -> bool:
     return bool(select.select([alarm], [], [], within)[0])
 
 
+def wait_for_rest(producer: mpsr.Producer[bytes]) -> None:
+    """Return once the background thread waits for nothing but to be told."""
+    while not (producer._resting and producer._wakes_at == inf):
+        time.sleep(0.001)
+
+
 def test_timer_is_readable_once_its_time_has_come(alarm: Timer) -> None:
     assert not is_readable(alarm, within=0.01)
     when = time.monotonic() + 0.05
@@ -57,12 +63,16 @@ def test_timer_refuses_what_is_no_time(alarm: Timer, when: float) -> None:
         alarm.set(when)
 
 
-@pytest.mark.parametrize("linger", [1e5, 1e12])
+@pytest.mark.parametrize("linger", [1e5, 1e12, 1e300])
 def test_long_linger_waits_for_a_flush(address: str, linger: float) -> None:
     with (
         mpsr.Receiver(address) as receiver,
         mpsr.Producer[bytes](address, linger=linger) as producer,
     ):
+        producer.send(b"first")
+        assert receiver.receive(5) == b"first"
+        receiver.acknowledge()
+        wait_for_rest(producer)
         for _ in range(20):
             producer.send(b"message")
         flushing = threading.Thread(target=producer.flush, args=(5,))
@@ -78,8 +88,7 @@ def test_burst_wakes_the_background_thread_once(address: str) -> None:
         producer.send(b"first")
         assert receiver.receive(5) == b"first"
         receiver.acknowledge()
-        while not (producer._resting and producer._wakes_at == inf):
-            time.sleep(0.001)
+        wait_for_rest(producer)
         looks = 0
         service = producer._outbox.service
 

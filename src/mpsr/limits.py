@@ -84,6 +84,7 @@ SPOOL_SETTLE: Final = 1.0  # seconds until what was accepted is settled without 
 MAX_SPOOLED: Final = 256 * MIB  # bytes: one message must fit the spool, and a value of SQLite
 ACK_LOOK: Final = 256 * KIB  # bytes not accepted: above, whoever writes looks for news as well
 ACK_PARCELS: Final = 128  # batches not accepted: above too; a socket holds twice the news
+LONGEST_REST: Final = 86_400.0  # seconds: the system counts a wait in 31 bits of milliseconds
 ACK_REST: Final = 1.0  # seconds that acknowledgements gather unread while nobody waits for them
 WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
 WRITE_BUFFERS: Final = 512  # buffers gathered for one system call: half of IOV_MAX

@@ -36,6 +36,7 @@ from mpsr.limits import (
     GROUP_SIZE,
     GROUP_TIME,
     LINGER,
+    LONGEST_REST,
     MAX_MESSAGE,
     MAX_SPOOLED,
     SPOOL_SETTLE,
@@ -233,6 +234,8 @@ class ProducerBase(Generic[T]):
     def _wait_time(self, now: float) -> float | None:
         """Return the seconds after which the background has something to do in any case."""
         wait = self._outbox.wait_time(now)
+        if wait is not None:
+            wait = min(wait, LONGEST_REST)
         if self._spool is None:
             return wait
         commit_at = self._commit_at(self._spool)
