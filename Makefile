@@ -48,7 +48,7 @@ INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("inclu
 
 sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
-	@for module in wire/_codec _direct _ring _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
+	@for module in wire/_codec _direct _ring _sigmask _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
 		gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
 		-I$(INCLUDE) src/mpsr/$$module.c -o $(SANITIZED)/mpsr/$$module$(SUFFIX) || exit; done
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \

@@ -15,7 +15,18 @@ from typing import Final
 _FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 
-def start_thread(target: Callable[[], object], *, name: str) -> threading.Thread:
+class Thread:
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    def join(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
+
+    def is_current(self) -> bool:
+        return self._thread.ident == threading.get_ident()
+
+
+def start_thread(target: Callable[[], object], *, name: str) -> Thread:
     """Start a daemon thread; the program does not wait for it at its end."""
 
     def run() -> None:
@@ -24,4 +35,4 @@ def start_thread(target: Callable[[], object], *, name: str) -> threading.Thread
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
-    return thread
+    return Thread(thread)

@@ -20,6 +20,7 @@ MpsrError
 │   └── SendTimedOut        ... while waiting for room (also a NotSent)
 ├── DecodeError             ``decode=`` failed; ``message`` holds the bytes
 ├── Closed                  the object was closed, or belongs to a parent process
+├── ReentrantCall           it would wait for the call that it interrupted
 ├── JournalError            a journal or spool cannot be used; ``path`` says which
 │   ├── JournalInUse        another process holds it; ``pid`` where known
 │   ├── JournalDenied       the permissions forbid it
@@ -140,6 +141,10 @@ class DecodeError(MpsrError):
 
 class Closed(MpsrError):
     """The object was closed, or was inherited from a parent process."""
+
+
+class ReentrantCall(MpsrError, RuntimeError):
+    """A signal handler or finalizer called what would wait for the call that it interrupted."""
 
 
 class JournalError(MpsrError):

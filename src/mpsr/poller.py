@@ -71,8 +71,8 @@ class EpollPoller:
 
     def unregister(self, file: HasFileno) -> None:
         """Await nothing more."""
-        self._epoll.unregister(file.fileno())
         del self._data[file.fileno()]
+        self._epoll.unregister(file.fileno())
 
     def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
         """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
@@ -85,6 +85,36 @@ class EpollPoller:
         self._epoll.close()
 
 
+class PollPoller:
+    """The same for a few descriptors, without one of its own to wait on."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._data: dict[int, object] = {}
+
+    def register(self, file: HasFileno, events: int, data: object) -> None:
+        """Await READ, or WRITE, or both."""
+        self._poll.register(file.fileno(), events)
+        self._data[file.fileno()] = data
+
+    def modify(self, file: HasFileno, events: int) -> None:
+        """Await something else."""
+        self._poll.modify(file.fileno(), events)
+
+    def unregister(self, file: HasFileno) -> None:
+        """Await nothing more."""
+        self._poll.unregister(file.fileno())
+        del self._data[file.fileno()]
+
+    def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
+        """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
+        found = self._poll.poll(None if seconds is None else seconds * 1000)
+        return [(self._data[number], events) for number, events in found]
+
+    def close(self) -> None:
+        """Do nothing: it has no descriptor."""
+
+
 def _for_selectors(events: int) -> int:
     return (selectors.EVENT_READ if events & READ else 0) | (
         selectors.EVENT_WRITE if events & WRITE else 0
@@ -92,3 +122,4 @@ def _for_selectors(events: int) -> int:
 
 
 Poller = EpollPoller if hasattr(select, "epoll") else SelectorPoller
+AnyPoller = EpollPoller | SelectorPoller | PollPoller
