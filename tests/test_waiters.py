@@ -48,7 +48,7 @@ def test_one_that_waits_no_longer_is_not_woken(window: Window) -> None:
     waiters = Waiters(window)
     woken: list[str] = []
     for until in ("room", "accepted", "spooled", "changed"):
-        waiter = waiters.add(until, 0, partial(woken.append, until))  # type: ignore[arg-type]
+        waiter = waiters.add(until, 0, partial(woken.append, until))
         waiters.remove(waiter)
         waiters.remove(waiter)
     waiters.wake()
@@ -60,7 +60,7 @@ def test_end_wakes_everybody(window: Window) -> None:
     waiters = Waiters(window)
     woken: list[str] = []
     for until in ("room", "accepted", "spooled", "changed"):
-        waiters.add(until, 10**6, partial(woken.append, until))  # type: ignore[arg-type]
+        waiters.add(until, 10**6, partial(woken.append, until))
     waiters.wake_all()
     assert sorted(woken) == ["accepted", "changed", "room", "spooled"]
 

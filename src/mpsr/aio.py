@@ -13,7 +13,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from mpsr.errors import Closed, MpsrError, Undelivered
 from mpsr.forking import watch_forks
 from mpsr.limits import CLOSE_PATIENCE, MESSAGE_COST
-from mpsr.poller import Poller
+from mpsr.poller import AnyPoller, Poller
 from mpsr.producer import ProducerBase
 from mpsr.receiver import ReceiverBase
 from mpsr.sigmask import MASK
@@ -322,7 +322,7 @@ class AsyncProducer(ProducerBase[S]):
     def _begin(self) -> None:
         watch_forks(self)
 
-    def _make_poller(self) -> Poller:
+    def _make_poller(self) -> AnyPoller:
         self._poller = Poller()
         return self._poller
 

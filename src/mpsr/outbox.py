@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mpsr.endpoint import Address, SocketType
-    from mpsr.poller import Poller
+    from mpsr.poller import AnyPoller
     from mpsr.ring import Writer
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
@@ -103,7 +103,7 @@ class Outbox:
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
         spooled_as: bytes | None = None,
-        poller: Poller | None = None,
+        poller: AnyPoller | None = None,
     ) -> None:
         keep_freed_memory()
         self.address = address
@@ -147,7 +147,7 @@ class Outbox:
 
         self._read_buffer = memoryview(bytearray(MAX_CONTROL_FRAME))
         self.wakeup = Wakeup()
-        self._poller: PollPoller | Poller = PollPoller() if poller is None else poller
+        self._poller: AnyPoller = PollPoller() if poller is None else poller
         self._poller.register(self.wakeup, READ, self.wakeup)
 
     # -- writing ----------------------------------------------------------------------------
@@ -227,7 +227,9 @@ class Outbox:
 
     @staticmethod
     def _greet(
-        sock: socket.socket, takes_ring: bool, chosen: Sequence[bytes | memoryview]  # noqa: FBT001
+        sock: socket.socket,
+        takes_ring: bool,  # noqa: FBT001 - bound with the rest
+        chosen: Sequence[bytes | memoryview],
     ) -> int | OSError:
         """Write HELLO, and with it a descriptor where a ring would be taken.
 

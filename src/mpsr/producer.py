@@ -60,10 +60,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, TypeVar
 
+    from mpsr import waiters
     from mpsr.background import Thread
     from mpsr.endpoint import SocketType
     from mpsr.outbox import ProducerStats, Write
-    from mpsr.poller import Poller
+    from mpsr.poller import AnyPoller
     from mpsr.spool import Spool
     from mpsr.waiters import Until
     from mpsr.window import OnFull
@@ -171,7 +172,11 @@ class ProducerBase(Generic[T]):
             self._open_spool(spool)
         self._open_lock()
         self._open_outbox()
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self._outbox.close()
+            raise
 
     def _open_spool(self, path: str | os.PathLike[str]) -> None:
         from mpsr.spool import Spool  # noqa: PLC0415 - SQLite is not light
@@ -220,7 +225,7 @@ class ProducerBase(Generic[T]):
     def _begin(self) -> None:
         """Prepare what waiting needs."""
 
-    def _make_poller(self) -> Poller | None:
+    def _make_poller(self) -> AnyPoller | None:
         """Return what the outbox waits with, if it has to have a descriptor."""
         return None
 
@@ -478,12 +483,16 @@ class ProducerBase(Generic[T]):
 
 
 class _Turn:
-    """A turn at writing: who has it stands in ``_writer``."""
+    """A call's turn at writing, which stands in ``_writer``, or at waiting."""
 
-    __slots__ = ("thread",)
+    __slots__ = ("entry", "thread", "waiter", "waits", "writes")
 
     def __init__(self) -> None:
         self.thread = get_ident()
+        self.waits = False
+        self.writes = False  # meanwhile, waiting for the socket
+        self.waiter: Waiter | None = None  # what it waits on, if it does not
+        self.entry: waiters.Waiter | None = None  # ... among those that wait
 
 
 class Producer(ProducerBase[T]):
@@ -805,10 +814,7 @@ class Producer(ProducerBase[T]):
         self, bodies: Sequence[Any], messages: Sequence[T], timeout: float | None, position: int = 0
     ) -> None:
         if self._is_mine():
-            while position < len(bodies):
-                if not self._defer(to_bytes(bodies[position])):
-                    raise self._full_inside(messages[position:])
-                position += 1
+            self._defer_all(bodies, messages, position)
             return
         if self._thread is None:
             self._start()
@@ -817,31 +823,8 @@ class Producer(ProducerBase[T]):
         patient = self._patient and deadline is None
         me = _Turn()
         while position < len(bodies):
-            write: Write | None = None
             with MASK:
-                with self._lock:
-                    self._check()
-                    now = monotonic()
-                    self._take_deferred(now)
-                    if self._window.nearly_full:
-                        self._read_news(now)
-                    ready = self._spool is None and self._outbox.ready()
-                    try:
-                        position = self._window.offer_many(bodies, position, now, enough=ready)
-                        self._try_extend = self._window.packer.try_extend
-                        write = self._begin_write(me, now, patient=patient)
-                    except BaseException:
-                        self._interrupt(me)
-                        raise
-                    if write is None:
-                        self._arm(now)
-                        if position < len(bodies):
-                            if self._on_full == "raise":
-                                raise self._full(messages[position:], None)
-                            if self._broke_in():
-                                position = self._take_beyond(bodies, position, now)
-                                if position < len(bodies):
-                                    raise self._full_inside(messages[position:])
+                position, write = self._offer(bodies, messages, position, me, patient=patient)
                 wrote = write is not None
                 if write is not None and not self._outbox.waits:
                     self._write(write, me, more=not patient)
@@ -854,6 +837,49 @@ class Producer(ProducerBase[T]):
                     raise self._full(messages[position:], timeout)
         if self._alone:
             self._work_alone()
+
+    def _offer(
+        self,
+        bodies: Sequence[Any],
+        messages: Sequence[T],
+        position: int,
+        me: _Turn,
+        *,
+        patient: bool,
+    ) -> tuple[int, Write | None]:
+        """Take messages from ``position`` on; return where it stopped, and what is to be written.
+
+        Raise for the rest, where it must not wait for room.
+        """
+        with self._lock:
+            self._check()
+            now = monotonic()
+            self._take_deferred(now)
+            if self._window.nearly_full:
+                self._read_news(now)
+            ready = self._spool is None and self._outbox.ready()
+            try:
+                position = self._window.offer_many(bodies, position, now, enough=ready)
+                self._try_extend = self._window.packer.try_extend
+                write = self._begin_write(me, now, patient=patient)
+            except BaseException:
+                self._interrupt(me)
+                raise
+            if write is not None:
+                return position, write
+            self._arm(now)
+            if position < len(bodies) and self._on_full == "raise":
+                raise self._full(messages[position:], None)
+            if position < len(bodies) and self._broke_in():
+                position = self._take_beyond(bodies, position, now)
+                if position < len(bodies):
+                    raise self._full_inside(messages[position:])
+            return position, None
+
+    def _defer_all(self, bodies: Sequence[Any], messages: Sequence[T], position: int) -> None:
+        for index in range(position, len(bodies)):
+            if not self._defer(to_bytes(bodies[index])):
+                raise self._full_inside(messages[index:])
 
     def _take_beyond(self, bodies: Sequence[Any], position: int, now: float) -> int:
         """Take messages that cannot wait for room, as many as fill the buffer once more."""
@@ -879,56 +905,58 @@ class Producer(ProducerBase[T]):
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return False
-        me, waiter, entry = _Turn(), None, None
-        patient = self._patient and deadline is None
-        write: Write | None = None
-        counted = wrote = ended = False
+        me = _Turn()
+        ended = False
         try:
             with MASK:
-                with self._lock:
-                    if self._is_safe(until, need) or self._is_hopeless(until):
-                        return True
-                    self._take_write_over()
-                    if patient:
-                        write = self._begin_write(me, monotonic(), patient=True)
-                    wrote = write is not None
-                    if not wrote and not self._alone:
-                        waiter = Waiter()
-                        entry = self._waiters.add(until, need, waiter.wake, writes=patient)
-                        if self._resting:
-                            self._outbox.wakeup.set()
-                    self._waiting += 1
-                    self._waiting_patiently += wrote
-                    counted = True
+                write = self._begin_wait(me, until, need, patient=self._patient and left is None)
                 if write is not None and not self._outbox.waits:
                     self._write(write, me, more=False)
                     write = None
             if write is not None:
                 self._write_waiting(write, me)
-            elif waiter is not None:
-                waiter.wait(left)
-            elif not wrote:
+            elif me.waiter is not None:
+                me.waiter.wait(left)
+            elif me.waits and not me.writes:
                 self._rest(left)
                 self._serve()
             ended = True
         finally:
-            if counted:
-                with MASK, self._lock:
-                    self._waiting -= 1
-                    self._waiting_patiently -= wrote
-                    if entry is not None:
-                        self._waiters.remove(entry)
-                    if not ended:
-                        self._notify()  # others can use what it was woken for
+            with MASK, self._lock:
+                self._waiting -= me.waits
+                self._waiting_patiently -= me.writes
+                if me.entry is not None:
+                    self._waiters.remove(me.entry)
+                if not ended:
+                    self._notify()  # others can use what it was woken for
         return True
+
+    def _begin_wait(self, me: _Turn, until: Until, need: int, *, patient: bool) -> Write | None:
+        """Prepare to wait, unless there is nothing to wait for; return what to write meanwhile."""
+        with self._lock:
+            if self._is_safe(until, need) or self._is_hopeless(until):
+                return None
+            self._take_write_over()
+            write = self._begin_write(me, monotonic(), patient=True) if patient else None
+            if write is None and not self._alone:
+                waiter = Waiter()
+                me.entry = self._waiters.add(until, need, waiter.wake, writes=patient)
+                me.waiter = waiter
+                if self._resting:
+                    self._outbox.wakeup.set()
+            self._waiting += 1
+            me.waits = True
+            me.writes = write is not None
+            self._waiting_patiently += me.writes
+            return write
 
     def _notify(self) -> bool:
         if super()._notify():
             return True
-        if self._patient and self._writer is None and self._outbox.may_write_patiently:
-            # One of those who wait for room, and write patiently, is to do so.
-            if self._waiters.wake_writer():
-                self._outbox.leave(monotonic())
+        # One of those who wait for room, and write patiently, is to do so.
+        free = self._patient and self._writer is None and self._outbox.may_write_patiently
+        if free and self._waiters.wake_writer():
+            self._outbox.leave(monotonic())
         return False
 
     # -- writing ----------------------------------------------------------------------------

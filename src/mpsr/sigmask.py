@@ -20,6 +20,8 @@ try:
 except ImportError as exc:
     if sys.platform == "linux":
         codec.do_without("signal mask", exc)
-    MASK: Final[AbstractContextManager[None]] = nullcontext()
+    _mask: AbstractContextManager[None] = nullcontext()
 else:
-    MASK = SignalMask()
+    _mask = SignalMask()
+
+MASK: Final = _mask

@@ -25,7 +25,7 @@ class Waiter:
 
     __slots__ = ("need", "order", "until", "wake", "writes")
 
-    def __init__(  # noqa: PLR0917 - a record
+    def __init__(
         self,
         until: Until,
         need: int,

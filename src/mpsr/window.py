@@ -230,9 +230,7 @@ class Window:
         used = self.cost + promised
         return not used or used + cost <= self._buffer
 
-    def offer(
-        self, message: bytes, now: float, *, alone: bool = True, waits: bool = True
-    ) -> bool:
+    def offer(self, message: bytes, now: float, *, alone: bool = True, waits: bool = True) -> bool:
         """Take a checked message, or drop one as ``on_full`` says; False where it has to wait.
 
         Args:

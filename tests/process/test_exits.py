@@ -97,10 +97,7 @@ def test_producer_made_in_an_exit_hook_delivers(address: str) -> None:
 
 def test_wait_at_exit_is_an_argument_and_is_told(address: str) -> None:
     """exit_timeout= bounds it; what is not delivered is said in one line."""
-    program = (
-        "import sys, mpsr\n"
-        "mpsr.Producer(sys.argv[1], exit_timeout=0.1).send(b'message')\n"
-    )
+    program = "import sys, mpsr\nmpsr.Producer(sys.argv[1], exit_timeout=0.1).send(b'message')\n"
     outcome = run(program, address)
     assert outcome.status == 0
     assert outcome.seconds < 3
@@ -134,17 +131,15 @@ def test_ctrl_c_during_the_wait_at_exit_says_what_is_lost(address: str) -> None:
     assert complaint.count("\n") == 1
 
 
-_producer: mpsr.Producer | None = None
+_producers: list[mpsr.Producer] = []  # of a worker of a pool
 
 
 def _open(address: str) -> None:
-    global _producer
-    _producer = mpsr.Producer(address)
+    _producers.append(mpsr.Producer(address))
 
 
 def _send(number: int) -> int:
-    assert _producer
-    _producer.send(b"%d" % number)
+    _producers[0].send(b"%d" % number)
     return number
 
 
@@ -172,10 +167,11 @@ def test_failing_background_thread_is_told_to_whoever_sends_flushes_or_closes(
     producer.send(b"message")
     producer._outbox.service = fail  # type: ignore[method-assign]
     producer._outbox.wakeup.set()
-    for call in (lambda: producer.flush(10), lambda: producer.send(b"another")):
-        with pytest.raises(mpsr.MpsrError, match="LookupError: what nobody expected") as caught:
-            call()
-        assert caught.value.__cause__ is cause
+    with pytest.raises(mpsr.MpsrError, match="LookupError: what nobody expected") as caught:
+        producer.flush(10)
+    assert caught.value.__cause__ is cause
+    with pytest.raises(mpsr.MpsrError, match="LookupError: what nobody expected"):
+        producer.send(b"another")
     with pytest.raises(mpsr.Undelivered, match="what nobody expected") as undelivered:
         producer.close(10)
     assert undelivered.value.messages == [b"message"]

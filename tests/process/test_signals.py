@@ -20,8 +20,8 @@ from tests.process.workers import PATIENCE
 STORM = """
 import json, signal, sys, threading, time, mpsr
 
-address, buffer, beside, signals = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "thread", int(sys.argv[4])
-producer = mpsr.Producer(address, buffer=buffer)
+beside, signals = sys.argv[3] == "thread", int(sys.argv[4])
+producer = mpsr.Producer(sys.argv[1], buffer=int(sys.argv[2]))
 taken, refused, errors, handled, depth = [0, 0, 0], 0, [], 0, 0
 
 def handler(*_):
