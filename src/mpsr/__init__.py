@@ -38,6 +38,7 @@ from mpsr.errors import (
     Undelivered,
     UnframeableMessage,
     WrongSocketType,
+    WrongType,
 )
 from mpsr.inbox import ReceiverStats
 from mpsr.outbox import ProducerStats
@@ -91,6 +92,7 @@ __all__ = [
     "Undelivered",
     "UnframeableMessage",
     "WrongSocketType",
+    "WrongType",
 ]
 
 

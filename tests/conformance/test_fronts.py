@@ -331,9 +331,9 @@ def test_a_full_buffer_blocks_until_the_time_out(front: Front, address: str) -> 
         async with front.receiver(address) as receiver:
             async with front.producer(address, buffer=2000, timeout=0.05) as producer:
                 await producer.send(bytes(1500))
-                for timeout in (None, 0.02):
+                for timeout in ((), (0.02,)):
                     with pytest.raises(mpsr.SendTimedOut) as caught:
-                        await producer.send(b"x" * 1000, timeout)
+                        await producer.send(b"x" * 1000, *timeout)
                     assert caught.value.messages == [b"x" * 1000]
 
                 async def receive() -> None:
