@@ -308,7 +308,10 @@ class AsyncProducer(ProducerBase[S]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it.
+
+        Is it a TimedOut of this producer, and nobody receives, then the block does not wait again.
+        """
         undelivered: Undelivered | None = None
         try:
             undelivered = await self._drain_and_close(self._patience_after(error))

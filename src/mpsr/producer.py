@@ -523,7 +523,10 @@ class Producer(ProducerBase[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it.
+
+        Is it a TimedOut of this producer, and nobody receives, then the block does not wait again.
+        """
         timeout = self._patience_after(error)
         undelivered = self.drain_and_close(timeout, since=monotonic())
         if undelivered is None:
