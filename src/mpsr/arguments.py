@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from enum import Enum
 from math import inf
+from numbers import Real
 from operator import index
 from reprlib import repr as short_repr
 from stat import S_IRUSR, S_IWUSR
@@ -37,14 +38,13 @@ def timeout(value: Any, name: str = "timeout") -> float | None:  # noqa: ANN401 
     kind = type(value)
     if value is None or ((kind is float or kind is int) and 0 <= value <= LONGEST_TIMEOUT):
         return value  # type: ignore[no-any-return]  # soon, as most calls that wait ask for it
-    return seconds(value, name, beside=", or None")
+    return seconds(name, value, beside=", or None")
 
 
-def seconds(value: Any, name: str, *, beside: str = "") -> float:  # noqa: ANN401 - what is checked
+def seconds(name: str, value: Any, *, beside: str = "") -> float:  # noqa: ANN401 - what is checked
     """Return a number of seconds, LONGEST_TIMEOUT at most."""
     error = f"{name}={short_repr(value)}: pass a number of seconds, 0 or more{beside}"
-    kind = type(value)
-    if isinstance(value, bool) or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise WrongType(error)
     if not 0 <= value < inf:  # as NaN is not, either
         raise ConfigurationError(error)

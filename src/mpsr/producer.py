@@ -103,7 +103,7 @@ class ProducerBase(Generic[T]):
     Raises:
         AddressError: the address makes no sense. That nobody listens there is no error: the
             producer keeps trying.
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument makes no sense; WrongType if it is its type that is wrong.
         JournalError: the spool cannot be used; JournalInUse: another producer has it.
 
     """
@@ -162,7 +162,7 @@ class ProducerBase(Generic[T]):
             "label": os.path.basename(sys.argv[0]) if label is None else label,
             "on_full": on_full,
             "buffer": arguments.integer("buffer", buffer),
-            "linger": arguments.seconds(linger, "linger"),
+            "linger": arguments.seconds("linger", linger),
             "max_message": arguments.max_message(max_message),
         }
         if spool is not None:

@@ -70,7 +70,7 @@ class ReceiverBase(Generic[T]):
 
     Raises:
         AddressError: the address cannot be claimed; its subclasses say why.
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument makes no sense; WrongType if it is its type that is wrong.
         JournalError: the journal cannot be opened; its subclasses say why.
 
     """
