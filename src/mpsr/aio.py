@@ -66,7 +66,10 @@ class AsyncReceiver(ReceiverBase[T]):
             self._open(await self.receive_batch(timeout))
 
     async def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        """Return the next batch; the time-out and the errors are those of ``receive``.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        """
         timeout = arguments.timeout(timeout)
         # The checkpoint comes before the batch is taken, so that cancelling loses nothing.
         await checkpoint()

@@ -44,7 +44,8 @@ def timeout(value: Any, name: str = "timeout") -> float | None:  # noqa: ANN401 
 def seconds(name: str, value: Any, *, beside: str = "") -> float:  # noqa: ANN401 - what is checked
     """Return a number of seconds, LONGEST_TIMEOUT at most."""
     error = f"{name}={short_repr(value)}: pass a number of seconds, 0 or more{beside}"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
         raise WrongType(error)
     if not 0 <= value < inf:  # as NaN is not, either
         raise ConfigurationError(error)

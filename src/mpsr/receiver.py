@@ -147,6 +147,7 @@ class ReceiverBase(Generic[T]):
     def try_receive_batch(self) -> Batch[T] | None:
         """Return the next batch, or None where none has arrived; never waits.
 
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
         Like every way of coming back for more, it acknowledges what was handed out before.
 
         Raises:
@@ -171,6 +172,9 @@ class ReceiverBase(Generic[T]):
         Args:
             count: the first so many messages of the last batch alone. Closed then, the receiver
                 leaves the others to be sent again, to the next one.
+
+        Raises:
+            ConfigurationError: the last batch has not so many messages.
 
         """
         engine = self._engine()
@@ -312,7 +316,10 @@ class Receiver(ReceiverBase[T]):
             self._open(self.receive_batch(timeout))
 
     def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        """Return the next batch; the time-out and the errors are those of ``receive``.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        """
         timeout = arguments.timeout(timeout)
         engine = self._engine()
         rest = self._rest(engine)
