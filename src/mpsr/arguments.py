@@ -52,6 +52,18 @@ def seconds(name: str, value: Any, *, beside: str = "") -> float:  # noqa: ANN40
     return float(value) if value < LONGEST_TIMEOUT else LONGEST_TIMEOUT
 
 
+def whole(name: str, value: Any, what: str) -> int:  # noqa: ANN401 - what is checked
+    """Return a whole number of something."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        error = f"{name}={short_repr(value)}: pass a whole number of {what}, as an int"
+        raise WrongType(error)
+    return number
+
+
 def integer(
     name: str,
     value: Any,  # noqa: ANN401 - what is checked
@@ -61,13 +73,7 @@ def integer(
     most: int | None = None,
 ) -> int:
     """Return a whole number of something, within bounds."""
-    try:
-        number = index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        error = f"{name}={short_repr(value)}: pass a whole number of {what}, as an int"
-        raise WrongType(error)
+    number = whole(name, value, what)
     if number < least or (most is not None and number > most):
         bounds = f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigurationError(f"{name}={short_repr(number)}: pass {bounds} {what}")

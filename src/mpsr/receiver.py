@@ -211,7 +211,7 @@ class ReceiverBase(Generic[T]):
 
     def _check_reader(self, after: int | None, cursor: str | None) -> None:
         if after is not None:
-            arguments.integer("after", after, "messages", least=0)
+            arguments.whole("after", after, "messages")
         arguments.text("cursor", cursor)
 
     def _reader(self, after: int | None, cursor: str | None) -> Reader:
