@@ -39,6 +39,7 @@ from mpsr.errors import (
     Undelivered,
     UnframeableMessage,
     WrongSocketType,
+    WrongType,
 )
 from mpsr.inbox import ReceiverStats
 from mpsr.outbox import ProducerStats
@@ -93,6 +94,7 @@ __all__ = [
     "Undelivered",
     "UnframeableMessage",
     "WrongSocketType",
+    "WrongType",
 ]
 
 

@@ -10,6 +10,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
+from mpsr import arguments
+from mpsr.arguments import OWN, Own
 from mpsr.errors import Closed, MpsrError, Undelivered
 from mpsr.forking import watch_forks
 from mpsr.limits import CLOSE_PATIENCE, MESSAGE_COST
@@ -17,6 +19,7 @@ from mpsr.poller import AnyPoller, Poller
 from mpsr.producer import ProducerBase
 from mpsr.receiver import ReceiverBase
 from mpsr.sigmask import MASK
+from mpsr.wire.codec import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -67,7 +70,11 @@ class AsyncReceiver(ReceiverBase[T]):
             self._open(await self.receive_batch(timeout))
 
     async def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        """Return the next batch; the time-out and the errors are those of ``receive``.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        """
+        timeout = arguments.timeout(timeout)
         # The checkpoint comes before the batch is taken, so that cancelling loses nothing.
         await checkpoint()
         deadline = None if timeout is None else monotonic() + timeout
@@ -99,6 +106,7 @@ class AsyncReceiver(ReceiverBase[T]):
             ConfigurationError: there is no journal, or it does not hold what comes after.
 
         """
+        self._check_reader(after, cursor)
         if after is None and cursor is None:
             return _Batches(self)
         return self._follow(self._reader(after, cursor))
@@ -137,6 +145,10 @@ class AsyncReceiver(ReceiverBase[T]):
         What was not handed out stays with the native producers, for the next receiver.
         """
         self._finish(handled=True)
+
+    async def aclose(self) -> None:
+        """Close, as ``close()`` does: the name by which ``contextlib.aclosing`` calls it."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,12 +194,13 @@ class AsyncProducer(ProducerBase[S]):
     _tasks: TaskGroup | None = None
     _running = False  # whether the background task is
 
-    async def send(self, message: S, timeout: float | None = None) -> None:
+    async def send(self, message: S, timeout: float | Own | None = OWN) -> None:
         """Take a message; it is sent at once on an idle producer, else with the burst.
 
         Args:
             message: bytes-like, or what ``encode=`` takes.
-            timeout: seconds to wait for room; None stands for the producer's own ``timeout``.
+            timeout: seconds to wait for room; None waits for ever. Left out, it is the producer's
+                own ``timeout``.
 
         Raises:
             SendTimedOut: with ``on_full="block"``: there was no room in time.
@@ -197,6 +210,8 @@ class AsyncProducer(ProducerBase[S]):
             Closed: the producer was closed, or its ``async with`` block not entered.
 
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         encoded: Any = message if self._encode is None else self._encode(message)
         if not self._deferred:
             if self._append(encoded):
@@ -224,12 +239,14 @@ class AsyncProducer(ProducerBase[S]):
         self._pump(now)
         return taken
 
-    async def send_many(self, messages: Iterable[S], timeout: float | None = None) -> None:
+    async def send_many(self, messages: Iterable[S], timeout: float | Own | None = OWN) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
 
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         messages, bodies = self._checked_all(messages)
         await self._take_all(bodies, messages, timeout)
 
@@ -247,6 +264,7 @@ class AsyncProducer(ProducerBase[S]):
 
         """
         self._check_spooled(spooled=spooled)
+        timeout = arguments.timeout(timeout)
         await checkpoint()
         self._check()
         deadline = None if timeout is None else monotonic() + timeout
@@ -277,9 +295,13 @@ class AsyncProducer(ProducerBase[S]):
             Undelivered: it carries what neither the receiver has accepted nor a spool holds.
 
         """
-        undelivered = await self._drain_and_close(timeout)
+        undelivered = await self._drain_and_close(arguments.timeout(timeout))
         if undelivered is not None:
             raise undelivered from self._outbox.failure
+
+    async def aclose(self) -> None:
+        """Close, as ``close()`` does: the name by which ``contextlib.aclosing`` calls it."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
         super()._check()
@@ -295,10 +317,13 @@ class AsyncProducer(ProducerBase[S]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it.
+
+        Is it a TimedOut of this producer, and nobody receives, then the block does not wait again.
+        """
         undelivered: Undelivered | None = None
         try:
-            undelivered = await self._drain_and_close(None)
+            undelivered = await self._drain_and_close(self._patience_after(error))
         finally:
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
@@ -347,9 +372,9 @@ class AsyncProducer(ProducerBase[S]):
         return taken
 
     async def _take_all(
-        self, bodies: Sequence[Any], messages: Sequence[S], timeout: float | None
+        self, bodies: Sequence[Any], messages: Sequence[S], timeout: float | Own | None
     ) -> None:
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._timeout if timeout is OWN else timeout
         deadline = None if timeout is None else monotonic() + timeout
         position = 0
         while position < len(bodies):
@@ -365,7 +390,7 @@ class AsyncProducer(ProducerBase[S]):
             elif position < len(bodies):
                 if self._on_full == "raise":
                     raise self._full(messages[position:], None)
-                need = len(bodies[position]) + MESSAGE_COST
+                need = len(to_bytes(bodies[position])) + MESSAGE_COST
                 if not await self._wait("room", need, deadline):
                     raise self._full(messages[position:], timeout)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Literal, NamedTuple
 
-from mpsr import lockfile
+from mpsr import arguments, lockfile
 from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.errors import (
     AddressDenied,
@@ -257,8 +257,7 @@ def _check_type(kind: str) -> None:
 
 def _check_permissions(mode: int, group: str | int | None) -> int | None:
     """Return the group's id."""
-    if not 0 <= mode <= stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO:
-        raise ConfigurationError(f"mode={mode:#o} is no set of permissions; pass one like 0o660")
+    arguments.mode(mode)
     if group is None:
         return None
     if not mode & stat.S_IWGRP:

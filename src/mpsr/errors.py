@@ -2,6 +2,7 @@
 
 MpsrError
 ├── ConfigurationError      an argument makes no sense (also a ValueError)
+│   └── WrongType           it is of a type that it cannot be of (also a TypeError)
 ├── AddressError            an address cannot be claimed or reached
 │   ├── InvalidAddress      the text is no usable address
 │   ├── AddressInUse        a live process holds it; ``pid`` where known
@@ -44,11 +45,30 @@ if TYPE_CHECKING:
 
 
 class MpsrError(Exception):
-    """Any error that mpsr raises on purpose."""
+    """Any error that mpsr raises on purpose.
+
+    It can be copied and pickled, so that it crosses from one process to another, with all that it
+    carries; its cause and its traceback stay behind, as those of any exception do.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its arguments and attributes: constructors differ in what they ask for.
+        return _restored, (type(self), self.args), self.__getstate__()
+
+
+def _restored(kind: type[MpsrError], args: tuple[Any, ...]) -> MpsrError:
+    """Return an exception as it was pickled, still without its attributes."""
+    error = kind.__new__(kind, *args)
+    error.args = args  # which those that are an OSError too leave to their constructor
+    return error
 
 
 class ConfigurationError(MpsrError, ValueError):
     """An argument makes no sense, alone or beside another."""
+
+
+class WrongType(ConfigurationError, TypeError):
+    """An argument is of a type that it cannot be of."""
 
 
 class AddressError(MpsrError):
@@ -106,6 +126,13 @@ class NotSent(MpsrError):
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.messages = messages
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A view of memory cannot be pickled; its bytes are equal to it.
+        messages = self.messages
+        if any(isinstance(each, memoryview) for each in messages):
+            messages = [bytes(each) if isinstance(each, memoryview) else each for each in messages]
+        return {**self.__dict__, "messages": messages}
 
 
 class BufferFull(NotSent):

@@ -6,13 +6,16 @@ import os
 import select
 import sys
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from math import inf
 from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic
+from weakref import ReferenceType, ref
 
-from mpsr import exits
+from mpsr import arguments, exits
+from mpsr.arguments import OWN, Own
 from mpsr.background import start_thread
 from mpsr.endpoint import SOCKET_TYPES, parse_address
 from mpsr.errors import (
@@ -43,8 +46,6 @@ from mpsr.limits import (
     MAX_SPOOLED,
     MESSAGE_COST,
     SPOOL_SETTLE,
-    check_max_message,
-    check_positive,
 )
 from mpsr.outbox import Outbox
 from mpsr.sigmask import MASK
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
     from mpsr import waiters
     from mpsr.background import Thread
-    from mpsr.endpoint import SocketType
+    from mpsr.endpoint import Address, SocketType
     from mpsr.outbox import ProducerStats, Write
     from mpsr.poller import AnyPoller
     from mpsr.spool import Spool
@@ -79,6 +80,8 @@ else:
 FRAMINGS: Final = ("native", "lines", "null", "length", "stream")
 ON_FULL: Final = ("block", "raise", "drop_newest", "drop_oldest")
 
+_PATIENT: Final = (OWN, None)  # the time-outs of who names none
+
 _BROKE_IN: Final = (
     "it was called from a signal handler or finalizer, in the middle of another call of this "
     "producer, and would wait for that call"
@@ -91,9 +94,10 @@ class ProducerBase(Generic[T]):
     Args:
         address: where the receiver is: a path, ``@name`` or ``fd:N``.
         type: ``"stream"`` or ``"dgram"``.
-        framing: ``"native"``, or, for a foreign server, ``"lines"``, ``"null"``, ``"length"``
-            or ``"stream"`` (a connection for every message). Only native has acknowledgements:
-            elsewhere a message counts as accepted when the kernel took it.
+        framing: ``"native"`` if left out, or, for a foreign server, ``"lines"``, ``"null"``,
+            ``"length"`` or ``"stream"`` (a connection for every message). Only native has
+            acknowledgements: elsewhere, and with datagrams, which have no framing, a message
+            counts as accepted when the kernel took it.
         encode: applied to every message; without it messages are bytes-like.
         label: a name for the receiver to show; the program's own name if left out.
         on_full: what a full buffer does: ``"block"`` (wait for room, see ``timeout``),
@@ -110,10 +114,14 @@ class ProducerBase(Generic[T]):
             sent first, under the same identity; all that waits is in memory, too. Opening it
             waits for the disk.
 
+    A producer can be pickled: it travels to a child that multiprocessing spawns as its arguments,
+    and is made anew there; a relative path stands for the file that it stood for here. One with a
+    spool, or for ``fd:N``, belongs to its process and cannot.
+
     Raises:
         AddressError: the address makes no sense. That nobody listens there is no error: the
             producer keeps trying.
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument makes no sense; WrongType if it is its type that is wrong.
         JournalError: the spool cannot be used; JournalInUse: another producer has it.
 
     """
@@ -123,7 +131,7 @@ class ProducerBase(Generic[T]):
         address: str | os.PathLike[str],
         *,
         type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
-        framing: Framing = "native",
+        framing: Framing | None = None,
         encode: Callable[[T], Buffer] | None = None,
         label: str | None = None,
         on_full: OnFull = "block",
@@ -134,24 +142,34 @@ class ProducerBase(Generic[T]):
         exit_timeout: float | None = None,
         spool: str | os.PathLike[str] | None = None,
     ) -> None:
-        for name, value, known in (
-            ("type", type, SOCKET_TYPES),
-            ("framing", framing, FRAMINGS),
-            ("on_full", on_full, ON_FULL),
-        ):
-            if value not in known:
-                error = f"{name}={value!r}: choose one of {', '.join(known)}"
-                raise ConfigurationError(error)
-        check_max_message(max_message)
-        check_positive(buffer=buffer, max_message=max_message)
-        if linger < 0:
-            error = f"linger={linger}: it cannot be negative"
-            raise ConfigurationError(error)
+        arguments.address(address)
+        arguments.choice("type", type, SOCKET_TYPES)
+        if framing is not None:
+            arguments.framing(framing, FRAMINGS, socket_type=type)
+        arguments.choice("on_full", on_full, ON_FULL)
+        arguments.function("encode", encode)
+        arguments.text("label", label)
+        arguments.file("spool", spool)
         self.address = parse_address(address)
+        self._arguments: dict[str, Any] = {
+            "address": _lasting(self.address),
+            "type": type,
+            "framing": framing,
+            "encode": encode,
+            "label": label,
+            "on_full": on_full,
+            "timeout": timeout,
+            "buffer": buffer,
+            "linger": linger,
+            "max_message": max_message,
+            "exit_timeout": exit_timeout,
+            "spool": spool,
+        }
         self._encode = encode
         self._on_full: OnFull = on_full
-        self._timeout = timeout
-        self._exit_timeout = exit_timeout
+        self._timeout = arguments.timeout(timeout)
+        self._exit_timeout = arguments.timeout(exit_timeout, "exit_timeout")
+        self._timed_out: ReferenceType[TimedOut] | None = None  # the last error that said so
         self._closing = False  # takes no more
         self._closed = False  # sends no more
         self._end = "is closed"
@@ -161,12 +179,12 @@ class ProducerBase(Generic[T]):
         self._spool_failure: MpsrError | None = None
         self._options: dict[str, Any] = {
             "type": type,
-            "framing": framing,
+            "framing": framing or "native",
             "label": os.path.basename(sys.argv[0]) if label is None else label,
             "on_full": on_full,
-            "buffer": buffer,
-            "linger": linger,
-            "max_message": max_message,
+            "buffer": arguments.integer("buffer", buffer),
+            "linger": arguments.seconds("linger", linger),
+            "max_message": arguments.max_message(max_message),
         }
         if spool is not None:
             self._open_spool(spool)
@@ -291,6 +309,19 @@ class ProducerBase(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {self.address}{' closed' * self._closed}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as the arguments, to be made anew there."""
+        if self._closing:
+            raise Closed(f"the producer for {self.address} {self._end}, and cannot be pickled")
+        if self._spool is not None or self.address.kind == "fd":
+            what = "its descriptor" if self._spool is None else "its spool"
+            error = (
+                f"the producer for {self.address} cannot be pickled: {what} belongs to this "
+                "process; make one in the process that sends"
+            )
+            raise TypeError(error)
+        return partial(type(self), **self._arguments), ()
+
     def _checked(self, encoded: Buffer) -> bytes:
         body = to_bytes(encoded)
         self._window.check(body)
@@ -298,6 +329,8 @@ class ProducerBase(Generic[T]):
 
     def _checked_all(self, messages: Iterable[T]) -> tuple[Sequence[T], Sequence[Any]]:
         """Return the messages, and what they are encoded, once all are found good."""
+        if self._encode is None:
+            arguments.several(messages)
         listed = messages if isinstance(messages, list | tuple) else list(messages)
         bodies: Sequence[Any] = listed
         if self._encode is not None:
@@ -440,13 +473,27 @@ class ProducerBase(Generic[T]):
         what = f"no room for {_messages(len(messages))} to {self.address}"
         if waited is None:
             return BufferFull(f"{what}: {self._why()}", messages=messages)
-        return SendTimedOut(f"{what} within {waited:g} s: {self._why()}", messages=messages)
+        error = f"{what} within {waited:g} s: {self._why()}"
+        return self._noted(SendTimedOut(error, messages=messages))
 
     def _late(self, timeout: float) -> TimedOut:
         """Return the error for a flush that took too long."""
         what = _messages(self.stats().buffered)
         error = f"{self.address} has not accepted {what} within {timeout:g} s: {self._why()}"
-        return TimedOut(error)
+        return self._noted(TimedOut(error))
+
+    def _noted(self, error: TimedOut) -> TimedOut:
+        self._timed_out = ref(error)
+        return error
+
+    def _patience_after(self, error: BaseException | None) -> float | None:
+        """Return the time-out of the end of a block that an exception leaves.
+
+        Where a call of this producer has waited in vain for a receiver, the end does not wait for
+        one again.
+        """
+        own = error is not None and self._timed_out is not None and self._timed_out() is error
+        return 0 if own and not self._outbox.may_deliver else None
 
     def _check_spooled(self, *, spooled: bool) -> None:
         if spooled and self._spool is None:
@@ -506,12 +553,13 @@ class Producer(ProducerBase[T]):
     call that was interrupted raises instead: ``send`` BufferFull, the others ReentrantCall.
     """
 
-    def send(self, message: T, timeout: float | None = None) -> None:
+    def send(self, message: T, timeout: float | Own | None = OWN) -> None:
         """Take a message; it is sent at once on an idle producer, else with the burst.
 
         Args:
             message: bytes-like, or what ``encode=`` takes.
-            timeout: seconds to wait for room; None stands for the producer's own ``timeout``.
+            timeout: seconds to wait for room; None waits for ever. Left out, it is the producer's
+                own ``timeout``.
 
         Raises:
             SendTimedOut: with ``on_full="block"``: there was no room in time.
@@ -521,11 +569,13 @@ class Producer(ProducerBase[T]):
             Closed: the producer was closed.
 
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         encoded: Any = message if self._encode is None else self._encode(message)
         # The open batch may have room; else the message may leave at once, or begin another.
         if self._deferred or not (self._append(encoded) or self._write_direct(encoded)):
             body = self._checked(encoded)
-            if not self._take(body, patient=self._patient and timeout is None):
+            if not self._take(body, patient=self._patient and timeout in _PATIENT):
                 self._take_all([body], [message], timeout)
 
     def try_send(self, message: T) -> bool:
@@ -535,12 +585,14 @@ class Producer(ProducerBase[T]):
             return True
         return self._take(self._checked(encoded), patient=False)
 
-    def send_many(self, messages: Iterable[T], timeout: float | None = None) -> None:
+    def send_many(self, messages: Iterable[T], timeout: float | Own | None = OWN) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
 
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken.
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         position = 0
         if self._encode is None and not self._deferred:
             position = self._try_extend(messages)  # type: ignore[arg-type]  # whatever they are
@@ -563,6 +615,7 @@ class Producer(ProducerBase[T]):
 
         """
         self._check_spooled(spooled=spooled)
+        timeout = arguments.timeout(timeout)
         deadline = None if timeout is None else monotonic() + timeout
         until: Until = "spooled" if spooled else "accepted"
         with MASK, self._enter("flush"):
@@ -597,6 +650,7 @@ class Producer(ProducerBase[T]):
                 taken is delivered all the same, at the end of the program at the latest.
 
         """
+        timeout = arguments.timeout(timeout)
         undelivered = self.drain_and_close(timeout, since=monotonic())
         if undelivered is not None:
             raise undelivered from self._outbox.failure
@@ -610,8 +664,12 @@ class Producer(ProducerBase[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
-        undelivered = self.drain_and_close(None, since=monotonic())
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it.
+
+        Is it a TimedOut of this producer, and nobody receives, then the block does not wait again.
+        """
+        timeout = self._patience_after(error)
+        undelivered = self.drain_and_close(timeout, since=monotonic())
         if undelivered is None:
             return
         if error is None:
@@ -811,14 +869,18 @@ class Producer(ProducerBase[T]):
         return taken
 
     def _take_all(
-        self, bodies: Sequence[Any], messages: Sequence[T], timeout: float | None, position: int = 0
+        self,
+        bodies: Sequence[Any],
+        messages: Sequence[T],
+        timeout: float | Own | None,
+        position: int = 0,
     ) -> None:
         if self._is_mine():
             self._defer_all(bodies, messages, position)
             return
         if self._thread is None:
             self._start()
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._timeout if timeout is OWN else timeout
         deadline = None if timeout is None else monotonic() + timeout
         patient = self._patient and deadline is None
         me = _Turn()
@@ -832,7 +894,7 @@ class Producer(ProducerBase[T]):
             if write is not None:
                 self._write_waiting(write, me)
             if not wrote and position < len(bodies):
-                need = len(bodies[position]) + MESSAGE_COST
+                need = len(to_bytes(bodies[position])) + MESSAGE_COST
                 if not self._wait("room", need, deadline):
                     raise self._full(messages[position:], timeout)
         if self._alone:
@@ -1139,6 +1201,14 @@ class Producer(ProducerBase[T]):
             with MASK, self._lock:
                 self._end_commit(self._spool, error, monotonic())
                 self._notify()
+
+
+def _lasting(address: Address) -> str:
+    """Return the text of an address that stands for the same in whatever directory."""
+    if address.kind == "path" and not os.path.isabs(address.value):
+        with suppress(OSError):  # a directory that is gone has no name
+            return os.path.join(os.getcwd(), address.value)
+    return str(address)
 
 
 def _messages(count: int) -> str:

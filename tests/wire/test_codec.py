@@ -65,7 +65,8 @@ def test_what_is_not_bytes_like_is_refused_with_advice(codec: ModuleType, messag
     with pytest.raises(TypeError) as caught:
         codec.to_bytes(message)
     assert str(caught.value) == (
-        f"a message is bytes-like, not {kind}: encode it, or give the producer encode="
+        f"a message is bytes-like, not {kind}: encode it, as text.encode() does, or give the "
+        "producer an encode= that returns bytes"
     )
 
 

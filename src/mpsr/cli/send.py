@@ -109,7 +109,12 @@ def send(
     source = Arguments(message) if message else Stdin(splitting, max_message)
     with closing(source):
         producer = Producer(
-            address, type=kind, framing=framing, label=label, max_message=max_message, spool=spool
+            address,
+            type=kind,
+            framing=None if kind == "dgram" else framing,
+            label=label,
+            max_message=max_message,
+            spool=spool,
         )
         ending = Ending(producer.address, kind, framing, spool=spool, left=producer.stats().sent)
         narrator = Narrator(source, quiet=quiet)

@@ -97,8 +97,12 @@ class CommandFailed(Exception):
     """A command ends early, with this status and this line on stderr; none if it is empty."""
 
     def __init__(self, status: Status, line: str = "") -> None:
-        super().__init__(line)
+        super().__init__(status, line)
         self.status = status
+        self.line = line
+
+    def __str__(self) -> str:
+        return self.line
 
 
 class Interrupted(SystemExit):

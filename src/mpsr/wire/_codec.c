@@ -138,7 +138,8 @@ static void advise(PyObject *message)
     PyObject *kind = PyObject_GetAttrString((PyObject *)Py_TYPE(message), "__name__");
     if (kind == NULL) return;
     PyErr_Format(PyExc_TypeError,
-                 "a message is bytes-like, not %S: encode it, or give the producer encode=", kind);
+                 "a message is bytes-like, not %S: encode it, as text.encode() does, or give the "
+                 "producer an encode= that returns bytes", kind);
     Py_DECREF(kind);
 }
 

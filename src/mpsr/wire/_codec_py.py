@@ -54,7 +54,10 @@ def to_bytes(message: Buffer, /) -> bytes:
         return bytes(memoryview(message))
     except TypeError:
         kind = type(message).__name__
-        error = f"a message is bytes-like, not {kind}: encode it, or give the producer encode="
+        error = (
+            f"a message is bytes-like, not {kind}: encode it, as text.encode() does, or give the "
+            "producer an encode= that returns bytes"
+        )
         raise TypeError(error) from None
 
 
