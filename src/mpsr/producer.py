@@ -46,6 +46,7 @@ from mpsr.limits import (
 from mpsr.outbox import Outbox
 from mpsr.timer import make_timer
 from mpsr.wire.codec import to_bytes
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,7 +67,6 @@ else:
 
     T = TypeVar("T")
 
-FRAMINGS: Final = ("native", "lines", "null", "length", "stream")
 ON_FULL: Final = ("block", "raise", "drop_newest", "drop_oldest")
 
 
@@ -76,9 +76,10 @@ class ProducerBase(Generic[T]):
     Args:
         address: where the receiver is: a path, ``@name`` or ``fd:N``.
         type: ``"stream"`` or ``"dgram"``.
-        framing: ``"native"``, or, for a foreign server, ``"lines"``, ``"null"``, ``"length"``
-            or ``"stream"`` (a connection for every message). Only native has acknowledgements:
-            elsewhere a message counts as accepted when the kernel took it.
+        framing: ``"native"``, or, for a foreign server, ``"lines"``, ``"null"``, ``"length"``,
+            ``"length-le"``, ``"octet-counted"`` or ``"stream"`` (a connection for every message).
+            Only native has acknowledgements: elsewhere a message counts as accepted when the
+            kernel took it.
         encode: applied to every message; without it messages are bytes-like.
         label: a name for the receiver to show; the program's own name if left out.
         on_full: what a full buffer does: ``"block"`` (wait for room, see ``timeout``),

@@ -715,6 +715,58 @@ def lengths() -> list[Json]:
     ]  # fmt: skip
 
 
+def lengths_le() -> list[Json]:
+    item, small = foreign("length-le"), foreign("length-le", 1000)
+    cut = at_end(orderly=False, error=MALFORMED)
+    return [
+        item("message", "a length, then as many bytes", "02000000 6869", messages(0, "6869")),
+        item("little-endian", "the length is little-endian", "02010000 61*258 00000000",
+             messages(0, "61*258", "")),
+        item("nothing", "nothing is no message", ""),
+        item("cut-in-the-length", "a message cut off is an error", "0000", end=cut),
+        item("cut-in-the-body", "... wherever it is cut", "03000000 6161", end=cut),
+        item("largest-declared", "16 MiB may be declared", "00000001", end=cut),
+        item("too-large-by-one", "... and no more", "01000001", error=TOO_LARGE),
+        small("good-then-too-large", "what came before stays good", "01000000 61 e9030000 62",
+              messages(0, "61"), error=TOO_LARGE),
+    ]  # fmt: skip
+
+
+def octet_counted() -> list[Json]:
+    item, small = foreign("octet-counted"), foreign("octet-counted", 8)
+    cut = at_end(orderly=False, error=MALFORMED)
+
+    def bad(name: str, why: str, data: str, *good: Json) -> Json:
+        return item(name, why, data, *good, error=MALFORMED)
+
+    return [
+        item("message", "a length in digits, a space, then as many bytes", text("2 hi"),
+             messages(0, "6869")),
+        item("messages", "one behind the other", text("1 a10 bbbbbbbbbb1 c"),
+             messages(0, "61", "62*10", "63")),
+        item("any-bytes", "bodies are bytes", terms(text("4 "), "0a002031"),
+             messages(0, "0a002031")),
+        item("long", "a message may come in many pieces", terms(text("70000 "), "61*70000"),
+             messages(0, "61*70000")),
+        item("nothing", "nothing is no message", ""),
+        item("cut-in-the-length", "a message cut off is an error", text("12"), end=cut),
+        item("cut-before-the-body", "... wherever it is cut", text("12 "), end=cut),
+        item("good-then-cut", "what came before stays good", text("1 a3 bb"), messages(0, "61"),
+             end=cut),
+        bad("length-0", "a length is not 0", text("0 ")),
+        bad("length-with-zero", "... nor begins with it", text("01 a")),
+        bad("no-digits", "... but with a digit", text("<34>hello")),
+        bad("no-space", "a space follows it, and nothing else", text("3\thi!")),
+        bad("length-of-11-digits", "it has up to ten digits", text("11111111111")),
+        bad("newline-behind", "nothing stands between messages", text("1 a\n1 b"),
+            messages(0, "61")),
+        small("most", "as long as allowed", text("8 aaaaaaaa"), messages(0, "61*8")),
+        small("too-large", "a length is refused before its body", text("1 a9 "),
+              messages(0, "61"), error=TOO_LARGE),
+        item("10-digits", "of whatever size", text("9999999999 "), error=TOO_LARGE),
+    ]  # fmt: skip
+
+
 def streams() -> list[Json]:
     item, small = foreign("stream"), foreign("stream", 8)
 
@@ -738,6 +790,14 @@ def detection() -> list[Json]:
         name: str, why: str, data: str, framing: str, *understood: Json, **more: Any
     ) -> Json:  # fmt: skip
         return vector(name, why, data, *understood, detected=framing, **more)
+
+    def untold(name: str, why: str, data: str, framing: str, body: str) -> Json:
+        """Return a vector of text whose framing only the end tells."""
+        return vector(name, why, data, detected="auto",
+                      end=at_end(messages(0, body), orderly=True) | {"detected": framing})  # fmt: skip
+
+    def not_text(name: str, why: str, data: str, *good: Json) -> Json:
+        return vector(name, why, data, *good, error=MALFORMED)
 
     texts = [
         found(f"byte-{first}", "any other byte begins a line", first + "0a", "lines",
@@ -763,6 +823,38 @@ def detection() -> list[Json]:
         found("decided-once", "later lines may begin with any byte", "610a890a000a", "lines",
               messages(0, "61", "89", "00")),
         found("nothing", "a connection that says nothing is in no framing yet", "", "auto"),
+        found("null", "text is null if a zero byte comes before a newline", "61626300 64650a6600",
+              "null", messages(0, "616263", "64650a66")),
+        found("lines-with-zero", "... and lines if a newline comes first", "61620a636400650a", "lines",
+              messages(0, "6162", "63640065")),
+        found("null-long", "however late it comes", "61*70000 00", "null", messages(0, "61*70000")),
+        found("null-late-newline", "... and whatever follows", "61*70000 00 620a 00", "null",
+              messages(0, "61*70000", "620a")),
+        found("null-short", "of short messages, four bytes are awaited", "61006200", "null",
+              messages(0, "61", "62")),
+        untold("null-shorter", "... or the end", "6100", "null", "61"),
+        untold("unframed", "text without any separator is one line", text("Hello"), "lines",
+               text("Hello")),
+        found("syslog", "text that begins with a priority is nothing special",
+              text("<34>1 a\n"), "lines", messages(0, text("<34>1 a"))),
+        found("syslog-null", "... whichever way its end is marked", terms(text("<13>a"), "00"),
+              "null", messages(0, text("<13>a"))),
+        found("octet-counted", "digits, a space and a priority are octet counting",
+              text("7 <34>1 a8 <165>1 b"), "octet-counted",
+              messages(0, text("<34>1 a"), text("<165>1 b"))),
+        found("octet-counted-cut", "... once the priority is whole", text("13 <34>"),
+              "octet-counted", end=at_end(orderly=False, error=MALFORMED)),
+        untold("octet-counted-not-yet", "... and not before", text("13 <34"), "lines",
+               text("13 <34")),
+        found("octet-counted-other", "once decided, a message may begin with any byte",
+              text("5 <34>a1 b"), "octet-counted", messages(0, text("<34>a"), text("b"))),
+        found("digits", "other digits begin a line", text("42 <b>\n"), "lines",
+              messages(0, text("42 <b>"))),
+        not_text("length-le", "a length below 64 KiB, the low byte first, is refused",
+                 terms("05000000", text("hello"))),
+        not_text("length-le-two-bytes", "... of two bytes, too", terms("2c010000", "61*300")),
+        not_text("length-le-newline", "... behind an empty line, if its first byte is a newline",
+                 terms("0a000000", "61*10"), messages(0, "")),
         vector("lines-explicit-89", "a framing that is chosen needs no detection", "890a",
                messages(0, "89"), framing="lines"),
         vector("lines-explicit-00", "... by any byte", "000a", messages(0, "00"),
@@ -935,6 +1027,8 @@ def files() -> dict[str, list[Json]]:
         "lines.json": lines(),
         "null.json": null(),
         "length.json": lengths(),
+        "length-le.json": lengths_le(),
+        "octet-counted.json": octet_counted(),
         "stream.json": streams(),
         "detection.json": detection(),
         "producer.json": producers(),

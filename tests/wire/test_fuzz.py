@@ -22,7 +22,7 @@ from mpsr.batch import ProducerIdentity
 from mpsr.errors import LocalProtocolError, RemoteProtocolError
 from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.wire.frames import HEADER, PREFACE, Hello, encode
-from mpsr.wire.framing import Framing
+from mpsr.wire.framing import FRAMINGS, Framing
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.session import Acknowledged, SendingSession, State, Welcomed
 from tests.wire.pair import PRODUCER_ID, UID, ReceiverEnd, Understood, cut_at, frames_in
@@ -31,7 +31,6 @@ from tests.wire.vectors import RECEIVING, SENDING, read, unhex
 SECONDS: Final = float(os.environ.get("MPSR_FUZZ_SECONDS", "600"))
 SHORT: Final = 2.0  # seconds: the fuzz of the default suite
 
-FRAMINGS: Final[list[Framing]] = ["auto", "native", "lines", "null", "length", "stream"]
 LIMITS: Final = [0, 1, 8, 100, 5000, MAX_MESSAGE]  # bytes: largest messages to try
 LONGEST: Final = 20_000  # bytes of one stream
 U32: Final = [0, 1, 2, 3, 0x7FFF_FFFF, 0xFFFF_FFFE, 0xFFFF_FFFF]
@@ -172,8 +171,15 @@ def answers(rng: random.Random) -> bytes:
     return b"".join(parts)
 
 
+def text(rng: random.Random) -> bytes:
+    """Return text that may turn out to be in any framing."""
+    parts = [b"a", b"\n", b"\r", b"\0", b"\0\0", b"5 <34>a", b"5 <34", b"12", b" ", b"hello"]
+    return b"".join(rng.choices(parts, k=rng.randrange(1, 12)))
+
+
 RECEIVER_STREAMS: Final[list[Make]] = [
     noise,
+    text,
     lambda rng: mutated(rng, FROM_PRODUCERS),
     lambda rng: Writer(rng).stream(),
     lambda rng: mutated(rng, [Writer(rng).stream()]),

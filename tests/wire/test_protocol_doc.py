@@ -129,11 +129,13 @@ def test_lost_reasons_are_as_documented() -> None:
 
 
 def test_first_bytes_are_as_documented() -> None:
-    """Each byte that decides for a framing other than lines."""
-    (rows,) = tables("Which framing")
+    """Each byte that decides for a framing other than text."""
+    rows, separators = tables("Which framing")
     told = {row[0].strip("`"): re.sub(r"\[(\w+)\].*", r"\1", row[1]) for row in rows}
-    assert told.pop("any other") == "lines"
+    assert told.pop("any other") == "text: see below"
     assert {int(byte, 16): framing for byte, framing in told.items()} == FIRST_BYTES
+    text = " ".join(row[1] for row in separators)
+    assert set(re.findall(r"\[([\w-]+)\]", text)) == {"lines", "null", "octet-counted"}
 
 
 @pytest.mark.parametrize(

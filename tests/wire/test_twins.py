@@ -255,7 +255,13 @@ class Inputs:
         return self.rng.choice([lambda: piece, lambda: memoryview(piece), lambda: bytearray(piece)])
 
     def lengths(self) -> Make:
-        return self.buffer(self.mutated(python.pack_length([self.data() for _ in range(4)])))
+        byteorder = self.rng.choice(["big", "little"])
+        packed = python.pack_length([self.data() for _ in range(4)], byteorder)
+        return self.buffer(self.mutated(packed))
+
+    def byteorder(self) -> Make:
+        value = self.rng.choice(["big", "little"] * 5 + ["", "BIG", b"big", None, 1])
+        return lambda: value
 
 
 ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
@@ -270,9 +276,9 @@ ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "pack_delimited": (Inputs.messages, Inputs.delimiter),
     "scan_delimited": (Inputs.lines, Inputs.delimiter),
     "split_delimited": (Inputs.lines, Inputs.delimiter),
-    "pack_length": (Inputs.messages,),
-    "scan_length": (Inputs.lengths, Inputs.number),
-    "split_length": (Inputs.lengths,),
+    "pack_length": (Inputs.messages, Inputs.byteorder),
+    "scan_length": (Inputs.lengths, Inputs.number, Inputs.byteorder),
+    "split_length": (Inputs.lengths, Inputs.byteorder),
 }
 ASSEMBLY_ARGUMENTS: Final[dict[str, tuple[Callable[[Inputs], Make], ...]]] = {
     "advance": (Inputs.impossible,),
@@ -513,7 +519,7 @@ def test_no_call_keeps_its_arguments(c: ModuleType) -> None:
         list(c.iter_batch(c.pack_batch(messages, 0)[8:], 0))
         c.pack_batch((message, other), 0)
         c.pack_delimited(messages, b"\n")
-        c.pack_length(messages)
+        c.pack_length(messages, "big")
         c.to_bytes(other)
         return [sys.getrefcount(thing) for thing in (message, messages, messages[0], other)]
 

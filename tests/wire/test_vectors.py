@@ -15,7 +15,7 @@ from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.session import Acknowledged, SendingSession, Welcomed
 from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
-from tests.wire.vectors import RECEIVING, SENDING, VECTORS, Vector, load, read, unhex
+from tests.wire.vectors import FOREIGN, RECEIVING, SENDING, VECTORS, Vector, load, read, unhex
 
 Cut = Callable[[bytes], list[bytes]]
 
@@ -91,6 +91,8 @@ def test_receiver_understands_each_vector_however_it_is_cut(vector: Vector, cut:
     assert end.understood == joined(vector["understood"], at_end["understood"])
     assert end.orderly is at_end["orderly"]
     assert code_of(end.error) == at_end["error"]
+    if "detected" in at_end:
+        assert end.session.framing == at_end["detected"]
 
 
 def joined(before: list[Vector], after: list[Vector]) -> list[Understood]:
@@ -119,11 +121,13 @@ def test_trailing_bytes_change_nothing_in_native(vector: Vector) -> None:
         check(end, vector)
 
 
-@pytest.mark.parametrize("vector", load("lines", "null", "length", take=is_whole))
+@pytest.mark.parametrize("vector", load(*FOREIGN[:-1], take=is_whole))
 def test_trailing_bytes_change_nothing_in_foreign_framings(vector: Vector) -> None:
     """A message that has begun behind a vector waits; behind an error, nothing matters."""
     end = receiver_for(vector)
-    tail = b"\0\0\1" if vector["framing"] == "length" else b"tail"
+    tail = {"length": b"\0\0\1", "length-le": b"\1\0\0", "octet-counted": b"4 ta"}.get(
+        vector["framing"], b"tail"
+    )
     end.feed(unhex(vector["bytes"]) + tail)
     check(end, vector)
     if vector["error"] is None:

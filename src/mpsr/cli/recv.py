@@ -20,6 +20,7 @@ from mpsr.endpoint import DEFAULT_MODE
 from mpsr.errors import Closed, TimedOut
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.receiver import Receiver
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,11 +83,12 @@ and ends; a second Ctrl-C ends at once.
 )
 @click.option(
     "--framing",
-    type=click.Choice(["auto", "native", "lines", "null", "length", "stream"]),
+    type=click.Choice(["auto", *FRAMINGS]),
     metavar="NAME",
     default="auto",
-    help="How bytes become messages: native, lines, null, length, stream (a connection is a "
-    "message), or auto: by each connection's first byte.  [default: auto]",
+    help="How bytes become messages: native, lines, null, length, length-le (little-endian), "
+    "octet-counted (syslog), stream (a connection is a message), or auto: by what each "
+    "connection begins with.  [default: auto]",
 )
 @click.option(
     "--mode",
