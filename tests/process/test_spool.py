@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -245,8 +245,9 @@ def test_second_producer_is_refused_also_after_somebody_looked(address: str, spo
         for look in (False, True):
             if look:
                 subprocess.run([sys.executable, "-c", LOOK, spool], check=True)
-                with pytest.raises(sqlite3.OperationalError):
-                    sqlite3.connect(spool, timeout=0).execute("SELECT * FROM batches")
+                with closing(sqlite3.connect(spool, timeout=0)) as other:
+                    with pytest.raises(sqlite3.OperationalError):
+                        other.execute("SELECT * FROM batches")
             with pytest.raises(mpsr.JournalInUse, match="this very process"):
                 mpsr.Producer(address, spool=spool)
             command = [sys.executable, "-c", refused]

@@ -737,7 +737,8 @@ def octet_counted() -> list[Json]:
     cut = at_end(orderly=False, error=MALFORMED)
 
     def bad(name: str, why: str, data: str, *good: Json) -> Json:
-        return item(name, why, data, *good, error=MALFORMED)
+        made: Json = item(name, why, data, *good, error=MALFORMED)
+        return made
 
     return [
         item("message", "a length in digits, a space, then as many bytes", text("2 hi"),
@@ -793,8 +794,8 @@ def detection() -> list[Json]:
 
     def untold(name: str, why: str, data: str, framing: str, body: str) -> Json:
         """Return a vector of text whose framing only the end tells."""
-        return vector(name, why, data, detected="auto",
-                      end=at_end(messages(0, body), orderly=True) | {"detected": framing})  # fmt: skip
+        end = at_end(messages(0, body), orderly=True) | {"detected": framing}
+        return vector(name, why, data, detected="auto", end=end)
 
     def not_text(name: str, why: str, data: str, *good: Json) -> Json:
         return vector(name, why, data, *good, error=MALFORMED)
@@ -825,8 +826,8 @@ def detection() -> list[Json]:
         found("nothing", "a connection that says nothing is in no framing yet", "", "auto"),
         found("null", "text is null if a zero byte comes before a newline", "61626300 64650a6600",
               "null", messages(0, "616263", "64650a66")),
-        found("lines-with-zero", "... and lines if a newline comes first", "61620a636400650a", "lines",
-              messages(0, "6162", "63640065")),
+        found("lines-with-zero", "... and lines if a newline comes first", "61620a636400650a",
+              "lines", messages(0, "6162", "63640065")),
         found("null-long", "however late it comes", "61*70000 00", "null", messages(0, "61*70000")),
         found("null-late-newline", "... and whatever follows", "61*70000 00 620a 00", "null",
               messages(0, "61*70000", "620a")),

@@ -153,11 +153,10 @@ TEXT = st.lists(
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 16, 1000])
 @given(
-    data=TEXT | st.tuples(st.just(b"7 <34>a"), TEXT).map(b"".join), places=st.lists(st.integers(0, 30))
+    data=TEXT | st.tuples(st.just(b"7 <34>a"), TEXT).map(b"".join),
+    places=st.lists(st.integers(0, 30)),
 )
-def test_text_means_the_same_however_it_is_cut(
-    limit: int, data: bytes, places: list[int]
-) -> None:
+def test_text_means_the_same_however_it_is_cut(limit: int, data: bytes, places: list[int]) -> None:
     """Its framing, messages and errors depend on the bytes alone."""
     results = []
     for pieces in ([data], cut_at(data, places), cut_at(data, range(len(data)))):
@@ -170,7 +169,9 @@ def test_text_means_the_same_however_it_is_cut(
             target.finish(runs)
         except RemoteProtocolError as exc:
             failure = str(exc)
-        results.append((target.framing, [message for run in runs for message in run.split()], failure))
+        results.append(
+            (target.framing, [message for run in runs for message in run.split()], failure)
+        )
     assert results[0] == results[1] == results[2]
 
 
@@ -286,7 +287,7 @@ def test_begun_message_is_pending_until_the_end(framing: Framing) -> None:
 
 def test_begun_length_is_pending() -> None:
     """A length counts among what has begun."""
-    target = LengthDeframer(MAX_MESSAGE, "big")
+    target = LengthDeframer("big", MAX_MESSAGE)
     assert feed(target, [b"\0\0\0\1a\0\0", b"\0\5hel"], ends=False) == [b"a"]
     assert target.pending == 7
     with pytest.raises(RemoteProtocolError, match="ended 7 bytes into a message") as caught:
@@ -411,7 +412,7 @@ def test_large_message_is_scanned_when_it_is_whole(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(codec, "scan_length", count)
     data = codec.pack_length([b"a" * 1000], "big")
-    assert feed(LengthDeframer(MAX_MESSAGE, "big"), cut_at(data, range(len(data)))) == [b"a" * 1000]
+    assert feed(LengthDeframer("big", MAX_MESSAGE), cut_at(data, range(len(data)))) == [b"a" * 1000]
     assert scanned == [4, 1004]
 
 

@@ -38,7 +38,7 @@ Receive messages at ADDRESS and print each, a line a message, as it arrives.
 Examples:
   mpsr recv app.sock
   mpsr recv app.sock --count 10 --timeout 5s
-  mpsr recv app.sock --format json | jq .body
+  mpsr recv app.sock -o json | jq .body
   mpsr recv app.sock -0 | xargs -0 -n1 echo
   mpsr recv /run/app.sock --mode 660 --group www-data
   mpsr recv @app --type dgram
@@ -57,8 +57,8 @@ and ends; a second Ctrl-C ends at once.
 )
 @click.argument("address")
 @click.option(
-    "--format",
-    "form",
+    "-o",
+    "--output",
     type=click.Choice(FORMATS),
     default="text",
     help="text: the bytes, untouched. json: an object a message, with who sent it. hex: its bytes "
@@ -128,7 +128,7 @@ and ends; a second Ctrl-C ends at once.
 def recv(
     *,
     address: str,
-    form: str,
+    output: str,
     null: bool,
     count: int | None,
     timeout: float | None,
@@ -145,13 +145,13 @@ def recv(
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
         raise click.UsageError("--journal-limit has no use without --journal")
-    if null and form == "raw":
-        raise click.UsageError("--null has no use with --format raw, which puts nothing between")
+    if null and output == "raw":
+        raise click.UsageError("--null has no use with --output raw, which puts nothing between")
     if kind == "dgram" and framing != "auto":
         raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
-    output = Stdout()
+    stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = _Printer(output, format_named(form, b"\0" if null else b"\n"))
+    printer = _Printer(stdout, format_named(output, b"\0" if null else b"\n"))
     with (
         _warnings_told(),
         Receiver(
@@ -168,12 +168,12 @@ def recv(
     ):
         try:
             with orderly_end(lambda _: receiver.stop()):
-                output.watch(receiver.stop)
+                stdout.watch(receiver.stop)
                 if not quiet:
                     say(f"listening on {receiver.address} (pid {os.getpid()})")
                 printer.run(receiver, count, timeout)
         finally:
-            if not (quiet or output.deserted):
+            if not (quiet or stdout.deserted):
                 connections = (
                     "" if kind == "dgram" else plural(receiver.stats().accepted, "connection")
                 )

@@ -1,11 +1,11 @@
 # Types both twins: what _codec.c gives, as _codec_py.py describes it.
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, final
+from typing import Literal, TypeAlias, final
 
 from typing_extensions import Buffer
 
-ByteOrder = Literal["big", "little"]
+ByteOrder: TypeAlias = Literal["big", "little"]
 
 def to_bytes(message: Buffer, /) -> bytes: ...
 def longest(messages: Sequence[Buffer], /) -> int: ...

@@ -81,25 +81,39 @@ def detect(first_byte: int) -> Framing:
 
 
 def deframer(framing: Framing, max_message: int) -> Deframer[Run]:
-    """Return a new deframer for one of the foreign framings."""
-    match framing:
-        case "length":
-            return LengthDeframer(max_message, "big")
-        case "length-le":
-            return LengthDeframer(max_message, "little")
-        case "octet-counted":
-            return OctetCountedDeframer(max_message)
-        case "lines":
-            return DelimitedDeframer(b"\n", max_message)
-        case "null":
-            return DelimitedDeframer(b"\0", max_message)
-        case "stream":
-            return StreamDeframer(max_message)
-        case "auto":
-            return TextDeframer(max_message)
-        case _:
-            error = f"{framing} is not a foreign framing"
-            raise ValueError(error)
+    """Return a new deframer for one of the foreign framings, or for text ("auto")."""
+    make = _DEFRAMERS.get(framing)
+    if make is None:
+        error = f"{framing} is not a foreign framing"
+        raise ValueError(error)
+    return make(max_message)
+
+
+def _pack_counted(messages: Sequence[Buffer]) -> bytes:
+    """Return the messages, each behind its length in digits and a space."""
+    parts: list[bytes] = []
+    for body in map(codec.to_bytes, messages):
+        if not body:
+            raise ValueError("an octet-counted message has at least one byte")
+        parts += (b"%d " % len(body), body)
+    return b"".join(parts)
+
+
+def _split_counted(data: Buffer, limit: int | None = None) -> tuple[list[bytes], int]:
+    """Return the whole messages at the head of ``data``, and where they end.
+
+    They end before a message longer than ``limit``, as before one that is not whole.
+    """
+    body = bytes(data)
+    messages: list[bytes] = []
+    end = 0
+    while count := _COUNT.match(body, end):
+        length = int(count[1])
+        if length > len(body) - count.end() or (limit is not None and length > limit):
+            break
+        end = count.end() + length
+        messages.append(body[count.end() : end])
+    return messages, end
 
 
 class ForeignFraming(NamedTuple):
@@ -121,9 +135,7 @@ FOREIGN_FRAMINGS: Final[dict[Framing, ForeignFraming]] = {
         lambda messages: codec.pack_length(messages, "little"),
         lambda data: codec.split_length(data, "little"),
     ),
-    "octet-counted": ForeignFraming(
-        lambda messages: _pack_counted(messages), lambda data: _split_counted(data)[0]
-    ),
+    "octet-counted": ForeignFraming(_pack_counted, lambda data: _split_counted(data)[0]),
     "lines": ForeignFraming(
         lambda messages: codec.pack_delimited(messages, b"\n"),
         lambda data: codec.split_delimited(data, b"\n"),
@@ -387,7 +399,7 @@ class LengthDeframer:
     In big-endian, it is the format of tokio's LengthDelimitedCodec in its default configuration.
     """
 
-    def __init__(self, max_message: int, byteorder: ByteOrder) -> None:
+    def __init__(self, byteorder: ByteOrder, max_message: int) -> None:
         self._max_message = max_message
         self._byteorder: ByteOrder = byteorder
         self._tail = bytearray()
@@ -470,33 +482,6 @@ class OctetCountedDeframer:
             raise RemoteProtocolError(error, code=RejectCode.MALFORMED)
 
 
-def _pack_counted(messages: Sequence[Buffer]) -> bytes:
-    """Return the messages, each behind its length in digits and a space."""
-    parts: list[bytes] = []
-    for body in map(codec.to_bytes, messages):
-        if not body:
-            raise ValueError("an octet-counted message has at least one byte")
-        parts += (b"%d " % len(body), body)
-    return b"".join(parts)
-
-
-def _split_counted(data: Buffer, limit: int | None = None) -> tuple[list[bytes], int]:
-    """Return the whole messages at the head of ``data``, and where they end.
-
-    They end before a message longer than ``limit``, as before one that is not whole.
-    """
-    body = bytes(data)
-    messages: list[bytes] = []
-    end = 0
-    while count := _COUNT.match(body, end):
-        length = int(count[1])
-        if length > len(body) - count.end() or (limit is not None and length > limit):
-            break
-        end = count.end() + length
-        messages.append(body[count.end() : end])
-    return messages, end
-
-
 class TextDeframer:
     """Takes text for what it turns out to be: lines, null or octet-counted.
 
@@ -520,18 +505,13 @@ class TextDeframer:
         return len(self._begun) if self._deframer is None else self._deframer.pending
 
     def feed(self, data: memoryview, out: list[Run]) -> None:
-        missing = LENGTH_PREFIX - len(self._opening)
-        if 0 < missing < len(data):
-            self.feed(data[:missing], out)
-            missing, data = 0, data[missing:]
-        self._opening += bytes(data[: _OPENING - len(self._opening)])
-        if self._deframer is None:
-            self._begin(data, out)
-        else:
-            self._deframer.feed(data, out)
-        if missing > 0 and self._opens_little_endian():
-            length = int.from_bytes(self._opening, "little")
+        before = len(self._opening)
+        self._opening += bytes(data[: _OPENING - before])
+        if before < LENGTH_PREFIX and self._opens_little_endian():
+            self._take(data[: LENGTH_PREFIX - before], out)
+            length = int.from_bytes(self._opening[:LENGTH_PREFIX], "little")
             raise malformed("text", f"zero bytes; {_read_as('little', length, 'length-le')}")
+        self._take(data, out)
 
     def finish(self, out: list[Run]) -> None:
         if self._deframer is None:
@@ -539,8 +519,10 @@ class TextDeframer:
         else:
             self._deframer.finish(out)
 
-    def _begin(self, data: memoryview, out: list[Run]) -> None:
-        """Take more of what nobody knows, and find out, if that tells."""
+    def _take(self, data: memoryview, out: list[Run]) -> None:
+        if self._deframer is not None:
+            self._deframer.feed(data, out)
+            return
         self._begun += data
         framing = self._found(data)
         if framing != "auto":
@@ -594,10 +576,21 @@ class StreamDeframer:
             self._tail.clear()
 
 
+_DEFRAMERS: Final[dict[Framing, Callable[[int], Deframer[Run]]]] = {
+    "auto": TextDeframer,
+    "lines": partial(DelimitedDeframer, b"\n"),
+    "null": partial(DelimitedDeframer, b"\0"),
+    "length": partial(LengthDeframer, "big"),
+    "length-le": partial(LengthDeframer, "little"),
+    "octet-counted": OctetCountedDeframer,
+    "stream": StreamDeframer,
+}
+
+
 def _read_as(byteorder: ByteOrder, length: int, framing: Framing) -> str:
     """Return what a length is in that byte order, and how to have it read so."""
     unit = "byte" if length == 1 else "bytes"
-    return f'read {byteorder}-endian it would be {length} {unit}: set framing="{framing}"'
+    return f"read {byteorder}-endian it would be {length} {unit}: choose framing {framing}"
 
 
 def too_large(what: str) -> RemoteProtocolError:
