@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 CLIENTS: Final = "MPSR_TEST_CLIENTS"  # "require": a client that is missing fails its tests
 _CHANCE: Final = pytest.StashKey[Chance]()
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT also in the background of a script, whose commands are started to ignore it.
+
+    The programs that tests start inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

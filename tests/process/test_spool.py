@@ -19,6 +19,7 @@ import pytest
 
 import mpsr
 from mpsr.journal import Journal
+from mpsr.limits import CLOSE_PATIENCE
 from mpsr.spool import Spool
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 WORKER = """
 import os, random, signal, sys, time
-import mpsr
+import mpsr, mpsr.producer
 from mpsr import journal as module
 
 address, spool, name, point, left = *sys.argv[1:5], int(sys.argv[5])
@@ -187,7 +188,7 @@ def test_closing_without_a_receiver_keeps_everything_and_raises_nothing(
     begun = monotonic()
     with mpsr.Producer(address, spool=spool) as first:
         first.send_many([b"%d" % number for number in range(1000)])
-    assert monotonic() - begun < mpsr.limits.CLOSE_PATIENCE / 2
+    assert monotonic() - begun < CLOSE_PATIENCE / 2
     assert first.stats().buffered == 1000
     with receiving(address) as received:
         with mpsr.Producer(address, spool=spool) as second:

@@ -865,6 +865,108 @@ def detection() -> list[Json]:
     ]  # fmt: skip
 
 
+# -- several connections ------------------------------------------------------------------------
+
+
+def brings(
+    on: int, data: str, *understood: Json, answer: str = "", fences: int | None = None
+) -> Json:
+    """Return a step: a connection brings bytes."""
+    step: Json = {"on": on, "bytes": data, "understood": list(understood), "answer": answer}
+    return step if fences is None else {**step, "fences": fences}
+
+
+def ends(on: int, *, orderly: bool = False) -> Json:
+    return {"on": on, "ends": {"orderly": orderly}}
+
+
+def accepts(on: int, seq: int) -> Json:
+    return {"on": on, "accepts": seq, "answer": ack(seq)}
+
+
+RESTART: Final[Json] = {"restart": True}
+
+
+def connections() -> list[Json]:
+    def opens(
+        on: int, lowest_seq: int, epoch: int, expected: int, accepted: int, **more: Any
+    ) -> Json:
+        return brings(on, terms(PREFACE, hello(lowest_seq)), greeting(lowest_seq),
+                      answer=terms(welcome(epoch, expected), ack(accepted)), **more)  # fmt: skip
+
+    def story(name: str, why: str, *steps: Json) -> Json:
+        return {"name": name, "why": why, "steps": list(steps)}
+
+    first = (opens(1, 0, 1, 0, 0), brings(1, batch(0, "61", "62"), messages(0, "61", "62")))
+    other = "ff" * 16
+    return [
+        story(
+            "resent", "what was received and not accepted is sent again, and dropped",
+            *first, ends(1), opens(2, 0, 2, 2, 0),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "resent-in-part", "... as far as it was not accepted",
+            *first, accepts(1, 1), ends(1), opens(2, 1, 2, 2, 1),
+            brings(2, batch(1, "62", "63"), messages(2, "63")), accepts(2, 3),
+        ),
+        story(
+            "ack-lost", "an acknowledgement that the producer did not hear is told again",
+            *first, accepts(1, 2), ends(1), opens(2, 0, 2, 2, 2),
+            brings(2, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "cut-batch", "a batch that was cut off comes whole on the next connection",
+            opens(1, 0, 1, 0, 0), brings(1, batch(0, "61"), messages(0, "61")),
+            brings(1, terms(header(25, BATCH), u64(1), u32(1))), ends(1), opens(2, 0, 2, 1, 0),
+            brings(2, terms(batch(0, "61"), batch(1, "62")), messages(1, "62")),
+        ),
+        story(
+            "lost-again", "a loss that is told again counts once",
+            opens(1, 0, 1, 0, 0), brings(1, lost(0, 2), dropped(2)), ends(1),
+            opens(2, 0, 2, 2, 0), brings(2, terms(lost(0, 2), batch(2, "63")), messages(2, "63")),
+        ),
+        story(
+            "three-connections", "each goes on where the one before ended",
+            *first, ends(1), opens(2, 0, 2, 2, 0), brings(2, batch(2, "63"), messages(2, "63")),
+            ends(2), opens(3, 0, 3, 3, 0),
+            brings(3, batch(0, "61", "62", "63", "64"), messages(3, "64")),
+        ),
+        story(
+            "fenced", "a newer connection of a producer ends the older one",
+            *first, opens(2, 0, 2, 2, 0, fences=1), brings(1, batch(2, "78")),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "fenced-twice", "... each time", *first, opens(2, 0, 2, 2, 0, fences=1),
+            opens(3, 0, 3, 2, 0, fences=2), brings(3, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "others-unfenced", "another producer id is another producer",
+            *first,
+            brings(2, terms(PREFACE, hello(producer_id=other)), greeting(producer_id=other),
+                   answer=terms(welcome(1, 0), ack(0))),
+            brings(2, batch(0, "78"), messages(0, "78")),
+            brings(1, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "bye-forgets", "after BYE with all accepted, the receiver need not know it any more",
+            *first, accepts(1, 2), brings(1, frame(BYE)), ends(1, orderly=True),
+            opens(2, 2, 1, 2, 2), brings(2, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "bye-too-early", "... but with something not accepted, it must",
+            *first, brings(1, frame(BYE)), ends(1, orderly=True), opens(2, 0, 2, 2, 0),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "new-receiver", "another receiver knows nothing, and gets all that was not accepted",
+            *first, accepts(1, 1), RESTART, opens(2, 1, 1, 1, 1),
+            brings(2, batch(1, "62", "63"), messages(1, "62", "63")),
+        ),
+    ]  # fmt: skip
+
+
 # -- the sending end ------------------------------------------------------------------------
 
 
@@ -1032,6 +1134,7 @@ def files() -> dict[str, list[Json]]:
         "octet-counted.json": octet_counted(),
         "stream.json": streams(),
         "detection.json": detection(),
+        "connections.json": connections(),
         "producer.json": producers(),
     }
 

@@ -47,7 +47,7 @@ from mpsr.wire.frames import (
 from mpsr.wire.framing import FIRST_BYTES
 from mpsr.wire.session import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
 from tests.wire.pair import ReceiverEnd
-from tests.wire.vectors import RECEIVING, SENDING, read
+from tests.wire.vectors import CONNECTIONS, RECEIVING, SENDING, read
 
 DOC: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 FORMATS: Final = {"u32": "I", "u64": "Q", "16 bytes": "16s"}
@@ -311,7 +311,8 @@ def test_documented_producer_says_why_it_was_refused() -> None:
 def test_every_file_and_key_of_the_vectors_is_documented() -> None:
     """Who reads the document can read the vectors."""
     text = section("Test vectors")
-    for name in (*RECEIVING, *SENDING):
+    for name in (*RECEIVING, *CONNECTIONS, *SENDING):
         assert f"`{name}.json`" in text
         for vector in read(name):
-            assert all(f"`{key}`" in text for key in vector)
+            keys = {*vector, *(key for step in vector.get("steps", ()) for key in step)}
+            assert all(f"`{key}`" in text for key in keys)

@@ -12,6 +12,7 @@ import pytest
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
 FOREIGN: Final = ("lines", "null", "length", "length-le", "octet-counted", "stream")
 RECEIVING: Final = ("native", *FOREIGN, "detection")
+CONNECTIONS: Final = ("connections",)
 SENDING: Final = ("producer",)
 
 Vector = dict[str, Any]
