@@ -63,7 +63,7 @@ def test_failed_connect_is_tried_again_and_its_reason_kept(
     """Whatever connect says, the next one may find a receiver."""
     with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
         if there == "a-file":
-            open(address, "w").close()  # noqa: SIM115 - it is to be there, and no more
+            open(address, "w").close()
         elif there != "nothing":
             sock.bind(address)
         if there == "a-full-backlog":
