@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -152,7 +152,9 @@ def recv(
     stdout = Stdout()
     _allow_descriptors(max_connections)
     printer = _Printer(stdout, format_named(output, b"\0" if null else b"\n"))
+    stop = _Stop()
     with (
+        orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
         Receiver(
             address,
@@ -166,12 +168,12 @@ def recv(
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
         ) as receiver,
     ):
+        stop.of(receiver)
         try:
-            with orderly_end(lambda _: receiver.stop()):
-                stdout.watch(receiver.stop)
-                if not quiet:
-                    say(f"listening on {receiver.address} (pid {os.getpid()})")
-                printer.run(receiver, count, timeout)
+            stdout.watch(receiver.stop)
+            if not quiet:
+                say(f"listening on {receiver.address} (pid {os.getpid()})")
+            printer.run(receiver, count, timeout)
         finally:
             if not (quiet or stdout.deserted):
                 connections = (
@@ -179,6 +181,26 @@ def recv(
                 )
                 say(printer.summary(connections))
     return Status.OK
+
+
+class _Stop:
+    """Stops the receiver at a signal, or as soon as there is one."""
+
+    def __init__(self) -> None:
+        self._receiver: Receiver | None = None
+        self._wanted = False
+
+    def __call__(self, _: int) -> None:
+        self._wanted = True
+        if self._receiver is not None:
+            with suppress(Closed):  # it has ended by itself
+                self._receiver.stop()
+
+    def of(self, receiver: Receiver) -> None:
+        """Stop this one."""
+        self._receiver = receiver
+        if self._wanted:
+            receiver.stop()
 
 
 class _Printer:
