@@ -32,6 +32,7 @@ WRONG_TYPES_FOR_BOTH: list[Refusal] = [
     ("max_message", 1e6, f"max_message=1000000.0: {BYTES}"),
     ("max_message", True, f"max_message=True: {BYTES}"),
 ]
+KNOWN = "native, length, length-le, octet-counted, lines, null, stream"
 WRONG_VALUES_FOR_BOTH: list[Refusal] = [
     ("type", "tcp", "type='tcp': choose one of stream, dgram"),
     ("max_message", 0, "max_message=0: pass 1 to 4294967232 bytes"),
@@ -44,7 +45,7 @@ WRONG_TYPES_FOR_RECEIVERS: list[Refusal] = [
     ("mode", "rw-rw----", "mode='rw-rw----': pass a number like 0o660"),
     ("mode", None, "mode=None: pass a number like 0o660"),
     ("mode", True, "mode=True: pass a number like 0o660"),
-    ("framing", 5, "framing=5: choose one of auto, native, lines, null, length, stream"),
+    ("framing", 5, f"framing=5: choose one of auto, {KNOWN}"),
     ("group", 5.5, "group=5.5: pass the name or the id of a group, or None"),
     ("decode", 5, f"decode=5: {FUNCTION}"),
     ("decode", "utf-8", f"decode='utf-8': {FUNCTION}"),
@@ -60,7 +61,7 @@ WRONG_VALUES_FOR_RECEIVERS: list[Refusal] = [
     ("mode", 0o200, "mode=0o200 denies its owner to read or to write; pass one like 0o660"),
     ("mode", 0o466, "mode=0o466 denies its owner to read or to write; pass one like 0o660"),
     ("mode", 0o1660, "mode=0o1660 is no set of permissions; pass one like 0o660"),
-    ("framing", "line", "framing='line': choose one of auto, native, lines, null, length, stream"),
+    ("framing", "line", f"framing='line': choose one of auto, {KNOWN}"),
     ("backlog", 0, "backlog=0: pass 1 to 2147483647 connections"),
     ("backlog", 2**31, "backlog=2147483648: pass 1 to 2147483647 connections"),
     ("max_connections", -1, "max_connections=-1: pass 1 or more connections"),
@@ -68,7 +69,7 @@ WRONG_VALUES_FOR_RECEIVERS: list[Refusal] = [
 ]
 WRONG_TYPES_FOR_PRODUCERS: list[Refusal] = [
     *WRONG_TYPES_FOR_BOTH,
-    ("framing", 5, "framing=5: choose one of native, lines, null, length, stream"),
+    ("framing", 5, f"framing=5: choose one of {KNOWN}"),
     ("on_full", None, "on_full=None: choose one of block, raise, drop_newest, drop_oldest"),
     ("encode", 5, f"encode=5: {FUNCTION}"),
     ("label", 5, "label=5: pass text (str), or None"),
@@ -83,7 +84,7 @@ WRONG_TYPES_FOR_PRODUCERS: list[Refusal] = [
 ]
 WRONG_VALUES_FOR_PRODUCERS: list[Refusal] = [
     *WRONG_VALUES_FOR_BOTH,
-    ("framing", "auto", "framing='auto': choose one of native, lines, null, length, stream"),
+    ("framing", "auto", f"framing='auto': choose one of {KNOWN}"),
     ("on_full", "drop", "on_full='drop': choose one of block, raise, drop_newest, drop_oldest"),
     ("buffer", 0, "buffer=0: pass 1 or more bytes"),
     ("linger", -1, f"linger=-1: {SECONDS}"),

@@ -84,14 +84,16 @@ def _end(interruption: BaseException) -> None:
 
 
 class _Last:
-    """Finishes all when it is dropped, once the hook that holds it has run."""
+    """Finishes all when it is dropped, once all hooks have run."""
 
-    reached = False
+    def __init__(self) -> None:
+        self.reached = False  # whether its own has; it has not, if it was registered by another
+        self._process = os.getpid()
 
     def __del__(self) -> None:
-        if self.reached:
+        if self.reached or self._process == os.getpid():
             _finish_all()
-        else:  # atexit was cleared, as in a child of multiprocessing
+        else:  # a child of multiprocessing clears what its parent has registered
             _register()
 
 

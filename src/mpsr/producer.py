@@ -53,6 +53,7 @@ from mpsr.timer import make_timer
 from mpsr.waiters import Waiters
 from mpsr.waiting import Waiter
 from mpsr.wire.codec import to_bytes
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +78,6 @@ else:
 
     T = TypeVar("T")
 
-FRAMINGS: Final = ("native", "lines", "null", "length", "stream")
 ON_FULL: Final = ("block", "raise", "drop_newest", "drop_oldest")
 
 _PATIENT: Final = (OWN, None)  # the time-outs of who names none
@@ -95,9 +95,9 @@ class ProducerBase(Generic[T]):
         address: where the receiver is: a path, ``@name`` or ``fd:N``.
         type: ``"stream"`` or ``"dgram"``.
         framing: ``"native"`` if left out, or, for a foreign server, ``"lines"``, ``"null"``,
-            ``"length"`` or ``"stream"`` (a connection for every message). Only native has
-            acknowledgements: elsewhere, and with datagrams, which have no framing, a message
-            counts as accepted when the kernel took it.
+            ``"length"``, ``"length-le"``, ``"octet-counted"`` or ``"stream"`` (a connection for
+            every message). Only native has acknowledgements: elsewhere, and with datagrams, which
+            have no framing, a message counts as accepted when the kernel took it.
         encode: applied to every message; without it messages are bytes-like.
         label: a name for the receiver to show; the program's own name if left out.
         on_full: what a full buffer does: ``"block"`` (wait for room, see ``timeout``),

@@ -20,6 +20,7 @@ from mpsr.limits import (
     MAX_CONNECTIONS,
     MAX_MESSAGE,
 )
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     import os
@@ -42,7 +43,7 @@ else:
     T = TypeVar("T")
 
 _LONGEST_WAIT: Final = 1e6  # seconds: below what poll(2) can wait, a C int of milliseconds
-_FRAMINGS = ("auto", "native", "lines", "null", "length", "stream")
+_FRAMINGS = ("auto", *FRAMINGS)
 
 
 class ReceiverBase(Generic[T]):
@@ -52,9 +53,9 @@ class ReceiverBase(Generic[T]):
         address: a path, ``@name`` (Linux's abstract namespace) or ``fd:N``; ``unix:`` before it
             is accepted.
         type: ``"stream"`` or ``"dgram"``.
-        framing: how bytes become messages: ``"auto"`` (by each connection's first byte),
-            ``"native"``, ``"lines"``, ``"null"``, ``"length"`` or ``"stream"``. Datagrams have
-            none: each is a message.
+        framing: how bytes become messages: ``"auto"`` (by what each connection begins with),
+            ``"native"``, ``"lines"``, ``"null"``, ``"length"``, ``"length-le"``,
+            ``"octet-counted"`` or ``"stream"``. Datagrams have none: each is a message.
         mode: the permissions of a path, such as ``0o660``; its owner may read and write it.
         group: a group's name or id for the path.
         decode: applied to every message; without it messages are bytes.

@@ -17,7 +17,8 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
 from mpsr.errors import MessageError, MpsrError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.producer import FRAMINGS, Producer
+from mpsr.producer import Producer
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from mpsr.cli.sources import Source
@@ -72,7 +73,8 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     metavar="NAME",
     default="native",
     help="What the receiver understands: native (the only one with acknowledgements), lines, null, "
-    "length, or stream (a connection a message).  [default: native]",
+    "length, length-le (little-endian), octet-counted (syslog), or stream (a connection a "
+    "message).  [default: native]",
 )
 @click.option(
     "--max-message",

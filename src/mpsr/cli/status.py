@@ -43,6 +43,7 @@ class Status(IntEnum):
     DENIED = 77
     CONFIGURATION = 78
     TIMED_OUT = 124
+    HUNG_UP = 129
     INTERRUPTED = 130
     STDOUT_CLOSED = 141
     TERMINATED = 143
@@ -59,6 +60,7 @@ MEANINGS: Final = {
     Status.DENIED: "the permissions forbid it",
     Status.CONFIGURATION: "the address, the file or an option cannot work: see the message",
     Status.TIMED_OUT: "the time-out passed",
+    Status.HUNG_UP: "hung up (SIGHUP: its terminal was closed)",
     Status.INTERRUPTED: "interrupted (SIGINT, Ctrl-C)",
     Status.STDOUT_CLOSED: "whoever read stdout is gone",
     Status.TERMINATED: "terminated (SIGTERM)",
@@ -93,6 +95,10 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
 )
 
 
+# Whoever is told already knows, or is gone.
+_SILENT: Final = (Status.HUNG_UP, Status.INTERRUPTED, Status.STDOUT_CLOSED, Status.TERMINATED)
+
+
 class CommandFailed(Exception):
     """A command ends early, with this status and this line on stderr; none if it is empty."""
 
@@ -106,7 +112,7 @@ class CommandFailed(Exception):
 
 
 class Interrupted(SystemExit):
-    """SIGINT or SIGTERM ends the process at once; nothing that handles errors handles it."""
+    """A signal ends the process at once; nothing that handles errors handles it."""
 
     def __init__(self, signum: int) -> None:
         self.status = Status(128 + signum)
@@ -123,7 +129,7 @@ def status_of(error: BaseException) -> Status:
 def line_of(error: BaseException) -> str:
     """Return the line that tells of an exception; empty where there is nothing to tell."""
     status = status_of(error)
-    if status in (Status.INTERRUPTED, Status.TERMINATED, Status.STDOUT_CLOSED):
+    if status in _SILENT:
         return ""
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None
