@@ -25,6 +25,7 @@ from mpsr.errors import (
     Rejected,
     RemoteProtocolError,
 )
+from mpsr.greenlets import world
 from mpsr.heap import keep_freed_memory
 from mpsr.limits import (
     BACKOFF_FIRST,
@@ -180,7 +181,7 @@ class Outbox:
         chosen = self.window.choose(now) if self._is_open() else ()
         if not chosen:
             return ()
-        self._patient = patient and self.window.chosen_last >= PATIENT_WRITE
+        self._patient = patient and self.window.chosen_last >= PATIENT_WRITE and world() is None
         if self.blocked and not self._patient:
             self.window.put_back()
             return ()

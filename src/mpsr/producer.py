@@ -6,14 +6,14 @@ import atexit
 import os
 import select
 import sys
-import threading
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic
 from weakref import WeakSet
 
-from mpsr.background import start_thread
+from mpsr import primitives
+from mpsr.background import Thread, start_thread
 from mpsr.endpoint import SOCKET_TYPES, parse_address
 from mpsr.errors import (
     BufferFull,
@@ -27,6 +27,7 @@ from mpsr.errors import (
     Undelivered,
 )
 from mpsr.forking import watch_forks
+from mpsr.greenlets import world
 from mpsr.limits import (
     ACK_REST,
     BUFFER,
@@ -45,6 +46,7 @@ from mpsr.limits import (
 )
 from mpsr.outbox import Outbox
 from mpsr.timer import make_timer
+from mpsr.waiting import Waiter
 from mpsr.wire.codec import to_bytes
 
 if TYPE_CHECKING:
@@ -561,13 +563,13 @@ class Producer(ProducerBase[T]):
 
     def _reset(self) -> None:
         # Reentrant, because a signal handler may send too.
-        self._lock = threading.RLock()  # guards the outbox; not held while a write may wait
-        self._changed = threading.Condition(self._lock)
+        self._lock = primitives.RLock()  # guards the outbox; not held while a write may wait
+        self._changed = _Change(self._lock)
         self._waiting = 0  # threads that wait for a change
         self._waiting_patiently = 0  # those of them that write meanwhile
         self._writer: object = None  # stands for the one write under way
         self._resting = False  # whether the background thread leaves acknowledgements unread
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._timer = None if self._closed else make_timer()  # of the background thread's rest
         self._closing = self._closed  # a fork may have come while it was closing
 
@@ -651,7 +653,7 @@ class Producer(ProducerBase[T]):
         if left is not None and left <= 0:
             return False
         me = object()
-        patient = self._patient and deadline is None
+        patient = self._patient and deadline is None and world() is None
         chosen = self._begin_write(me, monotonic(), patient=True) if patient else ()
         self._waiting += 1
         self._waiting_patiently += patient
@@ -773,7 +775,7 @@ class Producer(ProducerBase[T]):
 
     def _poll(self) -> select.poll:
         """Return what to wait on: while resting, not for acknowledgements, but for the end."""
-        poll = select.poll()
+        poll = primitives.poll()
         if self._resting:
             poll.register(self._outbox.wakeup, select.POLLIN)
             if self._timer is not None:
@@ -799,6 +801,28 @@ class Producer(ProducerBase[T]):
                 self._end_commit(self._spool, error, monotonic())
                 if self._waiting:
                     self._changed.notify_all()
+
+
+class _Change:
+    """Wakes all who wait for a change, as a Condition does; greenlets go on meanwhile."""
+
+    def __init__(self, lock: primitives.RLock) -> None:
+        self._lock = lock
+        self._waiters: list[Waiter] = []
+
+    def wait(self, seconds: float | None) -> None:
+        waiter = Waiter()
+        self._waiters.append(waiter)
+        depth = self._lock._release_save()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition
+        try:
+            waiter.wait(seconds)
+        finally:
+            self._lock._acquire_restore(depth)  # type: ignore[attr-defined]  # noqa: SLF001
+            self._waiters.remove(waiter)
+
+    def notify_all(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
 
 
 def _messages(count: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
+
+from mpsr.primitives import socketpair
 
 
 class Wakeup:
@@ -12,7 +13,7 @@ class Wakeup:
     __slots__ = ("_is_set", "_reader", "_writer")
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._is_set = False
