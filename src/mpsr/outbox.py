@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import socket
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import ring
+from mpsr import primitives, ring
 from mpsr.endpoint import peer_of, reach
 from mpsr.errors import (
     AddressError,
@@ -39,6 +38,7 @@ from mpsr.limits import (
     SEND_BUFFER,
     SEND_PATIENCE,
 )
+from mpsr.poller import READ, WRITE, Poller
 from mpsr.wakeup import Wakeup
 from mpsr.window import Window
 from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode, Ring
@@ -138,9 +138,9 @@ class Outbox:
         self.peer_pid: int | None = None
 
         self._read_buffer = memoryview(bytearray(MAX_CONTROL_FRAME))
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self.wakeup = Wakeup()
-        self._selector.register(self.wakeup, selectors.EVENT_READ)
+        self._poller.register(self.wakeup, READ, self.wakeup)
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class Outbox:
             return ring.send_along(self._socket, chosen, [], _DONTWAIT)  # type: ignore[arg-type]
         finally:
             for token in tokens:
-                os.close(token)
+                primitives.close(token)
 
     def _write_ring(self, writer: Writer, chosen: Sequence[bytes | memoryview]) -> int:
         """Write into the ring, as a socket is written: raise OSError where nothing went."""
@@ -333,7 +333,7 @@ class Outbox:
         self.blocked = True
         self.wakeup.set()  # somebody has to wait for room now
         if self._socket is not None:
-            self._selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            self._poller.modify(self._socket, READ | WRITE)
 
     def _move(self) -> None:
         """Say, between two frames, that what follows comes through the ring."""
@@ -346,7 +346,7 @@ class Outbox:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``service`` has something to do."""
-        return self._selector.fileno()
+        return self._poller.fileno()
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``service`` or a write is due in any case."""
@@ -366,14 +366,14 @@ class Outbox:
         """Take what the receiver sent; connect, where that is due."""
         if self.interrupted and not self.in_write:
             self._recover(now)
-        for key, mask in self._selector.select(0):
-            if key.fileobj is self.wakeup:
+        for source, events in self._poller.poll(0):
+            if source is self.wakeup:
                 self.wakeup.clear()
                 continue
-            if mask & selectors.EVENT_WRITE and self._socket is not None:
+            if events & ~READ and self._socket is not None:
                 self.blocked = False
-                self._selector.modify(self._socket, selectors.EVENT_READ)
-            if mask & selectors.EVENT_READ and not self._broken:
+                self._poller.modify(self._socket, READ)
+            if events & ~WRITE and not self._broken:
                 self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
@@ -397,7 +397,7 @@ class Outbox:
         self._connects += 1
         self.obstacle = None
         self.peer_pid = peer_of(self._socket).pid
-        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._poller.register(self._socket, READ, self._socket)
         if self._native:
             self._session = SendingSession(
                 self.id, self.window.accepted_seq, self._label, takes_ring=ring.AVAILABLE
@@ -437,7 +437,7 @@ class Outbox:
 
     def _forget_descriptor(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            primitives.close(self._descriptor)
             self._descriptor = None
 
     def _attach(self, size: int) -> None:
@@ -488,8 +488,8 @@ class Outbox:
         self.window.adopt_direct()  # before the descriptor is another's
         self._broken = self.blocked = self._stalled = False
         if self._socket is not None:
-            if self._socket in self._selector.get_map():
-                self._selector.unregister(self._socket)
+            with suppress(KeyError, OSError):  # an interruption may have come before it, or behind
+                self._poller.unregister(self._socket)
             self._socket.close()
             self._socket = None
             if self.address.kind == "fd":  # there is no other to reach
@@ -552,7 +552,7 @@ class Outbox:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._selector.close()
+        self._poller.close()
         self.wakeup.close()
 
     def stats(self) -> ProducerStats:
@@ -573,5 +573,5 @@ class Outbox:
 
 def _largest_datagram() -> int:
     """Return how long a datagram may be on this system."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _DATAGRAM_OVERHEAD

@@ -6,7 +6,7 @@ import selectors
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.greenlets import world
-from mpsr.primitives import DefaultSelector, epoll
+from mpsr.primitives import DefaultSelector, epoll, poll
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
@@ -87,12 +87,21 @@ class EpollPoller:
         self._epoll.close()
 
 
-def _wait_among_others(poller: HasFileno, seconds: float | None) -> float | None:
+def wait_readable(file: HasFileno, seconds: float | None) -> None:
+    """Wait until a descriptor is readable, or the time is over; other greenlets go on."""
+    seconds = _wait_among_others(file, seconds)
+    if seconds != 0:
+        single = poll()
+        single.register(file, READ)
+        single.poll(None if seconds is None else max(0.0, seconds) * 1000)
+
+
+def _wait_among_others(file: HasFileno, seconds: float | None) -> float | None:
     """In a greenlet, wait here, so that the others run; return how long is left to wait."""
     runs = None if seconds == 0 else world()
     if runs is None:
         return seconds
-    runs.wait_readable(poller.fileno(), seconds)
+    runs.wait_readable(file.fileno(), seconds)
     return 0
 
 

@@ -5,9 +5,9 @@ So a thread that waits need not be woken to learn until when. It takes C, and Li
 
 from __future__ import annotations
 
-import os
 import sys
 
+from mpsr import primitives
 from mpsr.wire import codec
 
 try:
@@ -49,7 +49,7 @@ class Timer:
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._descriptor)
+        primitives.close(self._descriptor)
 
 
 def make_timer() -> Timer | None:
