@@ -7,32 +7,88 @@ interrupt what the main thread waits in, and there its handler is to run.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final
+
+from mpsr.primitives import get_ident, start_new_thread
+from mpsr.waiting import Waiter
 
 # Faults come to the thread that made them.
 _FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 
 class Thread:
-    def __init__(self, thread: threading.Thread) -> None:
-        self._thread = thread
+    """A native thread, also where ``threading`` makes greenlets; the program's end ends it.
 
-    def join(self, timeout: float | None = None) -> None:
-        self._thread.join(timeout)
+    To start one takes no lock of ``threading``: a signal handler may do it, whatever it
+    interrupted.
+
+    Attributes:
+        alive: whether it is at work.
+        failure: the exception that ended it, if one did.
+
+    """
+
+    def __init__(self, target: Callable[[], object], *, name: str) -> None:
+        self.name = name
+        self.alive = False
+        self.failure: BaseException | None = None
+        self._target = target
+        self._ident: int | None = None
+        self._joining: list[Waiter] = []
+
+    def start(self) -> None:
+        """Start it, once.
+
+        Raises RuntimeError where the system gives no thread, or Python, at its end, allows none.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:  # a thread is born with the mask of the one that starts it
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+            self.alive = True
+            start_new_thread(self._run, ())
+        except (RuntimeError, MemoryError):
+            self.alive = False
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def is_current(self) -> bool:
-        return self._thread.ident == threading.get_ident()
+        """Tell whether the caller is this thread."""
+        return self._ident == get_ident()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; return False if the time was over before (seconds)."""
+        waiter = Waiter()
+        self._joining.append(waiter)
+        if self.alive:
+            waiter.wait(timeout)
+        return not self.alive
+
+    def _run(self) -> None:
+        self._ident = get_ident()
+        try:
+            # What debuggers and coverage ask threading to do in every thread.
+            if threading.gettrace() is not None:
+                sys.settrace(threading.gettrace())
+            if threading.getprofile() is not None:
+                sys.setprofile(threading.getprofile())
+            self._target()
+        except BaseException as exc:  # noqa: BLE001 - whoever started it is to know
+            self.failure = exc
+        finally:
+            self.alive = False
+            for waiter in self._joining:
+                waiter.wake()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}{' ended' * (not self.alive)}>"
 
 
 def start_thread(target: Callable[[], object], *, name: str) -> Thread:
-    """Start a daemon thread; the program does not wait for it at its end."""
-
-    def run() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
-        target()
-
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    """Start a thread, and return it; the errors are those of ``Thread.start``."""
+    thread = Thread(target, name=name)
     thread.start()
-    return Thread(thread)
+    return thread

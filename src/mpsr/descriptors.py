@@ -7,8 +7,20 @@ written to such a number then goes into a file or a socket of somebody else's.
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
+from typing import Protocol
+
+from mpsr.primitives import close
+
+
+class Socket(Protocol):
+    """What of a socket is needed to part with it."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+    def detach(self) -> int:
+        """Forget the descriptor, which stays open."""
 
 
 class Identity:
@@ -33,7 +45,7 @@ def _file_of(descriptor: int) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def close_socket(sock: socket.socket, identity: Identity) -> None:
+def close_socket(sock: Socket, identity: Identity) -> None:
     """Close a socket, unless its number is another file's by now."""
     if identity.holds():
         with suppress(OSError):
@@ -46,4 +58,4 @@ def close_descriptor(descriptor: int, identity: Identity) -> None:
     """Close a descriptor, unless its number is another file's by now."""
     if identity.holds():
         with suppress(OSError):
-            os.close(descriptor)
+            close(descriptor)

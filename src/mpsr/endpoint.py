@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Literal, NamedTuple
 
-from mpsr import arguments, lockfile
+from mpsr import arguments, lockfile, primitives
 from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.errors import (
     AddressDenied,
@@ -237,7 +237,7 @@ def reach(
         return _reach_descriptor(address, type)
     with ExitStack() as undo:
         try:
-            sock = undo.enter_context(socket.socket(socket.AF_UNIX, SOCKET_TYPES[type]))
+            sock = undo.enter_context(primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type]))
             sock.setblocking(False)
             with _target(address) as target:
                 sock.connect(target)
@@ -308,9 +308,9 @@ class _PathClaim(Claim):
         self._closed = False
         with ExitStack() as undo, _translating(address, "its directory cannot be opened"):
             self._directory = os.open(directory or ".", _DIRECTORY)
-            undo.callback(os.close, self._directory)
+            undo.callback(primitives.close, self._directory)
             self._target = _path_target(address, self._directory)
-            super().__init__(address, socket.socket(socket.AF_UNIX, SOCKET_TYPES[kind]))
+            super().__init__(address, primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind]))
             undo.pop_all()
 
     def take_lock(self) -> None:
@@ -360,7 +360,7 @@ class _PathClaim(Claim):
             if _LINUX:  # a name for this very file, whatever others may put in its place
                 flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
                 handle = os.open(name, flags, dir_fd=self._directory)
-                undo.callback(os.close, handle)
+                undo.callback(primitives.close, handle)
                 if not os.path.samestat(os.fstat(handle), bound):
                     raise _occupied(self.address, "something has taken our socket's place")
                 name = f"{_PROC}/{handle}"
@@ -385,9 +385,9 @@ class _PathClaim(Claim):
             return
         self._closed = True
         self.socket.close()
-        os.close(self._directory)
+        primitives.close(self._directory)
         if self._lock is not None:
-            os.close(self._lock)
+            primitives.close(self._lock)
 
     def _lstat(self, name: str) -> os.stat_result | None:
         with _translating(self.address, "its directory cannot be searched"):
@@ -432,7 +432,7 @@ def _who_holds(target: str | bytes, numbers: tuple[int, ...] = _PROBES) -> Peer 
     """Learn who holds a name by connecting to it; None means nobody."""
     held = False
     for number in numbers:
-        with socket.socket(socket.AF_UNIX, number) as sock:
+        with primitives.socket(socket.AF_UNIX, number) as sock:
             sock.setblocking(False)
             try:
                 sock.connect(target)
@@ -459,7 +459,7 @@ def _described(found: os.stat_result) -> str:
 def _claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
     with ExitStack() as undo, _translating(address, "its socket cannot be bound"):
         number = SOCKET_TYPES[kind]
-        claimed = Claim(address, undo.enter_context(socket.socket(socket.AF_UNIX, number)))
+        claimed = Claim(address, undo.enter_context(primitives.socket(socket.AF_UNIX, number)))
         with _target(address) as target:
             try:
                 claimed.socket.bind(target)
@@ -499,7 +499,7 @@ def _reach_descriptor(address: Address, kind: SocketType) -> socket.socket:
 def _wrap(address: Address, kind: SocketType, doing: str) -> socket.socket:
     """Make a socket object of a descriptor, which stays open if it is refused."""
     with _translating(address, "it is no socket", doing):
-        sock = socket.socket(fileno=int(address.value))
+        sock = primitives.socket(fileno=int(address.value))
     if sock.family == socket.AF_UNIX and sock.type == SOCKET_TYPES[kind]:
         return sock
     family, number = (getattr(item, "name", item) for item in (sock.family, sock.type))
@@ -524,7 +524,7 @@ def _target(address: Address) -> Iterator[str | bytes]:
         try:
             yield _path_target(address, directory, "reach")
         finally:
-            os.close(directory)
+            primitives.close(directory)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ left, one bounded read at a time, so that the kernel's socket buffers are the qu
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import socket
 import struct
@@ -20,7 +19,7 @@ from mmap import mmap
 from termios import FIONREAD
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import ring
+from mpsr import primitives, ring
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
 from mpsr.errors import RemoteProtocolError
@@ -409,7 +408,7 @@ class Inbox:
                 self._pause(f"{len(self._connections)} connections are open, the most allowed")
                 return
             try:
-                sock, _ = self._listener.accept()
+                sock = primitives.accept(self._listener)
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -507,7 +506,7 @@ class Inbox:
         """Read what may hold HELLO, and with it a descriptor: such a producer takes a ring."""
         data, descriptors = ring.receive_along(connection.socket, self._read_size)
         for descriptor in descriptors:
-            os.close(descriptor)
+            primitives.close(descriptor)
             connection.until_ring = RING_AFTER
         return data
 
@@ -600,7 +599,7 @@ class Inbox:
         try:
             self._flush(connection, descriptor)
         finally:
-            os.close(descriptor)
+            primitives.close(descriptor)
 
     def _hear(self, connection: _Connection) -> bool:
         """Clear the bells; tell whether the socket has ended."""

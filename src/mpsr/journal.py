@@ -20,11 +20,10 @@ import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from zlib import crc32
 
-from mpsr import lockfile
+from mpsr import lockfile, primitives
 from mpsr.errors import (
     Closed,
     ConfigurationError,
@@ -196,7 +195,7 @@ class Journal:
         self._log_most = min(MAX_LOG, limit // LOG_FRACTION)
         self._logged = 0  # bytes in the write-ahead log, at most
         self._reserved = 0  # pages that the disk holds for the file
-        self._mutex = Lock()
+        self._mutex = primitives.Lock()
         self._failure: JournalError | None = None
         self._closed = False
         self._stale = False  # what follows must be read anew
@@ -427,9 +426,9 @@ class Journal:
         if self._closed:
             return
         self._closed = True
-        self._mutex = Lock()
+        self._mutex = primitives.Lock()
         self._leave_open()
-        os.close(self._lock)
+        primitives.close(self._lock)
 
     # -- transactions -------------------------------------------------------------------------
 
@@ -685,7 +684,7 @@ class Journal:
         for suffix in _BESIDE:  # of a process that was killed here
             with suppress(FileNotFoundError):
                 os.unlink(new + suffix)
-        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        primitives.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = _connect(new)
         try:
             connection.execute(f"PRAGMA page_size = {PAGE}")
@@ -824,7 +823,9 @@ class Journal:
                 self._connection.close()
         finally:
             if self._file is not None:
-                os.close(self._file)  # last: closing any descriptor of it drops SQLite's locks
+                primitives.close(
+                    self._file
+                )  # last: closing any descriptor of it drops SQLite's locks
             self._connection = self._file = None
 
     def _leave_open(self) -> None:
@@ -923,4 +924,4 @@ def _sync_directory(path: str) -> None:
     try:
         os.fsync(directory)
     finally:
-        os.close(directory)
+        primitives.close(directory)

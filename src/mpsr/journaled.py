@@ -12,10 +12,10 @@ import select
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from threading import Lock
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr import primitives
 from mpsr.background import start_thread
 from mpsr.batch import Batch
 from mpsr.errors import ConfigurationError, JournalFull
@@ -30,6 +30,7 @@ from mpsr.limits import (
     MIB,
     READ_AHEAD,
 )
+from mpsr.poller import wait_readable
 from mpsr.wakeup import Wakeup
 from mpsr.wire.codec import pack_batch
 from mpsr.wire.frames import HEADER
@@ -211,7 +212,7 @@ class JournaledInbox:
         group: list[Batch[Any]] = []
         size = room = 0
         begun = self._moved_at
-        poll = select.poll()
+        poll = primitives.poll()
         poll.register(self._inbox.fileno(), select.POLLIN)
         poll.register(self._nudge.fileno(), select.POLLIN)
         while size < GROUP_SIZE:
@@ -324,7 +325,7 @@ class JournaledInbox:
                 return
         except JournalFull:
             pass
-        poll = select.poll()
+        poll = primitives.poll()
         poll.register(self._nudge.fileno(), select.POLLIN)
         poll.poll(FULL_PAUSE * 1000)
         self._nudge.clear()
@@ -350,7 +351,7 @@ class Reader:
             raise ConfigurationError(error)
         if position > cursor:
             self._journal.move(name, position)
-        self._lock = Lock()
+        self._lock = primitives.Lock()
         self._ahead: deque[Batch[Any]] = deque()  # to be handed out next
         self._ahead_bytes = 0
         self._ahead_to = position  # the last position in there
@@ -370,7 +371,7 @@ class Reader:
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` may have something."""
-        select.select([self.wakeup], [], [], seconds)
+        wait_readable(self.wakeup, seconds)
 
     def next_batch(self) -> Batch[Any] | None:
         """Move the cursor past the batch handed out before; return the next, or None for now.

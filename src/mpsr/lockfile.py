@@ -6,9 +6,10 @@ import fcntl
 import os
 import stat
 from contextlib import ExitStack, suppress
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final
 
+from mpsr import primitives
 from mpsr.limits import DYING_OWNER
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -42,7 +43,7 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
     """
     with ExitStack() as undo:
         lock = os.open(path, _FLAGS, 0o600, dir_fd=dir_fd)
-        undo.callback(os.close, lock)
+        undo.callback(primitives.close, lock)
         _flock(lock)
         found, text = os.fstat(lock), os.pread(lock, _MAX_TEXT, 0)
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
@@ -60,7 +61,7 @@ def give_back(lock: int) -> None:
     with suppress(OSError):
         os.ftruncate(lock, 0)
     fcntl.flock(lock, fcntl.LOCK_UN)
-    os.close(lock)
+    primitives.close(lock)
 
 
 def _flock(lock: int) -> None:
@@ -74,7 +75,7 @@ def _flock(lock: int) -> None:
             owner = _living(text)
             if owner is not None or not text or monotonic() >= give_up_at:
                 raise Held(owner) from None
-        sleep(_PAUSE)
+        primitives.sleep(_PAUSE)
 
 
 def _living(text: bytes) -> int | None:

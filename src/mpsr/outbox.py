@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import ring
+from mpsr import primitives, ring
 from mpsr.descriptors import Identity, close_socket
 from mpsr.endpoint import peer_of, reach
 from mpsr.errors import (
@@ -27,6 +27,7 @@ from mpsr.errors import (
     Rejected,
     RemoteProtocolError,
 )
+from mpsr.greenlets import world
 from mpsr.heap import keep_freed_memory
 from mpsr.limits import (
     BACKOFF_FIRST,
@@ -208,7 +209,7 @@ class Outbox:
         chosen = self.window.choose(now) if self._is_open() else ()
         if not chosen:
             return ()
-        self.waits = patient and self.window.chosen_last >= PATIENT_WRITE
+        self.waits = patient and self.window.chosen_last >= PATIENT_WRITE and world() is None
         if self.blocked and not self.waits:
             self.window.put_back()
             return ()
@@ -248,7 +249,7 @@ class Outbox:
                 return exc
         finally:
             for token in tokens:
-                os.close(token)
+                primitives.close(token)
         try:
             return ring.send_along(sock, chosen, [], _DONTWAIT)
         except OSError as exc:
@@ -454,7 +455,7 @@ class Outbox:
 
     def _forget_descriptor(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            primitives.close(self._descriptor)
             self._descriptor = None
 
     def _attach(self, size: int) -> None:
@@ -642,5 +643,5 @@ def _taken_away() -> OSError:
 
 def _largest_datagram() -> int:
     """Return how long a datagram may be on this system."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _DATAGRAM_OVERHEAD

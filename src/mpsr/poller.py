@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import selectors
 from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.greenlets import world
+from mpsr.primitives import DefaultSelector, epoll, poll
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
@@ -19,7 +21,7 @@ class SelectorPoller:
     """Holds descriptors, what is awaited of each, and what each stands for: on any system."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._selector = DefaultSelector()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``poll`` has something to tell."""
@@ -41,7 +43,7 @@ class SelectorPoller:
         """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
         return [
             (key.data, (READ if mask & 1 else 0) | (WRITE if mask & 2 else 0))
-            for key, mask in self._selector.select(seconds)
+            for key, mask in self._selector.select(_wait_among_others(self, seconds))
         ]
 
     def close(self) -> None:
@@ -53,7 +55,7 @@ class EpollPoller:
     """The same, straight on epoll."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = epoll()
         self._data: dict[int, object] = {}
 
     def fileno(self) -> int:
@@ -77,7 +79,7 @@ class EpollPoller:
     def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
         """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
         data = self._data
-        found = self._epoll.poll(seconds, MOST_EVENTS)
+        found = self._epoll.poll(_wait_among_others(self, seconds), MOST_EVENTS)
         return [(data[number], events) for number, events in found]
 
     def close(self) -> None:
@@ -86,10 +88,10 @@ class EpollPoller:
 
 
 class PollPoller:
-    """The same for a few descriptors, without one of its own to wait on."""
+    """The same for a few descriptors, without one of its own to wait on; it is only looked at."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._poll = poll()
         self._data: dict[int, object] = {}
 
     def register(self, file: HasFileno, events: int, data: object) -> None:
@@ -115,11 +117,29 @@ class PollPoller:
         """Do nothing: it has no descriptor."""
 
 
+def wait_readable(file: HasFileno, seconds: float | None) -> None:
+    """Wait until a descriptor is readable, or the time is over; other greenlets go on."""
+    seconds = _wait_among_others(file, seconds)
+    if seconds != 0:
+        single = poll()
+        single.register(file, READ)
+        single.poll(None if seconds is None else max(0.0, seconds) * 1000)
+
+
+def _wait_among_others(file: HasFileno, seconds: float | None) -> float | None:
+    """In a greenlet, wait here, so that the others run; return how long is left to wait."""
+    runs = None if seconds == 0 else world()
+    if runs is None:
+        return seconds
+    runs.wait_readable(file.fileno(), seconds)
+    return 0
+
+
 def _for_selectors(events: int) -> int:
     return (selectors.EVENT_READ if events & READ else 0) | (
         selectors.EVENT_WRITE if events & WRITE else 0
     )
 
 
-Poller = EpollPoller if hasattr(select, "epoll") else SelectorPoller
+Poller = EpollPoller if epoll is not None else SelectorPoller
 AnyPoller = EpollPoller | SelectorPoller | PollPoller

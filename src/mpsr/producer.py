@@ -9,12 +9,11 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 from math import inf
-from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic
 from weakref import ReferenceType, ref
 
-from mpsr import arguments, exits
+from mpsr import arguments, exits, primitives
 from mpsr.arguments import OWN, Own
 from mpsr.background import start_thread
 from mpsr.endpoint import SOCKET_TYPES, parse_address
@@ -32,6 +31,7 @@ from mpsr.errors import (
     Undelivered,
 )
 from mpsr.forking import watch_forks
+from mpsr.greenlets import world
 from mpsr.limits import (
     ACK_REST,
     BUFFER,
@@ -48,6 +48,7 @@ from mpsr.limits import (
     SPOOL_SETTLE,
 )
 from mpsr.outbox import Outbox
+from mpsr.primitives import RLock, get_ident
 from mpsr.sigmask import MASK
 from mpsr.timer import make_timer
 from mpsr.waiters import Waiters
@@ -971,7 +972,9 @@ class Producer(ProducerBase[T]):
         ended = False
         try:
             with MASK:
-                write = self._begin_wait(me, until, need, patient=self._patient and left is None)
+                write = self._begin_wait(
+                    me, until, need, patient=self._patient and left is None and world() is None
+                )
                 if write is not None and not self._outbox.waits:
                     self._write(write, me, more=False)
                     write = None
@@ -1177,7 +1180,7 @@ class Producer(ProducerBase[T]):
 
     def _poll(self) -> select.poll:
         """Return what to wait on: while resting, not for acknowledgements, but for the end."""
-        poll = select.poll()
+        poll = primitives.poll()
         poll.register(self._outbox.wakeup, select.POLLIN)
         if self._resting and self._timer is not None:
             poll.register(self._timer, select.POLLIN)

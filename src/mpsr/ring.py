@@ -12,6 +12,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from mpsr import primitives
 from mpsr.limits import RING_SIZE
 from mpsr.wire import codec
 
@@ -72,7 +73,7 @@ def make() -> tuple[int, Reader]:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor, Reader(descriptor, RING_SIZE)
     except BaseException:
-        os.close(descriptor)
+        primitives.close(descriptor)
         raise
 
 

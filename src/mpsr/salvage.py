@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mpsr import lockfile
+from mpsr import lockfile, primitives
 from mpsr.errors import JournalError, JournalInUse, NoJournal
 from mpsr.pages import Log, Pages
 from mpsr.rows import (
@@ -132,7 +132,7 @@ class Salvage:
     def _opened(self, suffix: str) -> int | None:
         with suppress(FileNotFoundError):
             file = os.open(self.path + suffix, os.O_RDONLY | os.O_CLOEXEC)
-            self._files.callback(os.close, file)
+            self._files.callback(primitives.close, file)
             return file
         return None
 

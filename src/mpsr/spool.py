@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mpsr import primitives
 from mpsr.batch import Peer, ProducerIdentity
 from mpsr.errors import JournalFull, NotAJournal
 from mpsr.journal import Journal
@@ -61,7 +61,7 @@ class Spool:
 
     def __init__(self, path: str | os.PathLike[str], *, label: str, most: int) -> None:
         self._journal = Journal(path, limit=max(GIB, _ROOM * most))
-        self._mutex = Lock()
+        self._mutex = primitives.Lock()
         self._marks: deque[_Mark] = deque()  # of what is not accepted
         self._peer = Peer(os.getpid(), os.geteuid(), os.getegid())
         self.path = self._journal.path

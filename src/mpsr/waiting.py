@@ -1,24 +1,64 @@
-"""Wait in one thread until another, or a signal handler, says to go on."""
+"""Let one caller wait for another thread: a thread sleeps, a greenlet lets the others run."""
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from typing import Final
+
+from mpsr.greenlets import Bell, world
+from mpsr.primitives import Lock
+
+_LONGEST: Final = 86_400.0 * 365  # seconds: what a lock can wait is limited, and differs
 
 
 class Waiter:
-    """Waits once; ``wake`` may come before ``wait``, from anywhere."""
+    """Lets one caller wait until it is woken: by a thread, a greenlet or a signal handler."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_asleep", "_bell", "_ringing")
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._asleep = Lock()  # held, except between being woken and taking note of it
+        self._asleep.acquire()
+        self._ringing = Lock()  # held while the bell is rung or taken away
+        self._bell: Bell | None = None  # of a greenlet that waits
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until woken; False once the time-out has passed."""
-        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, 1e6))
+        """Wait until ``wake`` is called; return False if the time was over first.
+
+        A wake-up before the wait counts, once. An exception that breaks in (KeyboardInterrupt,
+        gevent.Timeout) leaves the waiter ready for the next wait.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        """
+        seconds = None if timeout is None else min(max(0.0, timeout), _LONGEST)
+        mine = world()
+        try:
+            bell = None if mine is None else mine.make_bell()
+        except OSError:  # no descriptor is left for it: then the other greenlets wait, too
+            bell = None
+        if bell is None:
+            return self._asleep.acquire(timeout=-1 if seconds is None else seconds)
+        self._bell = bell
+        try:
+            if not self._asleep.acquire(blocking=False):
+                bell.wait(seconds)
+                return self._asleep.acquire(blocking=False)
+            return True
+        finally:
+            with self._ringing:
+                self._bell = None
+            bell.close()
 
     def wake(self) -> None:
-        """Have it go on."""
-        if self._lock.locked():
-            self._lock.release()
+        """End the wait, or the next one; safe in any thread and in a signal handler."""
+        try:
+            self._asleep.release()
+        except RuntimeError:  # it is awake
+            return
+        if self._bell is not None and self._ringing.acquire(blocking=False):  # else it rings
+            try:
+                if self._bell is not None:
+                    self._bell.ring()
+            finally:
+                self._ringing.release()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 
 from mpsr.descriptors import Identity, close_socket
+from mpsr.primitives import socketpair
 
 
 class Wakeup:
@@ -18,7 +18,7 @@ class Wakeup:
 
     def renew(self) -> None:
         """Make the descriptors anew, where the program has closed those before."""
-        reader, writer = socket.socketpair()
+        reader, writer = socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
         if hasattr(self, "_reader"):

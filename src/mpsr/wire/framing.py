@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import struct
+from _thread import RLock
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
-from threading import RLock
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from mpsr.errors import RemoteProtocolError
