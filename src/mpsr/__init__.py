@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TimedOut,
         Undelivered,
         UnframeableMessage,
+        WrongReceiver,
         WrongSocketType,
         WrongType,
     )
@@ -109,6 +110,7 @@ __all__ = [
     "TimedOut",
     "Undelivered",
     "UnframeableMessage",
+    "WrongReceiver",
     "WrongSocketType",
     "WrongType",
 ]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from enum import Enum
 from math import inf
 from numbers import Real
 from operator import index
 from reprlib import repr as short_repr
 from stat import S_IRUSR, S_IWUSR
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mpsr.errors import ConfigurationError, WrongType
 from mpsr.limits import LARGEST_MESSAGE, LONGEST_TIMEOUT
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 _ALL_PERMISSIONS: Final = 0o777
 _OWNERS: Final = S_IRUSR | S_IWUSR
@@ -135,6 +133,21 @@ def group(value: object) -> None:
     """Refuse what is neither the name nor the id of a group, nor None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
         raise WrongType(f"group={short_repr(value)}: pass the name or the id of a group, or None")
+
+
+def receiver_uid(value: Any) -> Any:  # noqa: ANN401 - what is checked
+    """Return who may receive, as ``trust.ReceiverUid`` has it."""
+    several = [value] if isinstance(value, int) else value
+    if value is None or (isinstance(value, str) and value == "any"):
+        return value
+    error = f'receiver_uid={short_repr(value)}: pass a user id, a set of them, or "any"'
+    if isinstance(several, str | bytes) or not isinstance(several, Collection):
+        raise WrongType(error)
+    if any(not isinstance(uid, int) or isinstance(uid, bool) for uid in several):
+        raise WrongType(error)
+    if not several or min(several) < 0:
+        raise ConfigurationError(error)
+    return frozenset(several)
 
 
 def mode(value: Any) -> int:  # noqa: ANN401 - what is checked

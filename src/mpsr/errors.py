@@ -10,7 +10,8 @@ MpsrError
 │   ├── AddressDenied       the permissions forbid it
 │   ├── NoReceiver          nobody listens there
 │   ├── ReceiverBusy        somebody listens there, but its backlog is full
-│   └── WrongSocketType     the socket there is of another type
+│   ├── WrongSocketType     the socket there is of another type
+│   └── WrongReceiver       who receives there is not trusted; ``uid`` and ``pid`` say who
 ├── MessageError            a message cannot be sent as it is (also a ValueError)
 │   ├── MessageTooLarge     it is larger than the limit
 │   └── UnframeableMessage  its bytes would be taken for a boundary
@@ -106,6 +107,16 @@ class ReceiverBusy(AddressError):
 
 class WrongSocketType(AddressError):
     """The socket at the address is of another type (stream, datagram)."""
+
+
+class WrongReceiver(AddressError):
+    """The process that receives at the address is of a user who may not; ``uid`` says who."""
+
+    def __init__(
+        self, message: str, *, address: str, pid: int | None = None, uid: int | None = None
+    ) -> None:
+        super().__init__(message, address=address, pid=pid)
+        self.uid = uid
 
 
 class MessageError(MpsrError, ValueError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr import primitives, ring
 from mpsr.descriptors import Identity, close_socket
-from mpsr.endpoint import peer_of, reach
+from mpsr.endpoint import check_receiver, peer_of, reach
 from mpsr.errors import (
     AddressError,
     MpsrError,
@@ -26,6 +26,7 @@ from mpsr.errors import (
     ReceiverBusy,
     Rejected,
     RemoteProtocolError,
+    WrongReceiver,
 )
 from mpsr.greenlets import world
 from mpsr.heap import keep_freed_memory
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from mpsr.endpoint import Address, SocketType
     from mpsr.poller import AnyPoller
     from mpsr.ring import Writer
+    from mpsr.trust import ReceiverUid
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
 
@@ -104,6 +106,7 @@ class Outbox:
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
         spooled_as: bytes | None = None,
+        receiver_uid: ReceiverUid = None,
         poller: AnyPoller | None = None,
     ) -> None:
         keep_freed_memory()
@@ -111,6 +114,7 @@ class Outbox:
         self.id = spooled_as or os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
         self._label = label
+        self._receiver_uid = receiver_uid
         if type == "dgram":
             framing = "stream"  # alone in its datagram, as elsewhere in its connection
             max_message = min(max_message, _largest_datagram())
@@ -403,6 +407,12 @@ class Outbox:
     def _connect(self, now: float) -> None:
         try:
             self._socket = reach(self.address, type=self._type)
+            check_receiver(self.address, self._socket, self._receiver_uid)
+        except WrongReceiver as exc:
+            self._socket.close()  # type: ignore[union-attr]  # it was reached
+            self._socket = None
+            self.fail(exc)
+            return
         except AddressError as exc:
             self.obstacle = exc
             self._retry_later(now)

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from mpsr.outbox import ProducerStats, Write
     from mpsr.poller import AnyPoller
     from mpsr.spool import Spool
+    from mpsr.trust import ReceiverUid
     from mpsr.waiters import Until
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
@@ -111,6 +112,10 @@ class ProducerBase(Generic[T]):
         exit_timeout: seconds that the end of the program waits, where the producer was not closed
             by then, until all is accepted; None waits as ``close()`` does. What is not delivered
             is told on stderr.
+        receiver_uid: whose process may receive: a user id, several of them, or ``"any"``. If left
+            out, our own and root's, where another user could have taken the name first: at an
+            abstract name, or at a path with a directory that others may write to. Where only its
+            owner may write to each directory, as in ``/run/app``, such an owner may receive, too.
         spool: a file that keeps the messages until they are accepted. What it holds already is
             sent first, under the same identity; all that waits is in memory, too. Opening it
             waits for the disk.
@@ -121,7 +126,7 @@ class ProducerBase(Generic[T]):
 
     Raises:
         AddressError: the address makes no sense. That nobody listens there is no error: the
-            producer keeps trying.
+            producer keeps trying. WrongReceiver is raised by what sends, flushes or closes.
         ConfigurationError: an argument makes no sense; WrongType if it is its type that is wrong.
         JournalError: the spool cannot be used; JournalInUse: another producer has it.
 
@@ -141,6 +146,7 @@ class ProducerBase(Generic[T]):
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
         exit_timeout: float | None = None,
+        receiver_uid: ReceiverUid = None,
         spool: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.address(address)
@@ -164,6 +170,7 @@ class ProducerBase(Generic[T]):
             "linger": linger,
             "max_message": max_message,
             "exit_timeout": exit_timeout,
+            "receiver_uid": receiver_uid,
             "spool": spool,
         }
         self._encode = encode
@@ -186,6 +193,7 @@ class ProducerBase(Generic[T]):
             "buffer": arguments.integer("buffer", buffer),
             "linger": arguments.seconds("linger", linger),
             "max_message": arguments.max_message(max_message),
+            "receiver_uid": arguments.receiver_uid(receiver_uid),
         }
         if spool is not None:
             self._open_spool(spool)

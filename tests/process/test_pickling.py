@@ -171,6 +171,7 @@ def test_no_argument_of_a_producer_stays_behind(kind: type[Any], address: str) -
         "linger": 0.25,
         "max_message": 678,
         "exit_timeout": 2.5,
+        "receiver_uid": 0,
         "spool": None,
     }
     assert given.keys() == parameters.keys()

@@ -23,6 +23,7 @@ from mpsr.wire.framing import FRAMINGS
 if TYPE_CHECKING:
     from mpsr.cli.sources import Source
     from mpsr.endpoint import SocketType
+    from mpsr.trust import ReceiverUid
     from mpsr.wire.framing import Framing
 
 
@@ -89,6 +90,13 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     help="Keep in FILE what no receiver has accepted yet; the next run sends it first. No receiver "
     "need be there: it ends well once every message is accepted or safe in FILE.",
 )
+@click.option(
+    "--receiver-uid",
+    type=types.user,
+    metavar="USER",
+    help="Who may receive, by name or number, or any.  [default: your own user and root, where "
+    "others could have taken the address; else the owner of its directory, too]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of errors.")
 def send(
     *,
@@ -103,6 +111,7 @@ def send(
     framing: Framing,
     max_message: int,
     spool: str | None,
+    receiver_uid: ReceiverUid,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr send``."""
@@ -116,6 +125,7 @@ def send(
             framing=None if kind == "dgram" else framing,
             label=label,
             max_message=max_message,
+            receiver_uid=receiver_uid,
             spool=spool,
         )
         ending = Ending(producer.address, kind, framing, spool=spool, left=producer.stats().sent)

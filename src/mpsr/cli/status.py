@@ -26,6 +26,7 @@ from mpsr.errors import (
     NotAJournal,
     ReceiverBusy,
     TimedOut,
+    WrongReceiver,
     WrongSocketType,
 )
 
@@ -76,6 +77,7 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
     (ReceiverBusy, Status.BUSY),
     (BufferFull, Status.BUSY),
     (AddressDenied, Status.DENIED),
+    (WrongReceiver, Status.DENIED),
     (AddressOccupied, Status.CONFIGURATION),
     (InvalidAddress, Status.CONFIGURATION),
     (WrongSocketType, Status.CONFIGURATION),
