@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -152,3 +152,28 @@ def test_program_is_told_at_once_why_a_receiver_is_given_up(
     with pytest.raises(mpsr.Undelivered) as caught:
         producer.close()
     assert caught.value.messages == [b"message"]
+
+
+def test_producer_that_its_receiver_has_forgotten_says_so(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An epoch of 1 from a process that has welcomed it: what it sends again may be known."""
+    with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address) as producer:
+        producer.send(b"first")
+        assert receiver.receive(10) == b"first"
+        receiver.acknowledge()
+        producer.flush(10)
+        assert not caplog.records
+        inbox: Any = receiver._inbox
+        (connection,) = inbox._connections
+        producer.send(b"second")
+        assert receiver.receive(10) == b"second"
+        connection.socket.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(mpsr.TimedOut):
+            receiver.receive(0)
+        for uid in list(inbox.ledger._gone):
+            inbox.ledger._forget_oldest(uid)
+        assert receiver.receive(10) == b"second"
+        receiver.acknowledge()
+        producer.flush(10)
+    assert "has forgotten this producer" in caplog.text

@@ -150,6 +150,7 @@ class Outbox:
         self.obstacle: MpsrError | None = None  # why there is no connection just now
         self.failure: MpsrError | None = None  # why there will never be one again
         self.peer_pid: int | None = None
+        self._welcomed_by: int | None = None  # the process of the last WELCOME
 
         self._read_buffer = memoryview(bytearray(MAX_CONTROL_FRAME))
         self.wakeup = Wakeup()
@@ -471,6 +472,7 @@ class Outbox:
             elif isinstance(event, Ring):
                 self._attach(event.size)
             elif self.window.resume(event.expected_seq, event.max_message):
+                self._check_epoch(event.epoch)
                 self.obstacle = None
                 self._backoff = BACKOFF_FIRST
             else:
@@ -480,6 +482,19 @@ class Outbox:
             if not (isinstance(failure, Rejected) and failure.code in RETRY_CODES):
                 self.fail(failure)
             self._drop(failure, now)
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Warn if the very receiver that knew this producer has forgotten where it stands."""
+        if epoch == 1 and self._welcomed_by == self.peer_pid is not None and self.window.unsent:
+            import logging  # noqa: PLC0415 - seldom needed, and not light
+
+            logging.getLogger("mpsr").warning(
+                "the receiver at %s (pid %d) has forgotten this producer, as it does when there "
+                "are too many: what it had not acknowledged may arrive twice",
+                self.address,
+                self.peer_pid,
+            )
+        self._welcomed_by = self.peer_pid
 
     # -- losing the connection --------------------------------------------------------------
 

@@ -282,7 +282,7 @@ def fuzz_sender(rng: random.Random) -> str:
                 assert session.state is State.FAILED
             for event in session.events_received():
                 match event:
-                    case Welcomed(expected_seq, max_message):
+                    case Welcomed(expected_seq, max_message, _):
                         assert expected_seq >= lowest_seq
                         assert max_message > 0
                         sent = expected_seq

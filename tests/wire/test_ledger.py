@@ -21,6 +21,12 @@ def numbers(track: Track) -> tuple[int, int, int]:
     return track.expected_seq, track.accepted_seq, track.epoch
 
 
+def leave(ledger: Ledger, track: Track, now: float, *, orderly: bool = False) -> None:
+    """Have a producer send a message that is not accepted, and go."""
+    track.expected_seq += 1
+    ledger.gone(track, now, orderly=orderly)
+
+
 def test_new_producer_starts_at_its_lowest_number() -> None:
     """A receiver that knows nothing of a producer believes its HELLO."""
     track = Ledger().open(UID, identity(1, "one"), 7, 0.0)
@@ -41,8 +47,7 @@ def test_returning_producer_goes_on_where_it_stood() -> None:
 def test_producer_is_believed_what_it_need_not_send() -> None:
     """What lies below HELLO's lowest number was accepted, if only by an earlier receiver."""
     ledger = Ledger()
-    track = ledger.open(UID, identity(1), 0, 0.0)
-    ledger.gone(track, 1.0, orderly=False)
+    leave(ledger, ledger.open(UID, identity(1), 0, 0.0), 1.0)
     assert numbers(ledger.open(UID, identity(1), 9, 2.0)) == (9, 9, 2)
 
 
@@ -89,7 +94,14 @@ def test_live_track_without_a_fence_is_taken_over() -> None:
 
 @pytest.mark.parametrize(
     ("expected", "accepted", "orderly", "kept"),
-    [(5, 5, True, 0), (5, 4, True, 1), (5, 5, False, 1), (5, 4, False, 1), (0, 0, True, 0)],
+    [
+        (5, 5, True, 0),
+        (5, 4, True, 1),
+        (5, 5, False, 1),
+        (5, 4, False, 1),
+        (0, 0, True, 0),
+        (0, 0, False, 0),
+    ],
 )
 def test_producer_is_forgotten_when_it_ended_with_nothing_to_send(
     expected: int, accepted: int, *, orderly: bool, kept: int
@@ -103,15 +115,43 @@ def test_producer_is_forgotten_when_it_ended_with_nothing_to_send(
     assert track.fence is None
 
 
-def test_full_ledger_turns_new_producers_away() -> None:
-    """Live and recent producers are never forgotten for new ones, which hear BUSY."""
-    ledger = Ledger(most=2, expiry=10.0)
+def test_full_ledger_of_live_producers_turns_new_ones_away() -> None:
+    """Who is connected is never forgotten; a new producer hears BUSY."""
+    ledger = Ledger(most=2)
     ledger.open(UID, identity(1), 0, 0.0)
-    ledger.gone(ledger.open(UID, identity(2), 0, 0.0), 0.0, orderly=False)
+    ledger.open(UID, identity(2), 0, 0.0)
     with pytest.raises(RemoteProtocolError, match="already knows 2 producers") as caught:
         ledger.open(UID, identity(3), 0, 9.9)
     assert caught.value.code == RejectCode.BUSY
     assert len(ledger) == 2
+
+
+def test_producers_that_never_sent_anything_leave_nothing_behind() -> None:
+    """However many come and go, nobody is locked out by them."""
+    ledger = Ledger(most=2)
+    for number in range(1000):
+        ledger.gone(ledger.open(UID, identity(number), number, 0.0), 0.0, orderly=False)
+    assert len(ledger) == 0
+    returned = ledger.open(UID, identity(1), 3, 0.0)
+    returned.fence = None
+    assert ledger.open(UID, identity(1), 8, 0.0) is returned
+    ledger.gone(returned, 0.0, orderly=False)
+    assert len(ledger) == 0
+
+
+def test_full_ledger_forgets_the_longest_gone_of_the_user_who_has_most() -> None:
+    """Who fills it makes room for others, and for itself, out of its own."""
+    ledger = Ledger(most=5)
+    ledger.forgotten = set()
+    leave(ledger, ledger.open(UID, identity(0), 0, 0.0), 0.0)
+    for number in (1, 2, 3, 4):
+        leave(ledger, ledger.open(UID + 1, identity(number), 0, 0.0), float(number))
+    ledger.open(UID + 1, identity(5), 0, 9.0)
+    ledger.open(UID, identity(6), 0, 9.0)
+    assert ledger.forgotten == {(UID + 1, identity(1).id), (UID + 1, identity(2).id)}
+    assert (len(ledger), ledger.evicted) == (5, 2)
+    assert ledger.open(UID + 1, identity(2), 0, 9.0).epoch == 1  # it can tell
+    assert ledger.open(UID, identity(0), 0, 9.0).epoch == 2
 
 
 def test_known_producers_return_to_a_full_ledger() -> None:
@@ -119,36 +159,27 @@ def test_known_producers_return_to_a_full_ledger() -> None:
     ledger = Ledger(most=2)
     live = ledger.open(UID, identity(1), 0, 0.0)
     track = ledger.open(UID, identity(2), 0, 0.0)
-    ledger.gone(track, 0.0, orderly=False)
+    leave(ledger, track, 0.0)
     assert ledger.open(UID, identity(2), 0, 1.0) is track
     assert ledger.open(UID, identity(1), 0, 1.0) is live
 
 
-def test_long_gone_producers_make_room() -> None:
-    """Those that left longest ago are forgotten first, and only once they expired."""
-    ledger = Ledger(most=3, expiry=10.0)
+def test_long_gone_producers_are_forgotten() -> None:
+    """What counts is when a producer left last."""
+    ledger = Ledger(most=9, expiry=10.0)
     for number, left in ((1, 0.0), (2, 1.0), (3, 8.0)):
-        ledger.gone(ledger.open(UID, identity(number), 0, 0.0), left, orderly=False)
+        leave(ledger, ledger.open(UID, identity(number), 0, 0.0), left)
+    leave(ledger, ledger.open(UID, identity(2), 0, 5.0), 5.0)
     ledger.open(UID, identity(4), 0, 11.0)
-    assert len(ledger) == 2
-    assert ledger.open(UID, identity(3), 0, 11.0).epoch == 2
+    assert len(ledger) == 3
+    assert ledger.open(UID, identity(2), 0, 11.0).epoch == 3
     assert ledger.open(UID, identity(1), 0, 11.0).epoch == 1
 
 
-def test_return_starts_expiry_anew() -> None:
-    """What counts is when a producer left last."""
-    ledger = Ledger(most=1, expiry=10.0)
-    ledger.gone(ledger.open(UID, identity(1), 0, 0.0), 0.0, orderly=False)
-    ledger.gone(ledger.open(UID, identity(1), 0, 5.0), 5.0, orderly=False)
-    with pytest.raises(RemoteProtocolError):
-        ledger.open(UID, identity(2), 0, 14.9)
-    assert ledger.open(UID, identity(2), 0, 15.0).epoch == 1
-
-
-def test_expired_producer_is_still_known_while_there_is_room() -> None:
-    """Nothing is forgotten before its room is needed."""
+def test_expired_producer_is_still_known_until_another_comes() -> None:
+    """Nothing is forgotten before somebody new needs room."""
     ledger = Ledger(most=2, expiry=10.0)
-    ledger.gone(ledger.open(UID, identity(1), 0, 0.0), 0.0, orderly=False)
+    leave(ledger, ledger.open(UID, identity(1), 0, 0.0), 0.0)
     assert ledger.open(UID, identity(1), 0, 99.0).epoch == 2
 
 

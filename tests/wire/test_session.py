@@ -65,7 +65,7 @@ def test_messages_arrive_in_order_and_are_acknowledged() -> None:
     assert pair.receiver.bodies == [b"a", b"b", b"c"]
     pair.receiver.accept(3)
     pair.exchange()
-    assert pair.told == [Welcomed(0, MAX_MESSAGE), Acknowledged(0), Acknowledged(3)]
+    assert pair.told == [Welcomed(0, MAX_MESSAGE, 1), Acknowledged(0), Acknowledged(3)]
     pair.bye()
     pair.exchange()
     pair.cut()
@@ -83,7 +83,7 @@ def test_receiver_knows_who_speaks() -> None:
 def test_producer_learns_how_large_messages_may_be() -> None:
     """A producer packs what the receiver will take."""
     pair = open_pair(max_message=100_000)
-    assert pair.told[0] == Welcomed(0, 100_000)
+    assert pair.told[0] == Welcomed(0, 100_000, 1)
     pair.send([b"x" * 100_000])
     pair.exchange()
     assert pair.receiver.bodies == [b"x" * 100_000]
@@ -164,7 +164,7 @@ def test_returning_producer_learns_where_to_go_on() -> None:
     first.receiver.accept(1)
     first.cut()
     second = open_pair(first.receiver.ledger, lowest_seq=1)
-    assert second.told == [Welcomed(3, MAX_MESSAGE), Acknowledged(1)]
+    assert second.told == [Welcomed(3, MAX_MESSAGE, 2), Acknowledged(1)]
 
 
 def test_overlap_after_a_return_is_dropped() -> None:

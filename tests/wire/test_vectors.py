@@ -201,7 +201,7 @@ def test_producer_understands_each_vector_however_it_is_cut(vector: Vector, cut:
                 error = feed(session, cut(unhex(terms)))
         for event in session.events_received():
             match event:
-                case Welcomed(expected_seq, max_message):
+                case Welcomed(expected_seq, max_message, _):
                     told.append({"expected_seq": expected_seq, "max_message": max_message})
                 case Acknowledged(seq):
                     told.append({"accepted": seq})

@@ -1,12 +1,14 @@
 """Keep each producer's expected and accepted sequence numbers.
 
 A producer is known by (uid, producer id), so that nobody can speak for another user's. Its
-track is never forgotten while it is connected, and afterwards only when it has been gone for
-long, or said goodbye with nothing left to send again.
+track is never forgotten while it is connected. Afterwards it is forgotten when it has been gone for
+long, when it said goodbye with nothing left to send again, or when it never sent anything; and
+where there are too many, the longest gone of the user who has most goes first.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mpsr.errors import RemoteProtocolError
@@ -24,11 +26,21 @@ if TYPE_CHECKING:
 class Track:
     """Where one producer stands."""
 
-    __slots__ = ("accepted_seq", "epoch", "expected_seq", "fence", "identity", "key", "order")
+    __slots__ = (
+        "accepted_seq",
+        "begin_seq",
+        "epoch",
+        "expected_seq",
+        "fence",
+        "identity",
+        "key",
+        "order",
+    )
 
     def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
         self.key = key
         self.identity = identity
+        self.begin_seq = seq  # where it began; as long as it expects this, nothing has come
         self.expected_seq = seq  # everything below was received
         self.accepted_seq = seq  # everything below was acknowledged
         self.epoch = 0  # how many connections it has had
@@ -43,16 +55,20 @@ class Ledger:
         self._most = most
         self._expiry = expiry
         self._live: dict[Key, Track] = {}
-        self._gone: dict[Key, tuple[Track, float]] = {}  # oldest first
+        self._gone: dict[int | None, dict[Key, tuple[Track, float]]] = {}  # by uid; oldest first
+        self._counts: Counter[int | None] = Counter()  # tracks of each uid, live and gone
+        self.evicted = 0  # how many were forgotten for want of room
         self.forgotten: set[Key] | None = None
         """Whom it no longer knows; somebody who wants to hear of them puts a set here."""
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._gone)
+        return self._counts.total()
 
     def restore(self, track: Track, now: float) -> None:
         """Take back a track that was kept elsewhere."""
-        self._gone[track.key] = (track, now)
+        track.begin_seq = -1
+        self._counts[track.key[0]] += 1
+        self._keep(track, now)
 
     def open(
         self,
@@ -80,14 +96,17 @@ class Ledger:
                 raise RemoteProtocolError(error, code=RejectCode.FENCED)
             if track.fence is not None:
                 track.fence()
-        elif key in self._gone:
-            track, _ = self._gone.pop(key)
+        elif key in self._gone.get(uid, ()):
+            track, _ = self._gone[uid].pop(key)
         else:
             self._make_room(now)
             track = Track(key, identity, lowest_seq)
+            self._counts[uid] += 1
         track.identity = identity
         track.epoch += 1
         track.order = order
+        if track.expected_seq == track.begin_seq:
+            track.begin_seq = max(track.begin_seq, lowest_seq)
         track.expected_seq = max(track.expected_seq, lowest_seq)
         track.accepted_seq = max(track.accepted_seq, lowest_seq)
         self._live[key] = track
@@ -97,22 +116,39 @@ class Ledger:
         """Note that a producer's live connection ended."""
         del self._live[track.key]
         track.fence = None
-        if not (orderly and track.accepted_seq == track.expected_seq):
-            self._gone[track.key] = (track, now)
+        sent = track.expected_seq != track.begin_seq
+        if sent and not (orderly and track.accepted_seq == track.expected_seq):
+            self._keep(track, now)
         else:
             self._forget(track.key)
 
+    def _keep(self, track: Track, now: float) -> None:
+        self._gone.setdefault(track.key[0], {})[track.key] = (track, now)
+
     def _forget(self, key: Key) -> None:
+        self._counts[key[0]] -= 1
+        if not self._counts[key[0]]:
+            del self._counts[key[0]]
         if self.forgotten is not None:
             self.forgotten.add(key)
 
     def _make_room(self, now: float) -> None:
-        while self._gone:
-            key = next(iter(self._gone))
-            if now - self._gone[key][1] < self._expiry:
-                break
-            del self._gone[key]
-            self._forget(key)
-        if len(self) >= self._most:
+        for uid in list(self._gone):
+            gone = self._gone[uid]
+            while gone and now - next(iter(gone.values()))[1] >= self._expiry:
+                self._forget_oldest(uid)
+            if not gone:
+                del self._gone[uid]
+        if len(self) < self._most:
+            return
+        if not self._gone:
             error = f"the receiver already knows {len(self)} producers"
             raise RemoteProtocolError(error, code=RejectCode.BUSY)
+        self._forget_oldest(max(self._gone, key=lambda uid: self._counts[uid]))
+        self.evicted += 1
+
+    def _forget_oldest(self, uid: int | None) -> None:
+        gone = self._gone[uid]
+        key = next(iter(gone))
+        del gone[key]
+        self._forget(key)

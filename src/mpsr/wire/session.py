@@ -481,6 +481,8 @@ class Welcomed(NamedTuple):
 
     expected_seq: int
     max_message: int
+    epoch: int
+    """How many connections of this producer the receiver remembers, with this one."""
 
 
 class Acknowledged(NamedTuple):
@@ -582,8 +584,8 @@ class SendingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         self._pass(kind)
         match frame:
-            case Welcome(_, expected_seq, largest):
-                self._receive_welcome(expected_seq, largest)
+            case Welcome():
+                self._receive_welcome(frame)
             case Ring():
                 if not self.takes_ring:
                     error = "unexpected RING: this producer takes none"
@@ -599,11 +601,12 @@ class SendingSession:
                 error = f"the receiver refused this producer: {text}"
                 raise Rejected(error, code=code)
 
-    def _receive_welcome(self, expected_seq: int, largest: int) -> None:
+    def _receive_welcome(self, welcome: Welcome) -> None:
+        epoch, expected_seq, largest = welcome
         if expected_seq < self._sent_seq:
             error = f"it expects {expected_seq}, but HELLO named {self._sent_seq}"
             raise malformed("WELCOME", error)
         if largest < MAX_CONTROL_FRAME:
             raise malformed("WELCOME", f"its largest frame is {largest} bytes")
         self._sent_seq = expected_seq
-        self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD))
+        self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD, epoch))
