@@ -12,7 +12,7 @@ import resource
 import socket
 import struct
 import sys
-from collections import deque
+from collections import Counter, deque
 from fcntl import ioctl
 from functools import partial
 from mmap import mmap
@@ -37,14 +37,18 @@ from mpsr.limits import (
     MAX_CONNECTIONS,
     MAX_MESSAGE,
     MAX_RINGS,
+    MAX_UNFINISHED,
     READ_BEHIND,
     READ_SIZE,
     REPLY_DEADLINE,
     RING_AFTER,
     RING_SIZE,
+    SILENT_START,
     STOP_ROUNDS,
+    UNPLACED,
 )
 from mpsr.poller import READ, WRITE, Poller
+from mpsr.shares import gives_way, holds_most
 from mpsr.wakeup import Wakeup
 from mpsr.wire.frames import Hello, Move, RejectCode, malformed
 from mpsr.wire.ledger import Ledger, Track
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _AGAIN: Final = 1 << 16  # no event of a poller: look into the ring alone
+_TIMED: Final = frozenset({"native", "length", "length-le", "octet-counted"})
 _DEADLINE_CHECK: Final = 0.25  # seconds between looks at the deadlines
 
 
@@ -94,6 +99,8 @@ class _Connection:
     __slots__ = (
         "ended",
         "given",
+        "heard",
+        "heard_at",
         "open",
         "order",
         "out",
@@ -103,6 +110,8 @@ class _Connection:
         "session",
         "socket",
         "track",
+        "uid",
+        "unfinished",
         "until_ring",
     )
 
@@ -121,12 +130,21 @@ class _Connection:
         self.socket = sock
         self.session = session
         self.peer = peer
+        self.uid = peer.uid
+        self.heard_at = 0.0  # when it last brought something whole, or else when it came
+        self.heard = False  # whether it has brought something whole
+        self.unfinished = 0  # bytes of a foreign message that is not whole
         self.track: Track | None = None  # set while it speaks for a native producer
         self.out = b""  # what the peer has not taken yet
         self.until_ring = 0  # bytes to come before it gets a ring; 0 if it is to have none
         self.given: Reader | None = None  # the ring that it got
         self.ring: Reader | None = None  # the same, once all comes through it
         self.ended = False  # its socket did, before the ring was empty
+
+    @property
+    def native(self) -> bool:
+        """Whether it is a producer's of ours, which comes back if it is sent away."""
+        return self.session.framing == "native"
 
     def close(self) -> None:
         """Close the descriptor, and part with the ring."""
@@ -173,6 +191,9 @@ class Inbox:
         self._wakeup = Wakeup()
         self._poller.register(self._wakeup, READ, None)
         self._connections: set[_Connection] = set()
+        self._unplaced: deque[_Connection] = deque()  # accepted, and there was no place for it
+        self._unfinished: set[_Connection] = set()  # of foreign framings, with a message begun
+        self._unfinished_bytes = 0
         self._speakers: dict[Track, _Connection] = {}
         self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
         self._loud: dict[_Connection, int] = {}  # their rings may hold more, and no bell will tell
@@ -185,15 +206,14 @@ class Inbox:
         # Deadlines run on a clock that stands still while the caller handles a batch, and while
         # it stays away longer than it was told to: nothing is read then, so a producer that
         # waits for us is not late.
-        self._now = 0.0
-        self._away = 0.0
+        self._now = self._away = self._looked_at = 0.0
         self._handed_at: float | None = None
-        self._looked_at = 0.0
         self._due: dict[tuple[_Connection, str], float] = {}
         self._check_at = 0.0
 
         self._resume_at: float | None = None  # accepting rests until then
-        self._paused = self._pause_told = False
+        self._paused = self._pause_told = self._full_told = False
+        self._place_at: float | None = None  # then those that wait for a place look again
         self._stop_asked = False
         self._stopping = False
         self._draining: deque[tuple[_Connection, int]] = deque()
@@ -269,7 +289,7 @@ class Inbox:
         if self._handed_at is not None:
             self._away += now - self._handed_at
             self._handed_at = None
-        elif self._due:
+        elif self._due or self._place_at is not None:
             self._away += max(0.0, now - self._looked_at - _DEADLINE_CHECK)
         self._looked_at = now
         self._now = now - self._away
@@ -322,6 +342,8 @@ class Inbox:
             times.append(self._resume_at - now)
         if self._due:
             times.append(self._check_at - (now - self._away))
+        if self._place_at is not None:
+            times.append(self._place_at - (now - self._away))
         return max(0.0, min(times)) if times else None
 
     def stop(self) -> None:
@@ -348,6 +370,7 @@ class Inbox:
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
+        self._close_unplaced()
         self._connections.clear()
         self._claim.close()
         self._release()
@@ -357,9 +380,14 @@ class Inbox:
         self.closed = self.finished = True
         for connection in self._connections:
             connection.close()
+        self._close_unplaced()
         self._connections.clear()
         self._claim.abandon()
         self._release()
+
+    def _close_unplaced(self) -> None:
+        while self._unplaced:
+            self._unplaced.popleft().close()
 
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
@@ -372,7 +400,7 @@ class Inbox:
             lost=self._lost,
             rejected=self._rejected,
             discarded=self._discarded,
-            paused=self._paused,
+            paused=self._paused or bool(self._unplaced),
         )
 
     def wait(self, seconds: float | None) -> None:
@@ -402,6 +430,8 @@ class Inbox:
                 break
         if self._due and self._now >= self._check_at and not ready:
             self._check_deadlines()
+        if self._place_at is not None and self._now >= self._place_at and not ready:
+            self._place()
 
     def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
         if source is self:
@@ -416,9 +446,6 @@ class Inbox:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_ROUND):
-            if len(self._connections) >= self._max_connections:
-                self._pause(f"{len(self._connections)} connections are open, the most allowed")
-                return
             try:
                 sock = primitives.accept(self._listener)
             except BlockingIOError:
@@ -435,10 +462,50 @@ class Inbox:
             )
             refuses = passing.refuse(sock) and self._refuses
             connection = _Connection(sock, peer, session, self._accepted, refuses=refuses)
-            self._connections.add(connection)
-            self._poller.register(sock, READ, connection)
             self._accepted += 1
+            self._unplaced.append(connection)
+            self._place()
+            if len(self._unplaced) > UNPLACED:
+                self._crowd()
+                if self._paused:
+                    return
+
+    def _place(self, *, anyhow: bool = False) -> None:
+        """Begin to read from those that were accepted, as far as there is a place for them."""
+        counts = Counter(each.uid for each in self._connections)
+        # Those of a user who has few come first.
+        left = sorted(self._unplaced, key=lambda each: (counts[each.uid], each.order))
+        self._unplaced = deque()
+        for connection in left:
+            if not anyhow and len(self._connections) >= self._max_connections:
+                silent = gives_way(self._connections, connection.uid, self._now)
+                if silent is None:
+                    self._unplaced.append(connection)
+                    continue
+                text = "it says nothing, and another connection needs its place"
+                self._fail(silent, RemoteProtocolError(text, code=RejectCode.BUSY))
+            connection.heard_at = self._now
+            self._connections.add(connection)
+            self._poller.register(connection.socket, READ, connection)
             self._watch_deadlines(connection, 0)
+        if self._unplaced and not self._full_told:
+            self._full_told = True  # once: a receiver that lives at its limit would flood the log
+            count = len(self._connections)
+            what = "connection is open" if count == 1 else "connections are open"
+            self._logger.warning("stopped accepting for now: %d %s, the most allowed", count, what)
+        self._place_at = self._now + SILENT_START if self._unplaced else None
+
+    def _crowd(self) -> None:
+        """Do something about more connections than may wait for a place."""
+        holding = Counter(each.uid for each in (*self._connections, *self._unplaced))
+        if len(holding) == 1:  # nobody else is held up: the next ones wait in the backlog
+            self._pause("too many wait for a place", self._now + self._away + SILENT_START)
+            return
+        crowding = max(self._unplaced, key=lambda each: (holding[each.uid], each.order))
+        self._unplaced.remove(crowding)
+        self._rejected += 1
+        crowding.open = False
+        crowding.close()
 
     def _read(self, connection: _Connection) -> int:
         """Read once; return how many bytes came, 0 where the connection ended or had none."""
@@ -459,6 +526,7 @@ class Inbox:
             self._count_towards_ring(connection, size)
         if settled and data:  # on the straight road there are whole batches, and nothing else
             end = session.receive_whole(data, self._pending)
+            connection.heard_at = self._now
             if end == size and not self._due:
                 return size
             data = data[end:]
@@ -476,6 +544,8 @@ class Inbox:
             self._fail(connection, failure)
         elif self._due or not session.settled:
             self._watch_deadlines(connection, size)
+            if session.state is State.FOREIGN and connection.open:
+                self._count_unfinished(connection, session.pending)
         if session.answers:
             self._flush(connection)
 
@@ -528,6 +598,8 @@ class Inbox:
     def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
         """Take what the session has understood; return what went wrong in answering it."""
         for event in connection.session.events_received():
+            if isinstance(event, Batch | Hello):
+                connection.heard, connection.heard_at = True, self._now
             if isinstance(event, Batch):
                 self._lost += event.lost
                 self._pending.append(event)
@@ -590,8 +662,12 @@ class Inbox:
         self._loud.pop(connection, None)
         self._rings -= connection.given is not None
         connection.close()
+        self._unfinished_bytes -= connection.unfinished
+        self._unfinished.discard(connection)
         if self._paused and not self._stopping:
             self._resume()
+        if self._unplaced and self._place_at is not None:
+            self._place_at = self._now
 
     # -- rings ------------------------------------------------------------------------------
 
@@ -704,7 +780,7 @@ class Inbox:
     def _watch_deadlines(self, connection: _Connection, size: int) -> None:
         """Note, after ``size`` bytes came, what the connection owes and until when."""
         session = connection.session
-        if session.framing not in ("native", "length"):
+        if session.framing not in _TIMED:
             return
         if session.state in (State.PREFACE, State.HELLO):
             self._due.setdefault((connection, "hello"), self._now + HELLO_DEADLINE)
@@ -715,6 +791,19 @@ class Inbox:
             self._due[connection, "frame"] = self._now + FRAME_DEADLINE
         elif not pending:
             self._due.pop((connection, "frame"), None)
+
+    def _count_unfinished(self, connection: _Connection, size: int) -> None:
+        """Note what a foreign connection has unfinished; keep the sum of all within its bound."""
+        self._unfinished_bytes += size - connection.unfinished
+        connection.unfinished = size
+        if size:
+            self._unfinished.add(connection)
+        else:
+            self._unfinished.discard(connection)
+        while self._unfinished_bytes > max(MAX_UNFINISHED, self._max_message):
+            text = "too much of what all have sent is unfinished, and most of it is of its user"
+            most = holds_most(self._unfinished)
+            self._fail(most, RemoteProtocolError(text, code=RejectCode.TOO_LARGE))
 
     def _check_deadlines(self) -> None:
         self._check_at = self._now + _DEADLINE_CHECK
@@ -727,7 +816,7 @@ class Inbox:
 
     def _pause(self, why: str, until: float | None = None) -> None:
         """Stop accepting; what connects meanwhile waits in the backlog."""
-        if not self._pause_told:
+        if not (self._pause_told or self._full_told):
             self._pause_told = True  # once: a receiver that lives at its limit would flood the log
             self._logger.warning("stopped accepting for now: %s", why)
         if not self._paused:
@@ -752,7 +841,8 @@ class Inbox:
                 break
         if not self._paused:
             self._poller.unregister(self._listener)
-            self._paused = True
+        self._paused = False  # it has ended
+        self._place(anyhow=True)
         self._ready.clear()
         self._draining.extend((item, _unread(item)) for item in self._connections)
 

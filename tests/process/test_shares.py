@@ -1,0 +1,217 @@
+"""Who is silent or slow holds nobody up: connections and unfinished bytes are shared."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpsr
+from mpsr import inbox
+from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
+from mpsr.shares import gives_way, holds_most
+from tests.process.programs import begin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE = 5.0  # seconds within which a newcomer of the same user is served
+ME, OTHER = 1000, 2000
+
+
+def holder(
+    uid: int, heard_at: float, *, heard: bool = False, native: bool = False, unfinished: int = 0
+) -> Any:
+    return SimpleNamespace(
+        uid=uid, heard_at=heard_at, heard=heard, native=native, unfinished=unfinished
+    )
+
+
+@pytest.mark.parametrize(
+    ("holders", "newcomer", "chosen"),
+    [
+        ([], ME, None),
+        ([holder(ME, 99.9)], ME, None),  # it has just come
+        ([holder(ME, 90.0), holder(ME, 80.0)], ME, 1),
+        ([holder(ME, 90.0, heard=True), holder(ME, 99.0 - SILENCE, heard=True)], ME, 0),
+        ([holder(ME, 98.0, heard=True)], ME, None),  # somebody types
+        ([holder(ME, 10.0, heard=True, native=True)], ME, None),  # an idle producer
+        ([holder(OTHER, 10.0, heard=True, native=True)] * 2, ME, 0),
+        ([holder(OTHER, 10.0, heard=True, native=True)], ME, None),  # as many as he would have
+        ([holder(OTHER, 10.0), holder(ME, 90.0), holder(ME, 20.0)], OTHER, 2),
+        ([holder(ME, 99.9), holder(ME, 99.8)], OTHER, 1),
+        ([holder(ME, 99.9, heard=True), holder(ME, 99.8, heard=True)], OTHER, None),
+        ([holder(OTHER, 10.0), holder(ME, 99.9), holder(ME, 99.9)], ME, None),
+    ],
+)
+def test_longest_silent_connection_of_the_user_who_has_most_gives_way(
+    holders: list[Any], newcomer: int, chosen: int | None
+) -> None:
+    found = gives_way(holders, newcomer, 100.0)
+    assert found is (None if chosen is None else holders[chosen])
+
+
+def test_largest_unfinished_message_of_the_user_who_has_most_gives_way() -> None:
+    large, small = holder(OTHER, 0.0, unfinished=50), holder(ME, 0.0, unfinished=40)
+    assert holds_most([large, small, holder(ME, 0.0, unfinished=30)]) is small
+
+
+@pytest.fixture
+def limited(address: str) -> Iterator[mpsr.Receiver[bytes]]:
+    """Give a receiver of eight connections, which a thread iterates."""
+    with mpsr.Receiver(address, max_connections=8) as receiver:
+        thread = threading.Thread(target=lambda: list(receiver))
+        thread.start()
+        yield receiver
+        receiver.stop()
+        thread.join(20)
+
+
+def served_within(address: str) -> float:
+    """Return the seconds until a new honest producer's message is accepted."""
+    since = time.monotonic()
+    with mpsr.Producer[bytes](address) as producer:
+        producer.send(b"honest")
+        producer.flush(20)
+    return time.monotonic() - since
+
+
+SILENT = """
+import os, socket, sys, time
+
+uid, first = int(sys.argv[2]), sys.argv[3].encode()
+if uid:
+    os.setuid(uid)
+held = []
+for _ in range(40):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        sock.connect(sys.argv[1])
+        sock.sendall(first)
+    except OSError:
+        pass
+    held.append(sock)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("first", ["", "half a line"])
+@pytest.mark.parametrize("uid", [0, 3000])
+def test_connections_that_say_nothing_whole_hold_no_place(
+    address: str, limited: mpsr.Receiver[bytes], uid: int, first: str
+) -> None:
+    """However many there are, a newcomer is served; one that is known already, at once."""
+    if uid and os.geteuid() != 0:
+        pytest.skip("takes the right to be another user")
+    with mpsr.Producer[bytes](address) as known:
+        known.send(b"known")
+        known.flush(20)
+        os.chmod(address, 0o666)
+        for path in (os.path.dirname(address),):
+            os.chmod(path, 0o755)
+        with begin(SILENT, address, str(uid), first) as crowd:
+            assert crowd.stdout
+            assert crowd.stdout.readline() == "ready\n"
+            since = time.monotonic()
+            known.send(b"honest")
+            known.flush(20)
+            assert time.monotonic() - since < 1
+            assert served_within(address) < (1 if uid else PATIENCE)
+            assert crowd.stdin
+            crowd.stdin.close()
+        assert limited.stats().connections <= 8
+
+
+def test_nobody_is_sent_away_without_need(address: str, limited: mpsr.Receiver[bytes]) -> None:
+    """A silent connection stays as long as there is room."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(address)
+        end = time.monotonic() + SILENT_START + 0.5
+        while time.monotonic() < end:
+            assert served_within(address) < 1
+        silent.sendall(b"hello\n")
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.recv(1)
+    assert limited.stats().rejected == 0
+
+
+@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+def test_unfinished_messages_stay_within_one_bound(
+    address: str, framing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that begin messages and never end them cost bounded memory, and harm nobody."""
+    monkeypatch.setattr(inbox, "MAX_UNFINISHED", 4 * MIB)
+    with (
+        mpsr.Receiver(address, framing=framing, max_message=MIB) as receiver,
+        ExitStack() as stack,
+    ):
+        thread = threading.Thread(target=lambda: list(receiver))
+        thread.start()
+        honest = stack.enter_context(socket.socket(socket.AF_UNIX))
+        honest.connect(address)
+        honest.sendall(b"beginning")
+        for _ in range(24):
+            hostile = stack.enter_context(socket.socket(socket.AF_UNIX))
+            hostile.connect(address)
+            hostile.settimeout(10)
+            try:
+                for _ in range(15):
+                    hostile.sendall(bytes([120]) * 64 * KIB)
+            except OSError:
+                pass  # it was closed
+        while not receiver.stats().rejected:
+            time.sleep(0.001)
+        engine: Any = receiver._inbox
+        assert engine._unfinished_bytes <= 4 * MIB
+        assert receiver.stats().rejected >= 24 - 5
+        honest.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            honest.recv(1)
+        receiver.stop()
+        thread.join(20)
+
+
+def test_receiver_that_was_stopped_does_not_rest(address: str) -> None:
+    """``paused`` tells of a limit, not of the end."""
+    with mpsr.Receiver(address) as receiver:
+        receiver.stop()
+        assert list(receiver) == []
+        assert not receiver.stats().paused
+
+
+def test_one_connection_is_told_as_one(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    with mpsr.Receiver(address, max_connections=1) as receiver, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(address)
+        with pytest.raises(mpsr.TimedOut):
+            receiver.receive(0.1)
+    assert "stopped accepting for now: 1 connection is open, the most allowed" in caplog.text
+
+
+def test_producers_that_come_and_go_without_a_word_leave_nothing_behind(address: str) -> None:
+    """Their number locks nobody out."""
+    from mpsr.wire.frames import PREFACE, Hello, encode
+
+    with mpsr.Receiver(address) as receiver:
+        thread = threading.Thread(target=lambda: list(receiver))
+        thread.start()
+        for _ in range(500):
+            with socket.socket(socket.AF_UNIX) as passing:
+                passing.connect(address)
+                passing.sendall(PREFACE + encode(Hello(os.urandom(16), 0, "passing")))
+        assert served_within(address) < 1
+        engine: Any = receiver._inbox
+        while receiver.stats().connections:
+            time.sleep(0.001)
+        assert len(engine.ledger) == 0
+        receiver.stop()
+        thread.join(20)
