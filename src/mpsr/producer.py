@@ -655,6 +655,7 @@ class Producer(ProducerBase[T]):
         me = object()
         patient = self._patient and deadline is None and world() is None
         chosen = self._begin_write(me, monotonic(), patient=True) if patient else ()
+        changed = self._changed
         self._waiting += 1
         self._waiting_patiently += patient
         try:
@@ -667,10 +668,14 @@ class Producer(ProducerBase[T]):
             else:
                 if self._resting:
                     self._outbox.wakeup.set()
-                self._changed.wait(left)
+                changed.wait(left)
         finally:
-            self._waiting -= 1
-            self._waiting_patiently -= patient
+            if changed is self._changed:
+                self._waiting -= 1
+                self._waiting_patiently -= patient
+        if changed is not self._changed:  # a greenlet that a fork has carried into a child
+            error = f"the producer for {self.address} was forked: the parent's call goes on"
+            raise Closed(error)
         return True
 
     # A write takes three steps, so that the lock is free during the system call. Who is at it
@@ -773,7 +778,7 @@ class Producer(ProducerBase[T]):
         else:
             super()._wake_at(when)
 
-    def _poll(self) -> select.poll:
+    def _poll(self) -> primitives.poll:
         """Return what to wait on: while resting, not for acknowledgements, but for the end."""
         poll = primitives.poll()
         if self._resting:
