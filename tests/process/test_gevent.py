@@ -229,6 +229,44 @@ def test_children_of_a_patched_program_deliver(address: str, close: bool) -> Non
         assert numbers == [b"early"] * (who == b"0") + expected
 
 
+@pytest.mark.parametrize("journal", [False, True], ids=["plain", "journal"])
+def test_fork_leaves_a_receiver_that_waits_to_the_parent(
+    address: str, tmp_path: Path, journal: bool
+) -> None:
+    fork = """
+        import os
+        import gevent.socket
+
+        def receive():
+            got.extend(receiver)
+
+        got = []
+        receiver = mpsr.Receiver(address, **receiving)
+        reader = spawn(receive)
+        gevent.sleep()
+        reads, writes = os.pipe()
+        child = os.fork()
+        if not child:
+            gevent.socket.wait_read(reads)  # its hub runs until the parent has received
+            try:
+                receiver.receive(timeout=0)
+            except mpsr.Closed:
+                os._exit(0)
+            os._exit(1)
+        with mpsr.Producer(address) as producer:
+            producer.send(b"one")
+            producer.flush()
+        os.write(writes, b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        receiver.stop()
+        wait(reader)
+        receiver.close()
+        assert got == [b"one"]
+        """
+    receiving = {"journal": str(tmp_path / "events.db")} if journal else {}
+    run(WORLDS["gevent"], fork, address=address, receiving=receiving)
+
+
 def test_native_threads_of_a_patched_program_send_beside_greenlets(address: str) -> None:
     send = """
         def send(who):
