@@ -63,12 +63,15 @@ class Thread:
         return not self.alive
 
     def _run(self) -> None:
+        # Debuggers and coverage ask threading for it; they see the calls that follow.
+        if threading.gettrace() is not None:
+            sys.settrace(threading.gettrace())
+        if threading.getprofile() is not None:
+            sys.setprofile(threading.getprofile())
+        self._work()
+
+    def _work(self) -> None:
         try:
-            # What debuggers and coverage ask threading to do in every thread.
-            if threading.gettrace() is not None:
-                sys.settrace(threading.gettrace())
-            if threading.getprofile() is not None:
-                sys.setprofile(threading.getprofile())
             self._target()
         except BaseException as exc:  # noqa: BLE001 - whoever started it is to know
             self.failure = exc
