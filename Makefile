@@ -18,7 +18,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure soak fuzz sanitize coverage lint format bench bench-full docs build clean
+.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz sanitize coverage lint format bench bench-full docs build clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,22 @@ test: $(VENV)/.test ## run the tests
 test-pure: $(VENV)/.test ## run the core's tests on the Python twin of the codec
 	@MPSR_SPEEDUPS=off $(PYTEST) $(CORE_TESTS)
 
+test-all: ## run the tests on every Python from 3.11 on that this machine has
+	@failed=; .ci/pythons | { while read -r version python; do \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory test VENV=build/python-$$version PYTHON=$$python </dev/null \
+			|| failed="$$failed $$version"; \
+		seen="$$seen $$version"; \
+	done; echo "ran on Python$$seen$${failed:+, failed on$$failed}"; [ "$$seen" ] && [ -z "$$failed" ]; }
+
+SDIST := build/sdist
+
+test-sdist: $(VENV)/.dev ## run the quick tests of the sdist, unpacked elsewhere
+	@rm -rf $(SDIST) && $(PY) -m build --sdist --outdir $(SDIST) >/dev/null
+	@tar -C $(SDIST) --strip-components 1 -xzf $(SDIST)/*.tar.gz
+	@cd $(SDIST) && PYTHONPATH=src MPSR_SPEEDUPS=off $(abspath $(PY)) -m pytest -q \
+		tests/wire tests/cli tests/test_*.py
+
 soak: $(VENV)/.test ## run the tests that take minutes
 	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT)
 
@@ -48,7 +64,7 @@ INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("inclu
 
 sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
-	@for module in wire/_codec _direct _ring _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
+	@for module in wire/_codec _direct _ring _sigmask _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
 		gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
 		-I$(INCLUDE) src/mpsr/$$module.c -o $(SANITIZED)/mpsr/$$module$(SUFFIX) || exit; done
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \

@@ -15,6 +15,6 @@ def extension(name: str) -> Extension:
     )
 
 
-MODULES = ["mpsr.wire._codec", "mpsr._direct", "mpsr._ring", "mpsr._timer"]
+MODULES = ["mpsr.wire._codec", "mpsr._direct", "mpsr._ring", "mpsr._sigmask", "mpsr._timer"]
 
 setup(ext_modules=[extension(name) for name in MODULES])

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.chance import SEED, Chance
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+
+CLIENTS: Final = "MPSR_TEST_CLIENTS"  # "require": a client that is missing fails its tests
+_CHANCE: Final = pytest.StashKey[Chance]()
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT also in the background of a script, whose commands are started to ignore it.
+
+    The programs that tests start inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that is marked as needing programs that are missing, or fail it."""
+    needed = {program for mark in item.iter_markers("needs") for program in mark.args}
+    missing = sorted(program for program in needed if shutil.which(program) is None)
+    if missing:
+        end = pytest.fail if os.environ.get(CLIENTS) == "require" else pytest.skip
+        end(f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> Chance:
+    """Give random numbers; the report of a failure tells how to have the same again."""
+    chance = request.node.stash[_CHANCE] = Chance()
+    return chance
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Name the seed of a random test that failed."""
+    report = yield
+    chance = item.stash.get(_CHANCE, None)
+    if report.failed and chance is not None:
+        report.sections.append(("random numbers", f"{SEED}={chance.drawn_from}"))
+    return report
 
 
 @pytest.fixture

@@ -406,7 +406,7 @@ def test_close_does_not_unlink_a_replaced_path(path: str) -> None:
 
 @both_types
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
-@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o200])
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o622])
 def test_mode_is_what_was_asked_for(
     path: str, umask: Callable[[int], int], mode: int, mask: int, kind: SocketType
 ) -> None:

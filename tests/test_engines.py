@@ -256,8 +256,8 @@ def server(address: str) -> Iterator[Server]:
 def turn(outbox: Outbox, now: float) -> None:
     """Do what is to be done at this time."""
     outbox.service(now)
-    while chosen := outbox.begin_write(now):
-        outbox.end_write(outbox.write(chosen), now)
+    while write := outbox.begin_write(now):
+        outbox.end_write(write(), now)
 
 
 def send(outbox: Outbox, message: bytes, now: float) -> None:
@@ -398,8 +398,9 @@ def test_write_error_after_the_end_tells_what_the_receiver_said(
         turn(outbox, 1)
         peer.sendall(encode(Reject(RejectCode.FENCED, "gone")))
     outbox.window.offer(b"x", 2)
-    chosen = outbox.begin_write(2)
-    result = outbox.write(chosen)
+    write = outbox.begin_write(2)
+    assert write is not None
+    result = write()
     assert isinstance(result, OSError)
     assert result.errno in (errno.EPIPE, errno.ECONNRESET)
     outbox.end_write(result, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import sqlite3
@@ -20,6 +19,7 @@ from threading import Event
 import pytest
 
 import mpsr
+from tests.chance import Chance
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -162,7 +162,7 @@ def exactly_once(directory: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path) -> None:
+def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chance: Chance) -> None:
     """However often it is killed, the results hold each message once, and in order."""
     end = Event()
 
@@ -180,7 +180,7 @@ def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path) -> N
         senders = [threads.submit(send, place) for place in range(3)]
         for _ in range(5):
             with exactly_once(tmp_path) as process:
-                time.sleep(random.uniform(0, 0.2))
+                time.sleep(chance.uniform(0, 0.2))
                 process.kill()
         with exactly_once(tmp_path) as process:
             end.set()

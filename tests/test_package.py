@@ -35,9 +35,17 @@ def test_the_version_is_the_packages() -> None:
 def test_importing_is_light() -> None:
     """What only the async fronts or the command need is not loaded with the package."""
     heavy = {"anyio", "asyncio", "click", "logging", "rich", "sqlite3", "multiprocessing"}
-    code = "import sys, mpsr; print(*sys.modules)"
+    code = "import sys; from mpsr import Producer, Receiver; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not heavy.intersection(loaded)
+
+
+def test_importing_the_package_imports_none_of_its_modules() -> None:
+    """A name's module comes with the name; so the command can take signals before all else."""
+    code = "import sys, mpsr; print(*sys.modules); mpsr.Producer; mpsr.Batch"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert [name for name in loaded if name.startswith("mpsr")] == ["mpsr"]
+    assert set(mpsr.__all__) <= set(dir(mpsr))
 
 
 def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:

@@ -365,8 +365,8 @@ def test_any_news_wakes_who_waits_for_room(address: str) -> None:
     def send(now: float) -> None:
         outbox.service(now)
         assert outbox.window.offer(bytes(100_000), now)
-        while chosen := outbox.begin_write(now):
-            outbox.end_write(outbox.write(chosen), now)
+        while write := outbox.begin_write(now):
+            outbox.end_write(write(), now)
 
     with mpsr.Receiver(address) as receiver:
         while outbox._ring is None:

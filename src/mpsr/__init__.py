@@ -1,53 +1,72 @@
-"""Many producers, single receiver: messages between processes over a Unix domain socket."""
+"""Many producers, single receiver: messages between processes over a Unix domain socket.
+
+A name's module is imported when the name is first used. So the package costs nothing to import,
+and the command can take signals before anything else.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from mpsr.batch import Batch, Peer, ProducerIdentity
-from mpsr.errors import (
-    AddressDenied,
-    AddressError,
-    AddressInUse,
-    AddressOccupied,
-    BufferFull,
-    Closed,
-    ConfigurationError,
-    DecodeError,
-    InvalidAddress,
-    JournalDamaged,
-    JournalDenied,
-    JournalError,
-    JournalFull,
-    JournalInUse,
-    LocalProtocolError,
-    MessageError,
-    MessageTooLarge,
-    MpsrError,
-    NewerJournal,
-    NoJournal,
-    NoReceiver,
-    NotAJournal,
-    NotSent,
-    ProtocolError,
-    ReceiverBusy,
-    Rejected,
-    RemoteProtocolError,
-    SendTimedOut,
-    TimedOut,
-    Undelivered,
-    UnframeableMessage,
-    WrongSocketType,
-)
-from mpsr.inbox import ReceiverStats
-from mpsr.outbox import ProducerStats
-from mpsr.producer import Producer
-from mpsr.receiver import Receiver
-
+TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from mpsr.aio import AsyncProducer, AsyncReceiver
+    from mpsr.batch import Batch, Peer, ProducerIdentity
+    from mpsr.errors import (
+        AddressDenied,
+        AddressError,
+        AddressInUse,
+        AddressOccupied,
+        BufferFull,
+        Closed,
+        ConfigurationError,
+        DecodeError,
+        InvalidAddress,
+        JournalDamaged,
+        JournalDenied,
+        JournalError,
+        JournalFull,
+        JournalInUse,
+        LocalProtocolError,
+        MessageError,
+        MessageTooLarge,
+        MpsrError,
+        NewerJournal,
+        NoJournal,
+        NoReceiver,
+        NotAJournal,
+        NotSent,
+        ProtocolError,
+        ReceiverBusy,
+        ReentrantCall,
+        Rejected,
+        RemoteProtocolError,
+        SendTimedOut,
+        TimedOut,
+        Undelivered,
+        UnframeableMessage,
+        WrongReceiver,
+        WrongSocketType,
+        WrongType,
+    )
+    from mpsr.inbox import ReceiverStats
+    from mpsr.outbox import ProducerStats
+    from mpsr.producer import Producer
+    from mpsr.receiver import Receiver
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "AsyncProducer": "aio",
+    "AsyncReceiver": "aio",
+    "Batch": "batch",
+    "Peer": "batch",
+    "Producer": "producer",
+    "ProducerIdentity": "batch",
+    "ProducerStats": "outbox",
+    "Receiver": "receiver",
+    "ReceiverStats": "inbox",
+}  # all others are exceptions
 
 __all__ = [
     "AddressDenied",
@@ -84,20 +103,28 @@ __all__ = [
     "Receiver",
     "ReceiverBusy",
     "ReceiverStats",
+    "ReentrantCall",
     "Rejected",
     "RemoteProtocolError",
     "SendTimedOut",
     "TimedOut",
     "Undelivered",
     "UnframeableMessage",
+    "WrongReceiver",
     "WrongSocketType",
+    "WrongType",
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the async fronts, loaded where used: anyio is not light
-    if name in ("AsyncProducer", "AsyncReceiver"):
-        from mpsr import aio  # noqa: PLC0415
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module says
+    if name not in __all__:
+        error = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(error)
+    from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
-        return getattr(aio, name)
-    error = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(error)
+    found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,7 @@
 
 #include <structmember.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "wire/_frame.h"
@@ -25,6 +26,8 @@ typedef struct {
     double ahead;        /* seconds that turns may be taken ahead */
     double turns_at;     /* when all turns are there again, on the monotonic clock */
     int descriptor;      /* of the socket; -1 while closed */
+    dev_t device;        /* what file that is: the program may close it, and use its number */
+    ino_t inode;
     Py_ssize_t count;    /* of the messages that may still be written */
     Py_ssize_t longest;  /* bytes of a message */
     uint64_t first_seq;
@@ -52,6 +55,13 @@ static PyObject *frame_of(PyObject *message, uint64_t seq)
     return frame;
 }
 
+static int is_ours(DirectWriter *self)
+{
+    struct stat found;
+    return fstat(self->descriptor, &found) == 0 && found.st_dev == self->device
+           && found.st_ino == self->inode;
+}
+
 /* Write a frame, which is remembered; tell whether it went. */
 static int write_last(DirectWriter *self)
 {
@@ -72,6 +82,10 @@ static PyObject *direct_write(PyObject *op, PyObject *message)
     DirectWriter *self = (DirectWriter *)op;
     if (self->descriptor < 0 || self->count == 0 || !PyBytes_CheckExact(message)) Py_RETURN_FALSE;
     if (PyBytes_GET_SIZE(message) > self->longest || !take_turn(self)) Py_RETURN_FALSE;
+    if (!is_ours(self)) {
+        self->descriptor = -1;
+        Py_RETURN_FALSE;
+    }
     PyObject *frame = frame_of(message, self->first_seq + (uint64_t)PyList_GET_SIZE(self->frames));
     if (frame == NULL) return NULL;
     int failed = PyList_Append(self->frames, frame);
@@ -93,10 +107,14 @@ static PyObject *direct_open(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "the sequence numbers must fit in 64 bits");
         return NULL;
     }
+    struct stat found;
+    if (fstat(descriptor, &found) < 0) return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *frames = PyList_New(0);
     if (frames == NULL) return NULL;
     Py_SETREF(self->frames, frames);
     self->descriptor = descriptor;
+    self->device = found.st_dev;
+    self->inode = found.st_ino;
     self->first_seq = first_seq;
     self->count = count;
     self->longest = Py_MIN(longest, UINT32_MAX - HEAD);

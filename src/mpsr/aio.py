@@ -10,11 +10,16 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
+from mpsr import arguments
+from mpsr.arguments import OWN, Own
 from mpsr.errors import Closed, MpsrError, Undelivered
 from mpsr.forking import watch_forks
-from mpsr.limits import CLOSE_PATIENCE
+from mpsr.limits import CLOSE_PATIENCE, MESSAGE_COST
+from mpsr.poller import AnyPoller, Poller
 from mpsr.producer import ProducerBase
 from mpsr.receiver import ReceiverBase
+from mpsr.sigmask import MASK
+from mpsr.wire.codec import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Batch
     from mpsr.journaled import Reader
     from mpsr.spool import Spool
+    from mpsr.waiters import Until
 
     T = TypeVar("T", default=bytes)
     S = TypeVar("S", default=Buffer)
@@ -64,7 +70,11 @@ class AsyncReceiver(ReceiverBase[T]):
             self._open(await self.receive_batch(timeout))
 
     async def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        """Return the next batch; the time-out and the errors are those of ``receive``.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        """
+        timeout = arguments.timeout(timeout)
         # The checkpoint comes before the batch is taken, so that cancelling loses nothing.
         await checkpoint()
         deadline = None if timeout is None else monotonic() + timeout
@@ -96,6 +106,7 @@ class AsyncReceiver(ReceiverBase[T]):
             ConfigurationError: there is no journal, or it does not hold what comes after.
 
         """
+        self._check_reader(after, cursor)
         if after is None and cursor is None:
             return _Batches(self)
         return self._follow(self._reader(after, cursor))
@@ -134,6 +145,10 @@ class AsyncReceiver(ReceiverBase[T]):
         What was not handed out stays with the native producers, for the next receiver.
         """
         self._finish(handled=True)
+
+    async def aclose(self) -> None:
+        """Close, as ``close()`` does: the name by which ``contextlib.aclosing`` calls it."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -179,12 +194,13 @@ class AsyncProducer(ProducerBase[S]):
     _tasks: TaskGroup | None = None
     _running = False  # whether the background task is
 
-    async def send(self, message: S, timeout: float | None = None) -> None:
+    async def send(self, message: S, timeout: float | Own | None = OWN) -> None:
         """Take a message; it is sent at once on an idle producer, else with the burst.
 
         Args:
             message: bytes-like, or what ``encode=`` takes.
-            timeout: seconds to wait for room; None stands for the producer's own ``timeout``.
+            timeout: seconds to wait for room; None waits for ever. Left out, it is the producer's
+                own ``timeout``.
 
         Raises:
             SendTimedOut: with ``on_full="block"``: there was no room in time.
@@ -194,12 +210,15 @@ class AsyncProducer(ProducerBase[S]):
             Closed: the producer was closed, or its ``async with`` block not entered.
 
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         encoded: Any = message if self._encode is None else self._encode(message)
-        if self._append(encoded):
-            return
-        if self._write_direct(encoded):
-            await cancel_shielded_checkpoint()
-            return
+        if not self._deferred:
+            if self._append(encoded):
+                return
+            if self._write_direct(encoded):
+                await cancel_shielded_checkpoint()
+                return
         now = monotonic()
         body = self._checked(encoded)
         if not self._take(body, now):
@@ -208,21 +227,26 @@ class AsyncProducer(ProducerBase[S]):
             await cancel_shielded_checkpoint()
 
     def try_send(self, message: S) -> bool:
-        """Take a message if there is room, else return False; never waits."""
+        """Take a message if there is room, else return False; never waits.
+
+        It may be called from a signal handler.
+        """
         encoded: Any = message if self._encode is None else self._encode(message)
-        if self._append(encoded) or self._write_direct(encoded):
+        if not self._deferred and (self._append(encoded) or self._write_direct(encoded)):
             return True
         now = monotonic()
         taken = self._take(self._checked(encoded), now)
         self._pump(now)
         return taken
 
-    async def send_many(self, messages: Iterable[S], timeout: float | None = None) -> None:
+    async def send_many(self, messages: Iterable[S], timeout: float | Own | None = OWN) -> None:
         """Take several messages, in order; errors and time-out are those of ``send``.
 
         A message that cannot be sent at all stops it before the first is taken; SendTimedOut
         and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
         """
+        if timeout is not OWN:
+            timeout = arguments.timeout(timeout)
         messages, bodies = self._checked_all(messages)
         await self._take_all(bodies, messages, timeout)
 
@@ -240,22 +264,22 @@ class AsyncProducer(ProducerBase[S]):
 
         """
         self._check_spooled(spooled=spooled)
+        timeout = arguments.timeout(timeout)
         await checkpoint()
         self._check()
         deadline = None if timeout is None else monotonic() + timeout
-        target = self._window.next_seq
-        self._window.seal()
-        if not self._is_spooled(target):
-            self._outbox.wakeup.set()
+        until: Until = "spooled" if spooled else "accepted"
+        with MASK, self._lock:
+            self._take_deferred(monotonic())
+            target = self._window.next_seq
+            self._window.seal()
+            if not self._is_spooled(target):
+                self._outbox.wakeup.set()
         self._pump(monotonic())
-        while spooled and not self._is_spooled(target):
+        while not self._is_safe(until, target):
             self._check(taking=False)
-            if not await self._wait(deadline):
-                raise self._late_spool(timeout or 0)
-        while not spooled and self._window.accepted_seq < target:
-            self._check(taking=False)
-            if not await self._wait(deadline):
-                raise self._late(timeout or 0)
+            if not await self._wait(until, target, deadline):
+                raise (self._late_spool if spooled else self._late)(timeout or 0)
 
     async def close(self, timeout: float | None = None) -> None:
         """Deliver what is buffered, say goodbye and close.
@@ -271,13 +295,16 @@ class AsyncProducer(ProducerBase[S]):
             Undelivered: it carries what neither the receiver has accepted nor a spool holds.
 
         """
-        undelivered = await self._drain_and_close(timeout)
+        undelivered = await self._drain_and_close(arguments.timeout(timeout))
         if undelivered is not None:
             raise undelivered from self._outbox.failure
 
+    async def aclose(self) -> None:
+        """Close, as ``close()`` does: the name by which ``contextlib.aclosing`` calls it."""
+        await self.close()
+
     async def __aenter__(self) -> Self:
         super()._check()
-        self._changed = anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._running = True
@@ -290,10 +317,13 @@ class AsyncProducer(ProducerBase[S]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; an exception on its way out is not hidden behind Undelivered, but notes it."""
+        """Close; an exception on its way out is not hidden behind Undelivered, but notes it.
+
+        Is it a TimedOut of this producer, and nobody receives, then the block does not wait again.
+        """
         undelivered: Undelivered | None = None
         try:
-            undelivered = await self._drain_and_close(None)
+            undelivered = await self._drain_and_close(self._patience_after(error))
         finally:
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
@@ -305,6 +335,7 @@ class AsyncProducer(ProducerBase[S]):
 
     def after_fork_in_child(self) -> None:
         """Close: an event loop does not survive a fork; the parent's producer goes on."""
+        self._open_lock()
         if not self._closed:
             self._closed = True
             self._outbox.close()
@@ -316,6 +347,10 @@ class AsyncProducer(ProducerBase[S]):
     def _begin(self) -> None:
         watch_forks(self)
 
+    def _make_poller(self) -> AnyPoller:
+        self._poller = Poller()
+        return self._poller
+
     def _check(self, *, taking: bool = True) -> None:
         super()._check(taking=taking)
         if self._tasks is None:
@@ -326,49 +361,71 @@ class AsyncProducer(ProducerBase[S]):
         return super()._may_deliver() and (self._spool is None or self._running)
 
     def _take(self, body: bytes, now: float) -> bool:
-        self._check()
-        taken = self._window.offer(body, now)
-        self._append = self._window.packer.append
-        self._arm(now)
+        if self._is_mine():
+            return self._defer(body)
+        with MASK, self._lock:
+            self._check()
+            self._take_deferred(now)
+            taken = self._window.offer(body, now)
+            self._append = self._window.packer.append
+            self._arm(now)
         return taken
 
     async def _take_all(
-        self, bodies: Sequence[Any], messages: Sequence[S], timeout: float | None
+        self, bodies: Sequence[Any], messages: Sequence[S], timeout: float | Own | None
     ) -> None:
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._timeout if timeout is OWN else timeout
         deadline = None if timeout is None else monotonic() + timeout
         position = 0
         while position < len(bodies):
-            self._check()
-            now = monotonic()
-            ready = self._spool is None and self._outbox.ready()
-            position = self._window.offer_many(bodies, position, now, enough=ready)
-            self._arm(now)
+            with MASK, self._lock:
+                self._check()
+                now = monotonic()
+                self._take_deferred(now)
+                ready = self._spool is None and self._outbox.ready()
+                position = self._window.offer_many(bodies, position, now, enough=ready)
+                self._arm(now)
             if self._pump(now):
                 await cancel_shielded_checkpoint()
             elif position < len(bodies):
                 if self._on_full == "raise":
                     raise self._full(messages[position:], None)
-                if not await self._wait(deadline):
+                need = len(to_bytes(bodies[position])) + MESSAGE_COST
+                if not await self._wait("room", need, deadline):
                     raise self._full(messages[position:], timeout)
 
-    async def _wait(self, deadline: float | None) -> bool:
-        """Wait for any change; False once the deadline has passed."""
+    async def _wait(self, until: Until, need: int, deadline: float | None) -> bool:
+        """Wait until it may be there, or will not come; False once the deadline has passed."""
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return False
-        with anyio.move_on_after(left):
-            await self._changed.wait()
+        if self._is_safe(until, need) or self._is_hopeless(until):
+            return True
+        woken = anyio.Event()
+        waiter = self._waiters.add(until, need, woken.set)
+        try:
+            with anyio.move_on_after(left):
+                await woken.wait()
+        except BaseException:  # cancelled
+            self._waiters.remove(waiter)
+            self._notify()  # others can use what it was woken for
+            raise
+        self._waiters.remove(waiter)
         return True
 
     def _pump(self, now: float) -> bool:
         """Write what is due; tell whether anything was."""
+        if self._is_mine():
+            return False  # whoever was interrupted writes
         outbox = self._outbox
         wrote = False
-        while chosen := outbox.begin_write(now):
-            outbox.end_write(outbox.write(chosen), now)
-            wrote = True
-        self._let_direct(now)
+        with MASK, self._lock:
+            while (write := outbox.begin_write(now)) is not None:
+                outbox.end_write(write(), now)
+                wrote = True
+            self._let_direct(now)
+        if self._waiters and wrote:
+            outbox.wakeup.set()  # the background task tells them
         return wrote
 
     async def _run(self) -> None:
@@ -376,21 +433,26 @@ class AsyncProducer(ProducerBase[S]):
         outbox = self._outbox
         try:
             while not self._closed:
-                now = monotonic()
-                outbox.service(now)
+                with MASK, self._lock:
+                    now = monotonic()
+                    outbox.service(now)
+                    self._take_deferred(now)
                 if self._spool is not None:
                     await self._commit(self._spool)
                     now = monotonic()
                 self._pump(now)
-                self._changed.set()
-                self._changed = anyio.Event()
-                wait = self._wait_time(now)
-                self._wakes_at = inf if wait is None else now + wait
-                self._let_direct(now)
+                with MASK, self._lock:
+                    self._notify()
+                    wait = self._wait_time(now)
+                    self._wakes_at = inf if wait is None else now + wait
+                    self._let_direct(now)
                 with anyio.move_on_after(wait):
-                    await anyio.wait_readable(outbox.fileno())
+                    await anyio.wait_readable(self._poller.fileno())
+        except Exception as exc:  # noqa: BLE001 - whatever it is, those who send are told
+            outbox.fail(self._background_failed(exc))
         finally:
             self._running = False
+            self._notify()
             if self._closed:
                 outbox.close()
                 self._close_spool()
@@ -430,13 +492,15 @@ class AsyncProducer(ProducerBase[S]):
         undelivered: Undelivered | None = None
         drained = False
         try:
-            window.seal()
+            with MASK, self._lock:
+                self._take_deferred(since)
+                window.seal()
+                self._waiters.wake_all()
             self._pump(since)
             while self._running and not self._is_spooled(window.next_seq):
                 outbox.wakeup.set()
-                if self._spool_failure is not None or not await self._wait(
-                    self._spooling_until(since, deadline)
-                ):
+                until = self._spooling_until(since, deadline)
+                if self._spool_failure is not None or not await self._wait("changed", 0, until):
                     break
             accepted_seq = window.accepted_seq
             while (
@@ -446,7 +510,8 @@ class AsyncProducer(ProducerBase[S]):
             ):
                 if window.accepted_seq > accepted_seq:
                     accepted_seq, since = window.accepted_seq, monotonic()
-                if not await self._wait(since + CLOSE_PATIENCE if deadline is None else deadline):
+                until = since + CLOSE_PATIENCE if deadline is None else deadline
+                if not await self._wait("changed", 0, until):
                     break
             outbox.say_bye()
             self._pump(monotonic())
@@ -457,8 +522,8 @@ class AsyncProducer(ProducerBase[S]):
                 self._commit_rest(self._spool)
             undelivered = self._undelivered()
             self._closed = True
+            self._waiters.wake_all()
             if self._running:
-                self._changed.set()
                 outbox.wakeup.set()  # the background task closes it
             else:
                 outbox.close()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from mpsr.primitives import start_new_thread
+from mpsr.primitives import get_ident, start_new_thread
 from mpsr.waiting import Waiter
 
 # Faults come to the thread that made them.
@@ -36,6 +36,7 @@ class Thread:
         self.alive = False
         self.failure: BaseException | None = None
         self._target = target
+        self._ident: int | None = None
         self._joining: list[Waiter] = []
 
     def start(self) -> None:
@@ -54,6 +55,10 @@ class Thread:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def is_current(self) -> bool:
+        """Tell whether the caller is this thread."""
+        return self._ident == get_ident()
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; return False if the time was over before (seconds)."""
         waiter = Waiter()
@@ -63,6 +68,7 @@ class Thread:
         return not self.alive
 
     def _run(self) -> None:
+        self._ident = get_ident()
         # Debuggers and coverage ask threading for it; they see the calls that follow.
         if threading.gettrace() is not None:
             sys.settrace(threading.gettrace())

@@ -100,10 +100,30 @@ class Batch(Sequence[T], Generic[T]):
         self.track = track  # where its native producer stands
         self.position: int | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as a copy of the messages, with all that is known of them."""
+        return _listed, (list(self.iter_raw()), self._known(), self.position)
+
     @property
     def end_seq(self) -> int:
         """The sequence number behind the last message."""
         return self.first_seq + self._count
+
+    def last(self, bodies: list[bytes]) -> Batch[T]:
+        """Return its last messages, which these are, as a batch of their own."""
+        known = {**self._known(), "first_seq": self.end_seq - len(bodies), "lost": 0}
+        batch: Batch[T] = _listed(bodies, {**known, "track": self.track}, self.position)
+        return batch
+
+    def _known(self) -> dict[str, Any]:
+        """Return what is known of it, beside its messages and where it stands."""
+        return {
+            "peer": self.peer,
+            "producer": self.producer,
+            "first_seq": self.first_seq,
+            "lost": self.lost,
+            "decode": self._decode,
+        }
 
     def iter_raw(self) -> Iterator[bytes]:
         """Iterate over the messages as they came, before ``decode=``."""
@@ -139,6 +159,13 @@ class Batch(Sequence[T], Generic[T]):
     def __repr__(self) -> str:
         lost = f", {self.lost} lost before it" if self.lost else ""
         return f"<Batch of {self._count}, {self.nbytes} bytes, from pid {self.peer.pid}{lost}>"
+
+
+def _listed(bodies: list[bytes], known: dict[str, Any], position: int | None) -> Batch[Any]:
+    """Return a batch of messages that are in a list."""
+    batch: Batch[Any] = Batch(partial(iter, bodies), len(bodies), sum(map(len, bodies)), **known)
+    batch.position = position
+    return batch
 
 
 def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:

@@ -8,11 +8,11 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Literal, NamedTuple
 
-from mpsr import lockfile, primitives
+from mpsr import arguments, lockfile, primitives, trust
 from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.errors import (
     AddressDenied,
@@ -23,9 +23,11 @@ from mpsr.errors import (
     InvalidAddress,
     NoReceiver,
     ReceiverBusy,
+    WrongReceiver,
     WrongSocketType,
 )
 from mpsr.limits import BACKLOG
+from mpsr.trust import ReceiverUid
 
 SocketType = Literal["stream", "dgram"]
 SOCKET_TYPES: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM}
@@ -247,6 +249,40 @@ def reach(
         return sock
 
 
+def check_receiver(address: Address, sock: socket.socket, receiver_uid: ReceiverUid) -> None:
+    """Raise WrongReceiver if a socket is connected to a process whose user may not receive.
+
+    The kernel tells whose process called ``listen()``. Of datagrams it does not: there the owner
+    of the socket's file stands for it, and at an abstract name nobody does.
+    """
+    if receiver_uid == "any" or (receiver_uid is None and address.kind == "fd"):
+        return
+    peer = peer_of(sock)
+    uid, why = peer.uid, ""
+    try:
+        if uid is None and address.kind == "path":
+            uid = os.stat(address.value).st_uid
+        if receiver_uid is None:
+            me = os.geteuid()
+            steps = trust.steps_to(address.value) if address.kind == "path" else ()
+            allowed: Collection[int] = trust.trusted_by_path(steps, me) if steps else {0, me}
+            why = "other users could have taken that name first"
+        else:
+            allowed = {receiver_uid} if isinstance(receiver_uid, int) else receiver_uid
+            why = "receiver_uid= does not name that user"
+    except OSError as exc:
+        why, allowed = f"{exc.filename}: {exc.strerror}, so nobody can tell who that may be", ()
+    if uid is not None and uid in allowed:
+        return
+    who = "an unknown user" if uid is None else f"uid {uid}"
+    who += "" if peer.pid is None else f" (process {peer.pid})"
+    if uid is None:
+        why = "the system does not tell whose socket is at an abstract name"
+    advice = "pass receiver_uid= if it is right, or else take another address"
+    error = f"cannot send to {address}: {who} receives there, and {why}; {advice}"
+    raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
+
+
 # -- arguments --------------------------------------------------------------------------------
 
 
@@ -257,8 +293,7 @@ def _check_type(kind: str) -> None:
 
 def _check_permissions(mode: int, group: str | int | None) -> int | None:
     """Return the group's id."""
-    if not 0 <= mode <= stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO:
-        raise ConfigurationError(f"mode={mode:#o} is no set of permissions; pass one like 0o660")
+    arguments.mode(mode)
     if group is None:
         return None
     if not mode & stat.S_IWGRP:

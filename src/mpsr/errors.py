@@ -2,6 +2,7 @@
 
 MpsrError
 ├── ConfigurationError      an argument makes no sense (also a ValueError)
+│   └── WrongType           it is of a type that it cannot be of (also a TypeError)
 ├── AddressError            an address cannot be claimed or reached
 │   ├── InvalidAddress      the text is no usable address
 │   ├── AddressInUse        a live process holds it; ``pid`` where known
@@ -9,7 +10,8 @@ MpsrError
 │   ├── AddressDenied       the permissions forbid it
 │   ├── NoReceiver          nobody listens there
 │   ├── ReceiverBusy        somebody listens there, but its backlog is full
-│   └── WrongSocketType     the socket there is of another type
+│   ├── WrongSocketType     the socket there is of another type
+│   └── WrongReceiver       who receives there is not trusted; ``uid`` and ``pid`` say who
 ├── MessageError            a message cannot be sent as it is (also a ValueError)
 │   ├── MessageTooLarge     it is larger than the limit
 │   └── UnframeableMessage  its bytes would be taken for a boundary
@@ -20,6 +22,7 @@ MpsrError
 │   └── SendTimedOut        ... while waiting for room (also a NotSent)
 ├── DecodeError             ``decode=`` failed; ``message`` holds the bytes
 ├── Closed                  the object was closed, or belongs to a parent process
+├── ReentrantCall           it would wait for the call that it interrupted
 ├── JournalError            a journal or spool cannot be used; ``path`` says which
 │   ├── JournalInUse        another process holds it; ``pid`` where known
 │   ├── JournalDenied       the permissions forbid it
@@ -43,11 +46,30 @@ if TYPE_CHECKING:
 
 
 class MpsrError(Exception):
-    """Any error that mpsr raises on purpose."""
+    """Any error that mpsr raises on purpose.
+
+    It can be copied and pickled, so that it crosses from one process to another, with all that it
+    carries; its cause and its traceback stay behind, as those of any exception do.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its arguments and attributes: constructors differ in what they ask for.
+        return _restored, (type(self), self.args), self.__getstate__()
+
+
+def _restored(kind: type[MpsrError], args: tuple[Any, ...]) -> MpsrError:
+    """Return an exception as it was pickled, still without its attributes."""
+    error = kind.__new__(kind, *args)
+    error.args = args  # which those that are an OSError too leave to their constructor
+    return error
 
 
 class ConfigurationError(MpsrError, ValueError):
     """An argument makes no sense, alone or beside another."""
+
+
+class WrongType(ConfigurationError, TypeError):
+    """An argument is of a type that it cannot be of."""
 
 
 class AddressError(MpsrError):
@@ -87,6 +109,16 @@ class WrongSocketType(AddressError):
     """The socket at the address is of another type (stream, datagram)."""
 
 
+class WrongReceiver(AddressError):
+    """The process that receives at the address is of a user who may not; ``uid`` says who."""
+
+    def __init__(
+        self, message: str, *, address: str, pid: int | None = None, uid: int | None = None
+    ) -> None:
+        super().__init__(message, address=address, pid=pid)
+        self.uid = uid
+
+
 class MessageError(MpsrError, ValueError):
     """A message cannot be sent as it is."""
 
@@ -105,6 +137,13 @@ class NotSent(MpsrError):
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.messages = messages
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A view of memory cannot be pickled; its bytes are equal to it.
+        messages = self.messages
+        if any(isinstance(each, memoryview) for each in messages):
+            messages = [bytes(each) if isinstance(each, memoryview) else each for each in messages]
+        return {**self.__dict__, "messages": messages}
 
 
 class BufferFull(NotSent):
@@ -140,6 +179,10 @@ class DecodeError(MpsrError):
 
 class Closed(MpsrError):
     """The object was closed, or was inherited from a parent process."""
+
+
+class ReentrantCall(MpsrError, RuntimeError):
+    """A signal handler or finalizer called what would wait for the call that it interrupted."""
 
 
 class JournalError(MpsrError):

@@ -273,6 +273,15 @@ class Inbox:
         self._nbytes += batch.nbytes
         return batch
 
+    @property
+    def in_hand(self) -> Batch[Any] | None:
+        """The batch handed out last, until it is acknowledged; its last part may stand for it."""
+        return self._handed
+
+    @in_hand.setter
+    def in_hand(self, batch: Batch[Any]) -> None:
+        self._handed = batch
+
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Accept the batch handed out last, or its first ``count`` messages alone.
 

@@ -138,6 +138,15 @@ class JournaledInbox:
         """Move the cursor past the batch handed out before; return the next, or None for now."""
         return self._main.next_batch()
 
+    @property
+    def in_hand(self) -> Batch[Any] | None:
+        """The batch handed out last; see Inbox.in_hand."""
+        return self._main.in_hand
+
+    @in_hand.setter
+    def in_hand(self, batch: Batch[Any]) -> None:
+        self._main.in_hand = batch
+
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Move the cursor past the batch handed out last, or its first ``count`` messages."""
         self._main.acknowledge(count, more=more)
@@ -424,6 +433,15 @@ class Reader:
         self._ahead.append(batch)
         self._ahead_bytes += _weight(batch)
         self._ahead_to = batch.position or 0
+
+    @property
+    def in_hand(self) -> Batch[Any] | None:
+        """The batch handed out last; see Inbox.in_hand."""
+        return self._handed
+
+    @in_hand.setter
+    def in_hand(self, batch: Batch[Any]) -> None:
+        self._handed = batch
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Move the cursor past the batch handed out last, or past its first ``count`` messages."""

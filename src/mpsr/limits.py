@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from mpsr.errors import ConfigurationError
-
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+
+LONGEST_TIMEOUT: Final = (
+    1e9  # seconds: 31 years; the system counts a wait in 63 bits of nanoseconds
+)
 
 # -- messages and frames --------------------------------------------------------------------
 
@@ -34,6 +36,7 @@ KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what gli
 
 DYING_OWNER: Final = 0.5  # seconds: what the kernel may take to free a killed owner's lock
 BACKLOG: Final = 4096  # connections waiting to be accepted: the kernel's own usual maximum
+MAX_BACKLOG: Final = 2**31 - 1  # connections: listen(2) takes a C int
 MAX_CONNECTIONS: Final = 1024  # connections: bounds memory and descriptors until raised
 ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starve the connected
 DESCRIPTOR_RESERVE: Final = 32  # descriptors left to the caller's own files
@@ -88,18 +91,3 @@ LONGEST_REST: Final = 86_400.0  # seconds: the system counts a wait in 31 bits o
 ACK_REST: Final = 1.0  # seconds that acknowledgements gather unread while nobody waits for them
 WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
 WRITE_BUFFERS: Final = 512  # buffers gathered for one system call: half of IOV_MAX
-
-
-def check_positive(**limits: float) -> None:
-    """Raise ConfigurationError for a limit that is not above zero."""
-    for name, value in limits.items():
-        if value <= 0:
-            error = f"{name}={value}: it must be above zero"
-            raise ConfigurationError(error)
-
-
-def check_max_message(value: int) -> None:
-    """Raise ConfigurationError for a limit on messages that no frame could hold."""
-    if value > LARGEST_MESSAGE:
-        error = f"max_message={value}: it must be below 4 GiB"
-        raise ConfigurationError(error)

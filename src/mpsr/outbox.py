@@ -1,8 +1,9 @@
 """Send a window of messages over one connection, never waiting.
 
 Writing comes in three steps, so that a front can make the system call outside its lock:
-``begin_write`` chooses what to write, ``write`` writes it, ``end_write`` takes note. Short
-messages on an idle producer take one, in the window's ``direct``, while ``let_direct`` allows it.
+``begin_write`` chooses what to write and returns a function, which writes it; ``end_write`` takes
+note of the result. Short messages on an idle producer take one step, in the window's ``direct``,
+while ``let_direct`` allows it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr import primitives, ring
-from mpsr.endpoint import peer_of, reach
+from mpsr.descriptors import Identity, close_socket
+from mpsr.endpoint import check_receiver, peer_of, reach
 from mpsr.errors import (
     AddressError,
     MpsrError,
@@ -23,6 +26,7 @@ from mpsr.errors import (
     ReceiverBusy,
     Rejected,
     RemoteProtocolError,
+    WrongReceiver,
 )
 from mpsr.greenlets import world
 from mpsr.heap import keep_freed_memory
@@ -38,7 +42,7 @@ from mpsr.limits import (
     SEND_BUFFER,
     SEND_PATIENCE,
 )
-from mpsr.poller import READ, WRITE, Poller
+from mpsr.poller import READ, WRITE, PollPoller
 from mpsr.wakeup import Wakeup
 from mpsr.window import Window
 from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, LostReason, RejectCode, Ring
@@ -46,12 +50,17 @@ from mpsr.wire.framing import FOREIGN_FRAMINGS
 from mpsr.wire.session import Acknowledged, SendingSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mpsr.endpoint import Address, SocketType
+    from mpsr.poller import AnyPoller
     from mpsr.ring import Writer
+    from mpsr.trust import ReceiverUid
     from mpsr.window import OnFull
     from mpsr.wire.framing import Framing
+
+    Write = Callable[[], int | OSError]
+    """Writes what was chosen; returns how many bytes went, or the error."""
 
 _DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
 _SEND_PATIENCE: Final = struct.pack("@ll", *divmod(int(SEND_PATIENCE * 1e6), 10**6))  # timeval
@@ -97,12 +106,15 @@ class Outbox:
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
         spooled_as: bytes | None = None,
+        receiver_uid: ReceiverUid = None,
+        poller: AnyPoller | None = None,
     ) -> None:
         keep_freed_memory()
         self.address = address
         self.id = spooled_as or os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
         self._label = label
+        self._receiver_uid = receiver_uid
         if type == "dgram":
             framing = "stream"  # alone in its datagram, as elsewhere in its connection
             max_message = min(max_message, _largest_datagram())
@@ -118,6 +130,7 @@ class Outbox:
         )
 
         self._socket: socket.socket | None = None
+        self._identity: Identity | None = None  # of that socket
         self._session: SendingSession | None = None
         self._greeting = b""  # preface and HELLO, or BYE, as far as not written
         self._descriptor: int | None = None  # of a ring that was given
@@ -128,7 +141,7 @@ class Outbox:
         self._broken = False  # the connection is to be dropped once that write has ended
         self.blocked = False  # the socket takes no more for now
         self._stalled = False  # nor did it while somebody waited for it
-        self._patient = False  # whether the write under way, or the last, is one that waits
+        self.waits = False  # whether the write under way, or the last, is one that waits
         self.burst_until = 0.0  # until then whoever wrote patiently comes back for more
         self._retry_at = 0.0
         self._backoff = BACKOFF_FIRST
@@ -138,8 +151,8 @@ class Outbox:
         self.peer_pid: int | None = None
 
         self._read_buffer = memoryview(bytearray(MAX_CONTROL_FRAME))
-        self._poller = Poller()
         self.wakeup = Wakeup()
+        self._poller: AnyPoller = PollPoller() if poller is None else poller
         self._poller.register(self.wakeup, READ, self.wakeup)
 
     # -- writing ----------------------------------------------------------------------------
@@ -160,19 +173,38 @@ class Outbox:
         busy = full or self.in_write or self.interrupted
         return self._socket is not None and not busy
 
+    @property
+    def may_write_patiently(self) -> bool:
+        """Whether there is something to write for a caller that waits for the socket."""
+        return self.window.unsent and self._is_free(patient=True) and self._is_open()
+
     def _is_open(self) -> bool:
         """Tell whether messages may pass."""
         return self._session is None or self._session.state is _OPEN
 
-    def begin_write(self, now: float, *, patient: bool = False) -> Sequence[bytes | memoryview]:
-        """Choose what to write now; where that is anything, ``end_write`` must follow.
+    def begin_write(self, now: float, *, patient: bool = False) -> Write | None:
+        """Choose what to write now; return what writes it, if there is anything.
 
-        Who is ``patient`` waits in the write for a full socket, up to SEND_PATIENCE without
-        progress, if he sends much at a time.
+        ``end_write`` must follow, unless somebody has taken the write over in the meantime. A
+        ``patient`` caller waits in the write for a full socket, up to SEND_PATIENCE without
+        progress, if it sends much at a time.
         """
+        chosen = self._choose(now, patient=patient)
+        sock = self._socket
+        if not chosen or sock is None or self._identity is None:
+            return None
+        # Everything is bound here: by the time it is written the connection may be another.
+        if self._ring is not None:
+            return partial(_write_ring, self._ring, sock, self._identity, chosen, self.waits)
+        if self._session is not None and self._session.state is State.GREETED:
+            return partial(self._greet, sock, self._session.takes_ring, chosen)
+        flags = 0 if self.waits else _DONTWAIT
+        return partial(_write_socket, sock, self._identity, chosen, flags)
+
+    def _choose(self, now: float, *, patient: bool) -> Sequence[bytes | memoryview]:
         if not self._is_free(patient=patient):
             return ()
-        self._patient = False
+        self.waits = False
         if self.window.halting and not self._greeting and not self.window.begun:
             self._move()
         if self._greeting:
@@ -181,8 +213,8 @@ class Outbox:
         chosen = self.window.choose(now) if self._is_open() else ()
         if not chosen:
             return ()
-        self._patient = patient and self.window.chosen_last >= PATIENT_WRITE and world() is None
-        if self.blocked and not self._patient:
+        self.waits = patient and self.window.chosen_last >= PATIENT_WRITE and world() is None
+        if self.blocked and not self.waits:
             self.window.put_back()
             return ()
         if self._session is not None:
@@ -193,60 +225,39 @@ class Outbox:
     def let_direct(self, now: float) -> None:
         """Have short messages written in one step from now on, if nothing stands against it."""
         busy = self.in_write or self.interrupted or now < self.burst_until
-        if self.may_rest and not busy and self._given is None:
-            self.window.let_direct(self.socket_fileno())
+        if self._socket is None or self._identity is None or busy or self._given is not None:
+            return
+        if self.may_rest and self._identity.holds():
+            self.window.let_direct(self._socket.fileno())
 
-    def write(self, chosen: Sequence[bytes | memoryview]) -> int | OSError:
-        """Write; return how many bytes went, or the error. Touches nothing but the socket."""
-        flags = 0 if self._patient else _DONTWAIT
-        try:
-            if self._ring is not None:
-                return self._write_ring(self._ring, chosen)
-            if self._session is not None and self._session.state is State.GREETED:
-                return self._greet(chosen)
-            return self._socket.sendmsg(chosen, (), flags)  # type: ignore[union-attr]  # kept by in_write
-        except OSError as exc:
-            return exc
-
-    def _greet(self, chosen: Sequence[bytes | memoryview]) -> int:
+    @staticmethod
+    def _greet(
+        sock: socket.socket,
+        takes_ring: bool,  # noqa: FBT001 - bound with the rest
+        chosen: Sequence[bytes | memoryview],
+    ) -> int | OSError:
         """Write HELLO, and with it a descriptor where a ring would be taken.
 
         Whoever knows of no rings never sees it.
         """
         tokens: list[int] = []
-        if self._session is not None and self._session.takes_ring:
+        if takes_ring:
             try:
                 tokens.append(os.eventfd(0))
             except OSError:
                 pass  # there are too many: no ring, then
         try:
-            return ring.send_along(self._socket, chosen, tokens, _DONTWAIT)  # type: ignore[arg-type]
+            return ring.send_along(sock, chosen, tokens, _DONTWAIT)
         except OSError as exc:
             if exc.errno != errno.ETOOMANYREFS:
-                raise
-            return ring.send_along(self._socket, chosen, [], _DONTWAIT)  # type: ignore[arg-type]
+                return exc
         finally:
             for token in tokens:
                 primitives.close(token)
-
-    def _write_ring(self, writer: Writer, chosen: Sequence[bytes | memoryview]) -> int:
-        """Write into the ring, as a socket is written: raise OSError where nothing went."""
-        left, done = sum(map(len, chosen)), 0
         try:
-            while left:
-                size = writer.write(chosen, done)
-                done += size
-                left -= size
-                if size:
-                    if writer.rouses():
-                        self._ring_bell()
-                elif not self._patient or not writer.sleep(SEND_PATIENCE) or self._broken:
-                    break
-        except ValueError as exc:
-            raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
-        if left and not done:
-            raise BlockingIOError
-        return done
+            return ring.send_along(sock, chosen, [], _DONTWAIT)
+        except OSError as exc:
+            return exc
 
     def _ring_sleeps(self, writer: Writer) -> bool:
         try:
@@ -254,16 +265,10 @@ class Outbox:
         except ValueError:
             return False  # the next write tells
 
-    def _ring_bell(self) -> None:
-        try:
-            self._socket.send(b"\0", _DONTWAIT)  # type: ignore[union-attr]  # there is a ring
-        except BlockingIOError:
-            pass  # there are bells that it has not heard yet
-
     def end_write(self, result: int | OSError, now: float) -> None:
         """Take note of what a write did."""
         self.in_write = False
-        if self._patient:
+        if self.waits:
             self.leave(now)
         if self._broken:
             self._drop(self.obstacle, now)
@@ -272,7 +277,7 @@ class Outbox:
             if self.window.wants_news and self._session is not None:
                 self.read(now)
         elif isinstance(result, BlockingIOError):
-            self._stalled = self._patient
+            self._stalled = self.waits
             self.window.put_back()
             self._block()
         elif self._type == "dgram" and result.errno in _NO_SUCH_DATAGRAM:
@@ -292,7 +297,7 @@ class Outbox:
             elif self._given is not None and self.window.halting:  # MOVE went
                 self._ring, self.window.halting = self._given, False
         elif not self.window.wrote(size):
-            if not self._patient:
+            if not self.waits:
                 self._block()
         elif not self._native:
             self._backoff = BACKOFF_FIRST
@@ -320,9 +325,14 @@ class Outbox:
             return False
         return self._session.state is _OPEN
 
-    def socket_fileno(self) -> int:
-        """Return the connection's descriptor; there has to be one."""
-        return self._socket.fileno()  # type: ignore[union-attr]  # where it may rest
+    @property
+    def resends(self) -> bool:
+        """Whether what was not accepted is sent again, and told from what is new."""
+        return self._native
+
+    def socket_fileno(self) -> int | None:
+        """Return the connection's descriptor, if there is a connection."""
+        return None if self._socket is None else self._socket.fileno()
 
     def _block(self) -> None:
         if self._ring is not None:
@@ -344,9 +354,10 @@ class Outbox:
 
     # -- reading, connecting ----------------------------------------------------------------
 
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when ``service`` has something to do."""
-        return self._poller.fileno()
+    @property
+    def awaited(self) -> int:
+        """What to wait for on the connection's descriptor before ``service`` is called."""
+        return READ | WRITE if self.blocked and self._ring is None else READ
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``service`` or a write is due in any case."""
@@ -366,17 +377,27 @@ class Outbox:
         """Take what the receiver sent; connect, where that is due."""
         if self.interrupted and not self.in_write:
             self._recover(now)
+        self._check_descriptors(now)
         for source, events in self._poller.poll(0):
             if source is self.wakeup:
                 self.wakeup.clear()
-                continue
-            if events & ~READ and self._socket is not None:
-                self.blocked = False
-                self._poller.modify(self._socket, READ)
-            if events & ~WRITE and not self._broken:
-                self.read(now)
+            elif source is self._socket and source is not None:
+                if events & ~READ:
+                    self.blocked = False
+                    self._poller.modify(source, READ)
+                if events & ~WRITE and not self._broken:
+                    self.read(now)
         if self._wants_connection() and now >= self._retry_at:
             self._connect(now)
+
+    def _check_descriptors(self, now: float) -> None:
+        """Make anew what the program has closed, as one does that becomes a daemon."""
+        if not self.wakeup.intact:
+            self._poller.unregister(self.wakeup)
+            self.wakeup.renew()
+            self._poller.register(self.wakeup, READ, self.wakeup)
+        if self._identity is not None and not self._identity.holds():
+            self._drop(self._gone(None), now)
 
     def _wants_connection(self) -> bool:
         if self._socket is not None or self.failure is not None:
@@ -386,10 +407,17 @@ class Outbox:
     def _connect(self, now: float) -> None:
         try:
             self._socket = reach(self.address, type=self._type)
+            check_receiver(self.address, self._socket, self._receiver_uid)
+        except WrongReceiver as exc:
+            self._socket.close()  # type: ignore[union-attr]  # it was reached
+            self._socket = None
+            self.fail(exc)
+            return
         except AddressError as exc:
             self.obstacle = exc
             self._retry_later(now)
             return
+        self._identity = Identity(self._socket.fileno())
         if self._type == "stream" and self.address.kind != "fd":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._socket.setblocking(True)  # every call but a patient write says MSG_DONTWAIT
@@ -488,10 +516,7 @@ class Outbox:
         self.window.adopt_direct()  # before the descriptor is another's
         self._broken = self.blocked = self._stalled = False
         if self._socket is not None:
-            with suppress(KeyError, OSError):  # an interruption may have come before it, or behind
-                self._poller.unregister(self._socket)
-            self._socket.close()
-            self._socket = None
+            self._close_socket()
             if self.address.kind == "fd":  # there is no other to reach
                 self.fail(obstacle)
         self._session = None
@@ -505,7 +530,7 @@ class Outbox:
         self._broken = True
         if self._ring is not None:
             self._ring.interrupt()
-        elif self._socket is not None:
+        elif self._socket is not None and self._identity is not None and self._identity.holds():
             with suppress(OSError):  # it has ended of itself
                 self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -549,26 +574,81 @@ class Outbox:
         """Close the descriptors."""
         self.window.adopt_direct()
         self._part_with_ring()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._close_socket()
         self._poller.close()
         self.wakeup.close()
 
-    def stats(self) -> ProducerStats:
-        """Return what was done so far."""
+    def _close_socket(self) -> None:
+        if self._socket is not None and self._identity is not None:
+            with suppress(OSError):  # an epoll set knows it no more, if the program has closed it
+                self._poller.unregister(self._socket)
+            close_socket(self._socket, self._identity)
+        self._socket = self._identity = None
+
+    def stats(self, *, may_look: bool = True) -> ProducerStats:
+        """Return what was done so far; ``may_look`` says that nobody is at the window."""
         window = self.window
-        sent = window.next_seq - window.start_seq
+        if may_look:
+            window.adopt_direct()
+        sent = window.known_seq - window.start_seq
         accepted, lost = window.accepted, window.lost
         return ProducerStats(
             sent=sent,
             accepted=accepted,
             lost=lost,
             buffered=sent - accepted - lost,
-            buffered_bytes=window.cost,
+            buffered_bytes=window.known_cost,
             connects=self._connects,
             connected=self._socket is not None and self.obstacle is None,
         )
+
+
+def _write_socket(
+    sock: socket.socket, identity: Identity, chosen: Sequence[bytes | memoryview], flags: int
+) -> int | OSError:
+    try:
+        if not identity.holds():
+            return _taken_away()
+        return sock.sendmsg(chosen, (), flags)
+    except OSError as exc:
+        return exc
+
+
+def _write_ring(
+    writer: Writer,
+    sock: socket.socket,
+    identity: Identity,
+    chosen: Sequence[bytes | memoryview],
+    patient: bool,  # noqa: FBT001 - bound with the rest
+) -> int | OSError:
+    """Write into the ring, as a socket is written: an error is returned where nothing went."""
+    left, done = sum(map(len, chosen)), 0
+    try:
+        while left:
+            size = writer.write(chosen, done)
+            done += size
+            left -= size
+            if size:
+                if writer.rouses() and identity.holds():
+                    _ring_bell(sock)
+            elif not patient or not writer.sleep(SEND_PATIENCE):
+                break
+    except ValueError as exc:
+        return ConnectionAbortedError(errno.ECONNABORTED, str(exc))
+    except OSError as exc:
+        return exc
+    return BlockingIOError() if left and not done else done
+
+
+def _ring_bell(sock: socket.socket) -> None:
+    try:
+        sock.send(b"\0", _DONTWAIT)
+    except BlockingIOError:
+        pass  # there are bells that it has not heard yet
+
+
+def _taken_away() -> OSError:
+    return ConnectionAbortedError(errno.ECONNABORTED, "its descriptor was closed by the program")
 
 
 def _largest_datagram() -> int:

@@ -74,8 +74,8 @@ class EpollPoller:
 
     def unregister(self, file: HasFileno) -> None:
         """Await nothing more."""
-        self._epoll.unregister(file.fileno())
         del self._data[file.fileno()]
+        self._epoll.unregister(file.fileno())
 
     def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
         """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
@@ -89,6 +89,36 @@ class EpollPoller:
     def close(self) -> None:
         """Close the descriptor."""
         self._epoll.close()
+
+
+class PollPoller:
+    """The same for a few descriptors, without one of its own to wait on; it is only looked at."""
+
+    def __init__(self) -> None:
+        self._poll = poll()
+        self._data: dict[int, object] = {}
+
+    def register(self, file: HasFileno, events: int, data: object) -> None:
+        """Await READ, or WRITE, or both."""
+        self._poll.register(file.fileno(), events)
+        self._data[file.fileno()] = data
+
+    def modify(self, file: HasFileno, events: int) -> None:
+        """Await something else."""
+        self._poll.modify(file.fileno(), events)
+
+    def unregister(self, file: HasFileno) -> None:
+        """Await nothing more."""
+        self._poll.unregister(file.fileno())
+        del self._data[file.fileno()]
+
+    def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
+        """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
+        found = self._poll.poll(None if seconds is None else seconds * 1000)
+        return [(self._data[number], events) for number, events in found]
+
+    def close(self) -> None:
+        """Do nothing: it has no descriptor."""
 
 
 def wait_readable(file: HasFileno, seconds: float | None) -> None:
@@ -125,3 +155,4 @@ def _for_selectors(events: int) -> int:
 
 
 Poller = EpollPoller if epoll is not None else SelectorPoller
+AnyPoller = EpollPoller | SelectorPoller | PollPoller

@@ -5,21 +5,22 @@ from __future__ import annotations
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Generic
+from typing import TYPE_CHECKING, Final, Generic, NoReturn
 
+from mpsr import arguments
 from mpsr.batch import decode_body
-from mpsr.endpoint import DEFAULT_MODE, claim, parse_address
+from mpsr.endpoint import DEFAULT_MODE, SOCKET_TYPES, claim, parse_address
 from mpsr.errors import Closed, ConfigurationError, TimedOut
 from mpsr.forking import watch_forks
 from mpsr.inbox import Inbox
 from mpsr.limits import (
     BACKLOG,
     JOURNAL_LIMIT,
+    MAX_BACKLOG,
     MAX_CONNECTIONS,
     MAX_MESSAGE,
-    check_max_message,
-    check_positive,
 )
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     import os
@@ -42,7 +43,7 @@ else:
     T = TypeVar("T")
 
 _LONGEST_WAIT: Final = 1e6  # seconds: below what poll(2) can wait, a C int of milliseconds
-_FRAMINGS = ("auto", "native", "lines", "null", "length", "stream")
+_FRAMINGS = ("auto", *FRAMINGS)
 
 
 class ReceiverBase(Generic[T]):
@@ -52,10 +53,10 @@ class ReceiverBase(Generic[T]):
         address: a path, ``@name`` (Linux's abstract namespace) or ``fd:N``; ``unix:`` before it
             is accepted.
         type: ``"stream"`` or ``"dgram"``.
-        framing: how bytes become messages: ``"auto"`` (by each connection's first byte),
-            ``"native"``, ``"lines"``, ``"null"``, ``"length"`` or ``"stream"``. A datagram is
-            a message whatever the framing.
-        mode: the permissions of a path, such as ``0o660``.
+        framing: how bytes become messages: ``"auto"`` (by what each connection begins with),
+            ``"native"``, ``"lines"``, ``"null"``, ``"length"``, ``"length-le"``,
+            ``"octet-counted"`` or ``"stream"``. Datagrams have none: each is a message.
+        mode: the permissions of a path, such as ``0o660``; its owner may read and write it.
         group: a group's name or id for the path.
         decode: applied to every message; without it messages are bytes.
         max_message: bytes; a connection that sends more in one message is closed, with a word.
@@ -66,9 +67,11 @@ class ReceiverBase(Generic[T]):
         journal_limit: bytes that the journal may take; producers wait while it is full. A
             message is at most a fifth of it.
 
+    A receiver stays in the process that made it, and cannot be pickled; producers can be.
+
     Raises:
         AddressError: the address cannot be claimed; its subclasses say why.
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument makes no sense; WrongType if it is its type that is wrong.
         JournalError: the journal cannot be opened; its subclasses say why.
 
     """
@@ -89,11 +92,18 @@ class ReceiverBase(Generic[T]):
         journal_limit: int = JOURNAL_LIMIT,
     ) -> None:
         self._inbox: Inbox | JournaledInbox | None = None
-        if framing not in _FRAMINGS:
-            error = f"framing={framing!r}: choose one of {', '.join(_FRAMINGS)}"
-            raise ConfigurationError(error)
-        check_max_message(max_message)
-        check_positive(max_message=max_message, max_connections=max_connections, backlog=backlog)
+        arguments.address(address)
+        arguments.choice("type", type, SOCKET_TYPES)
+        if framing != "auto":
+            arguments.framing(framing, _FRAMINGS, socket_type=type)
+        mode = arguments.mode(mode)
+        arguments.group(group)
+        arguments.function("decode", decode)
+        max_message = arguments.max_message(max_message)
+        max_connections = arguments.integer("max_connections", max_connections, "connections")
+        backlog = arguments.integer("backlog", backlog, "connections", most=MAX_BACKLOG)
+        arguments.file("journal", journal)
+        journal_limit = arguments.integer("journal_limit", journal_limit)
         self.address = parse_address(address)
         self._decode = decode
         self._cursor: Iterator[bytes] = iter(())
@@ -138,6 +148,7 @@ class ReceiverBase(Generic[T]):
     def try_receive_batch(self) -> Batch[T] | None:
         """Return the next batch, or None where none has arrived; never waits.
 
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
         Like every way of coming back for more, it acknowledges what was handed out before.
 
         Raises:
@@ -145,9 +156,7 @@ class ReceiverBase(Generic[T]):
 
         """
         engine = self._engine()
-        self._opened = None
-        self._cursor = iter(())
-        batch = engine.next_batch(monotonic())
+        batch = self._rest(engine) or engine.next_batch(monotonic())
         engine.signal(more=batch is not None)
         if batch is None:
             self._check_finished(engine)
@@ -165,11 +174,15 @@ class ReceiverBase(Generic[T]):
             count: the first so many messages of the last batch alone. Closed then, the receiver
                 leaves the others to be sent again, to the next one.
 
+        Raises:
+            ConfigurationError: the last batch has not so many messages.
+
         """
         engine = self._engine()
         consumed = self._consumed()
         if count is not None:
-            engine.acknowledge(count)
+            most = None if engine.in_hand is None else len(engine.in_hand)
+            engine.acknowledge(arguments.integer("count", count, "messages", least=0, most=most))
         else:
             engine.acknowledge(consumed, more=consumed is not None)
         engine.tell()
@@ -197,6 +210,11 @@ class ReceiverBase(Generic[T]):
         journal = getattr(self._engine(closed_too=True), "journal", None)
         return journal and journal.set_aside
 
+    def _check_reader(self, after: int | None, cursor: str | None) -> None:
+        if after is not None:
+            arguments.whole("after", after, "messages")
+        arguments.text("cursor", cursor)
+
     def _reader(self, after: int | None, cursor: str | None) -> Reader:
         """Return a reader of the journal, apart from the one that the receiver itself is."""
         engine = self._engine()
@@ -218,6 +236,18 @@ class ReceiverBase(Generic[T]):
         """Hand a batch out message by message from here on."""
         self._opened = batch
         self._cursor = batch.iter_raw()
+
+    def _rest(self, engine: Inbox | JournaledInbox) -> Batch[T] | None:
+        """Close the open batch; return what is left of it, as a batch that is now in hand."""
+        opened, consumed = self._opened, self._consumed()
+        left = list(self._cursor)
+        self._opened = None
+        self._cursor = iter(())
+        if opened is None or not left:
+            return None
+        engine.acknowledge(consumed, more=True)
+        rest = engine.in_hand = opened.last(left)
+        return rest
 
     def _consumed(self) -> int | None:
         """Return how many messages of the open batch were handed out; None: the whole batch."""
@@ -241,6 +271,13 @@ class ReceiverBase(Generic[T]):
 
     def _timed_out(self, timeout: float) -> TimedOut:
         return TimedOut(f"no message came to {self.address} within {timeout:g} s")
+
+    def __reduce__(self) -> NoReturn:
+        error = (
+            f"the receiver at {self.address} cannot be pickled: make it in the process that "
+            "receives, and give the others a Producer"
+        )
+        raise TypeError(error)
 
     def __repr__(self) -> str:
         closed = " closed" if self._inbox is None or self._inbox.closed else ""
@@ -280,10 +317,15 @@ class Receiver(ReceiverBase[T]):
             self._open(self.receive_batch(timeout))
 
     def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``."""
+        """Return the next batch; the time-out and the errors are those of ``receive``.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        """
+        timeout = arguments.timeout(timeout)
         engine = self._engine()
-        self._opened = None
-        self._cursor = iter(())
+        rest = self._rest(engine)
+        if rest is not None:
+            return rest
         deadline = None if timeout is None else monotonic() + timeout
         now = monotonic()
         while (batch := engine.next_batch(now)) is None:
@@ -314,6 +356,10 @@ class Receiver(ReceiverBase[T]):
             ConfigurationError: there is no journal, or it does not hold what comes after.
 
         """
+        self._check_reader(after, cursor)
+        return self._batches(after, cursor)
+
+    def _batches(self, after: int | None, cursor: str | None) -> Iterator[Batch[T]]:
         if after is not None or cursor is not None:
             yield from self._follow(self._reader(after, cursor))
             return
@@ -341,17 +387,30 @@ class Receiver(ReceiverBase[T]):
             reader.leave(handled=handled)
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over messages until the receiver is stopped."""
+        """Iterate over messages until the receiver is stopped.
+
+        All iterators of a receiver stand where the receiver does: another one, ``next()`` and
+        ``receive()`` go on behind the message that any of them gave last.
+        """
         while True:
+            cursor = self._cursor
             if self._decode is None:
-                yield from self._cursor  # type: ignore[misc]  # bytes where there is no decode=
+                yield from cursor  # type: ignore[misc]  # bytes where there is no decode=
             else:
-                for body in self._cursor:
+                for body in cursor:
                     yield decode_body(self._decode, body)
-            try:
-                self._open(self.receive_batch())
-            except Closed:
-                return
+            if cursor is self._cursor:  # nobody else has gone on
+                try:
+                    self._open(self.receive_batch())
+                except Closed:
+                    return
+
+    def __next__(self) -> T:
+        """Return the next message, as ``receive()`` does; StopIteration once there is none."""
+        try:
+            return self.receive()
+        except Closed:
+            raise StopIteration from None
 
     def close(self) -> None:
         """Acknowledge what was handed out, then give the address up.

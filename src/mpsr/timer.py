@@ -6,8 +6,9 @@ So a thread that waits need not be woken to learn until when. It takes C, and Li
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
-from mpsr import primitives
+from mpsr.descriptors import Identity, close_descriptor
 from mpsr.wire import codec
 
 try:
@@ -25,31 +26,45 @@ else:
 class Timer:
     """A descriptor that is readable once its time has come."""
 
-    __slots__ = ("_descriptor", "_is_set")
+    __slots__ = ("_descriptor", "_identity", "_is_set")
 
     def __init__(self) -> None:
         """Make one that is not set; raise OSError where the system gives none."""
         self._descriptor = _timer.make()
+        self._identity = Identity(self._descriptor)
         self._is_set = False
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
         return self._descriptor
 
-    def set(self, when: float) -> None:
-        """Have the descriptor readable from then on, in place of what was set before."""
+    @property
+    def intact(self) -> bool:
+        """Whether the descriptor is still the one that was made."""
+        return self._identity.holds()
+
+    def set(self, when: float) -> bool:
+        """Have the descriptor readable from then on, in place of what was set before.
+
+        Return False if the program has closed it.
+        """
         self._is_set = True
-        _timer.arm(self._descriptor, when)
+        try:
+            _timer.arm(self._descriptor, when)
+        except OSError:
+            return False
+        return True
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next ``set()`` has its time."""
         if self._is_set:
-            _timer.arm(self._descriptor, 0)
             self._is_set = False
+            with suppress(OSError):
+                _timer.arm(self._descriptor, 0)
 
     def close(self) -> None:
         """Close the descriptor."""
-        primitives.close(self._descriptor)
+        close_descriptor(self._descriptor, self._identity)
 
 
 def make_timer() -> Timer | None:

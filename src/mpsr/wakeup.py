@@ -4,29 +4,48 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from mpsr.descriptors import Identity, close_socket
 from mpsr.primitives import socketpair
 
 
 class Wakeup:
     """A descriptor that is readable from ``set()`` until ``clear()``."""
 
-    __slots__ = ("_is_set", "_reader", "_writer")
+    __slots__ = ("_is_set", "_reader", "_reader_is", "_writer", "_writer_is")
 
     def __init__(self) -> None:
-        self._reader, self._writer = socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self.renew()
+
+    def renew(self) -> None:
+        """Make the descriptors anew, where the program has closed those before."""
+        reader, writer = socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        if hasattr(self, "_reader"):
+            self.close()
+        self._reader, self._reader_is = reader, Identity(reader.fileno())
+        self._writer, self._writer_is = writer, Identity(writer.fileno())
         self._is_set = False
+
+    @property
+    def intact(self) -> bool:
+        """Whether both descriptors are still those that were made."""
+        return self._reader_is.holds() and self._writer_is.holds()
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
         return self._reader.fileno()
 
     def set(self) -> None:
-        """Make the descriptor readable; safe in a signal handler and in any thread."""
+        """Make the descriptor readable; safe in a signal handler and in any thread.
+
+        Where the program has closed it nothing is written: whoever waited for it has been woken
+        by its end.
+        """
         if not self._is_set:
             self._is_set = True
-            self._writer.send(b"\0")
+            if self._writer_is.holds():
+                self._writer.send(b"\0")
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next ``set()``.
@@ -34,12 +53,12 @@ class Wakeup:
         Whoever clears looks at what was changed afterwards: a ``set()`` that comes between the
         two lines below is in time for that look, and one behind them is heard anew.
         """
-        if self._is_set:
+        if self._is_set and self._reader_is.holds():
             with suppress(BlockingIOError):
                 self._reader.recv(64)
             self._is_set = False
 
     def close(self) -> None:
         """Close the descriptors."""
-        self._reader.close()
-        self._writer.close()
+        close_socket(self._reader, self._reader_is)
+        close_socket(self._writer, self._writer_is)

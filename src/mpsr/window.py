@@ -138,6 +138,11 @@ class Window:
     def next_seq(self) -> int:
         """The sequence number that the next message will have."""
         self.adopt_direct()
+        return self.known_seq
+
+    @property
+    def known_seq(self) -> int:
+        """The same, but for what was written directly since the window was looked at."""
         return self.sealed_seq + len(self.packer)
 
     @property
@@ -149,6 +154,11 @@ class Window:
     def cost(self) -> int:
         """Bytes of buffer in use."""
         self.adopt_direct()
+        return self.known_cost
+
+    @property
+    def known_cost(self) -> int:
+        """The same, but for what was written directly since the window was looked at."""
         return self._cost + self.packer.cost
 
     @property
@@ -215,30 +225,45 @@ class Window:
             error = f"a message of {size} bytes: the most here is {self.max_message}"
             raise MessageTooLarge(error)
 
-    def offer(self, message: bytes, now: float, *, alone: bool = True) -> bool:
+    def has_room(self, cost: int, promised: int = 0) -> bool:
+        """Tell whether a message of that cost fits, beside what is promised to others."""
+        used = self.cost + promised
+        return not used or used + cost <= self._buffer
+
+    def offer(self, message: bytes, now: float, *, alone: bool = True, waits: bool = True) -> bool:
         """Take a checked message, or drop one as ``on_full`` says; False where it has to wait.
 
-        ``alone`` says that none comes right behind it.
+        Args:
+            message: the message.
+            now: the time.
+            alone: whether none comes right behind it.
+            waits: whether it can wait for room; one that cannot is taken though there is none.
+
         """
         self.adopt_direct()
         size = len(message)
         cost = size + MESSAGE_COST
-        used = self._cost + self.packer.cost
-        if used and used + cost > self._buffer and not self._make_room(cost):
-            if self._on_full in ("block", "raise"):
+        keeps = self._on_full in ("block", "raise")
+        anyhow = keeps and not waits
+        if not (anyhow or self.has_room(cost) or self._make_room(cost)):
+            if keeps:
                 return False
             self._lose(1, LostReason.DROPPED_NEWEST)
         elif size > self.max_message:  # checked before a receiver said that it takes less
             self._lose(1, LostReason.TOO_LARGE)
         else:
-            while not self.packer.append(message):  # a signal handler that sends may seal it again
-                if len(self.packer):
-                    self.seal()
-                at_once = cost > self._target or (alone and self._leaves(now))
-                self.due_at = now if at_once else now + self._linger
-                target = self._target if size < SHARED else self._long_target
-                self.packer.open(max(cost, min(target, self._buffer - self._cost)))
+            self._gather(message, cost, now, alone=alone)
         return True
+
+    def _gather(self, message: bytes, cost: int, now: float, *, alone: bool) -> None:
+        """Put a message into the open batch, or begin another with it."""
+        while not self.packer.append(message):  # a signal handler that sends may seal it again
+            if len(self.packer):
+                self.seal()
+            at_once = cost > self._target or (alone and self._leaves(now))
+            self.due_at = now if at_once else now + self._linger
+            target = self._target if len(message) < SHARED else self._long_target
+            self.packer.open(max(cost, min(target, self._buffer - self._cost)))
 
     def _leaves(self, now: float) -> bool:
         """Tell whether what comes now leaves at once: nothing waits, and there was no burst.
@@ -396,6 +421,10 @@ class Window:
         if self._foreign is None:
             return gap_parcel(first_seq, end_seq, reason)
         return Parcel(first_seq, end_seq, [], 0, reason=reason)
+
+    def lose(self, count: int) -> None:
+        """Count messages as dropped for want of room, behind all that were taken."""
+        self._lose(count, LostReason.DROPPED_NEWEST)
 
     def lose_first(self, reason: LostReason) -> None:
         """Drop the parcel that was chosen: the kernel does not take it."""

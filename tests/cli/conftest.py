@@ -150,9 +150,7 @@ class Cli:
 @pytest.fixture
 def cli(tmp_path: Path) -> Iterator[Cli]:
     cli = Cli(tmp_path)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's & ignores it
     yield cli
-    signal.signal(signal.SIGINT, before)
     for running in cli.started:
         if running.popen.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

@@ -78,7 +78,7 @@ def test_json_tells_all(cli: Cli, events: Path) -> None:
 
 def test_cat_prints_bytes_untouched(cli: Cli, events: Path) -> None:
     """Nothing but the messages, each with a newline behind it."""
-    assert cli.run("log", "events.db", "-o", "cat") == (0, b"\n".join([*BODIES, b""]), "")
+    assert cli.run("log", "events.db", "-o", "text") == (0, b"\n".join([*BODIES, b""]), "")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_options_choose(
     expected: list[str],
 ) -> None:
     """The last ones, the newest first, or those of a time, a producer, a user."""
-    assert run(["log", str(events), "-o", "cat", *arguments]) == 0
+    assert run(["log", str(events), "-o", "text", *arguments]) == 0
     out, told = capfdbinary.readouterr()
     assert out.decode(errors="replace") == "".join(f"{each}\n" for each in expected)
     assert told == b""
@@ -122,10 +122,10 @@ def test_backwards_is_forwards_reversed(cli: Cli) -> None:
         cli.directory / "events.db",
         [entry(*(b"%d" % next(numbers) for _ in range(size))) for size in sizes],
     )
-    forwards = lines(cli, "-o", "cat")
+    forwards = lines(cli, "-o", "text")
     assert forwards == [str(n) for n in range(sum(sizes))]
-    assert lines(cli, "-o", "cat", "-r") == forwards[::-1]
-    assert lines(cli, "-o", "cat", "-n", "5100") == forwards[-5100:]
+    assert lines(cli, "-o", "text", "-r") == forwards[::-1]
+    assert lines(cli, "-o", "text", "-n", "5100") == forwards[-5100:]
 
 
 def test_trimmed_messages_are_gone_and_gone_ones_are_told(cli: Cli) -> None:
@@ -156,7 +156,7 @@ def test_journal_in_use_is_named_with_its_process(cli: Cli, events: Path) -> Non
 def test_what_comes_before_damage_is_printed(cli: Cli, events: Path) -> None:
     """Then one line, and status 65."""
     damage(events, b"three")
-    status, out, told = cli.run("log", "events.db", "-o", "cat")
+    status, out, told = cli.run("log", "events.db", "-o", "text")
     assert (status, out) == (65, b"one\ntwo\n\xff\n")
     assert told.count("\n") == 1
     assert "position 3 cannot be read" in told

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -74,9 +73,9 @@ def test_quiet_says_nothing(cli: Cli) -> None:
     [
         ((), b"a\xff\r\n\nb\0c\n"),
         (("-0",), b"a\xff\r\0\0b\0c\0"),
-        (("--format", "hex"), b"61ff0d\n\n620063\n"),
-        (("--format", "hex", "--null"), b"61ff0d\0\x00620063\0"),
-        (("--format", "raw"), b"a\xff\rb\0c"),
+        (("-o", "hex"), b"61ff0d\n\n620063\n"),
+        (("--output", "hex", "--null"), b"61ff0d\0\x00620063\0"),
+        (("--output", "raw"), b"a\xff\rb\0c"),
     ],
 )
 def test_formats_keep_every_byte(cli: Cli, options: tuple[str, ...], expected: bytes) -> None:
@@ -89,7 +88,7 @@ def test_formats_keep_every_byte(cli: Cli, options: tuple[str, ...], expected: b
 
 def test_json_tells_who_sent_what_and_when(cli: Cli) -> None:
     """A native message: peer, producer, sequence number, time, and body, as text if it is text."""
-    receiver = cli.recv("--format", "json", "--count", "3")
+    receiver = cli.recv("--output", "json", "--count", "3")
     with mpsr.Producer(cli.address, label="tést") as producer:
         producer.send_many([b"plain", 'é"\n'.encode(), b"\xff\0"])
     found = objects(receiver.finish()[1])
@@ -107,7 +106,7 @@ def test_json_tells_who_sent_what_and_when(cli: Cli) -> None:
 
 def test_json_of_a_foreign_message_names_no_producer(cli: Cli) -> None:
     """A foreign client has a peer, and sequence numbers of its connection."""
-    receiver = cli.recv("--format", "json", "--count", "2")
+    receiver = cli.recv("--output", "json", "--count", "2")
     speak(cli, b"hello\nagain")
     found = objects(receiver.finish()[1])
     assert [(item["producer"], item["seq"], item["body"]) for item in found] == [
@@ -123,7 +122,7 @@ def test_losses_are_told_where_they_happened(cli: Cli) -> None:
             producer.send(b"%d" % i * 30)
         lost = producer.stats().lost
         assert lost > 0
-        receiver = cli.recv("--format", "json")
+        receiver = cli.recv("--output", "json")
         producer.flush(timeout=10)
         producer.send(b"last")
     found: list[dict[str, object]] = []
@@ -316,12 +315,14 @@ def test_framing_can_be_forced(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "argument"), [("nc", "-NU"), ("socat", "-")], ids=["nc", "socat"]
+    ("client", "argument"),
+    [
+        pytest.param("nc", "-NU", id="nc", marks=pytest.mark.needs("nc")),
+        pytest.param("socat", "-", id="socat", marks=pytest.mark.needs("socat")),
+    ],
 )
 def test_everyday_clients_can_send(cli: Cli, client: str, argument: str) -> None:
     """What a shell has at hand speaks to the very same socket."""
-    if shutil.which(client) is None:
-        pytest.skip(f"{client} is not installed")
     target = "app.sock" if client == "nc" else "UNIX-CONNECT:app.sock"
     receiver = cli.recv("--count", "2")
     subprocess.run(
@@ -352,7 +353,7 @@ def test_too_few_descriptors_are_told(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--null", "--format", "raw"), ("--type", "dgram", "--framing", "lines"), ("--count", "0")],
+    [("--null", "--output", "raw"), ("--type", "dgram", "--framing", "lines"), ("--count", "0")],
 )
 def test_options_that_exclude_each_other_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
@@ -241,6 +242,24 @@ def test_foreign_server_that_answers_nothing_is_told(cli: Cli) -> None:
         )
 
 
+def test_receiver_with_a_full_backlog_is_told_from_one_that_is_not_there(cli: Cli) -> None:
+    """Somebody listens, and takes no connection: with and without --timeout it is named so."""
+    with socket.socket(socket.AF_UNIX) as server, ExitStack() as waiting:
+        server.bind(str(cli.address))
+        server.listen(0)
+        try:
+            while True:
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(cli.address))
+        except BlockingIOError:
+            pass
+        for options in ((), ("--timeout", "30s")):
+            sender = cli.start("send", "app.sock", "one", *options)
+            sender.await_word("mpsr: waiting for the receiver at app.sock, whose backlog is full\n")
+            assert "waiting for a receiver" not in sender.told
+
+
 def test_slow_receiver_is_waited_for(cli: Cli, receiver: mpsr.Receiver) -> None:
     """Without --timeout a busy receiver is waited for, and named after a second."""
     sender = cli.start("send", "app.sock", "one")
@@ -362,11 +381,11 @@ def test_framing_that_cannot_carry_it(cli: Cli) -> None:
 # -- interruption ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_delivers_what_was_read(
     cli: Cli, receiver: mpsr.Receiver, signum: signal.Signals
 ) -> None:
-    """It stops reading, leaves an unfinished line out, and says so: 130, or 143."""
+    """It stops reading, leaves an unfinished line out, and says so: 130, 143 or 129."""
     sender = cli.start("send", "app.sock", stdin=PIPE)
     sender.write(b"one\ntwo\nunfini")
     assert receiver.receive(timeout=PATIENCE) == b"one"
@@ -451,6 +470,37 @@ def test_long_delivery_shows_how_it_gets_on(
 
 
 # -- usage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redirection", "line"),
+    [
+        ("0>unreadable", "mpsr: stdin cannot be read: Bad file descriptor; "),
+        ("<&-", "mpsr: stdin is closed: pass messages as arguments\n"),
+    ],
+)
+def test_stdin_that_cannot_be_read_is_one_line(
+    cli: Cli, receiver: mpsr.Receiver, redirection: str, line: str
+) -> None:
+    """Whatever is wrong with it, it is status 74."""
+    shell = ("sh", "-c", f'exec "$0" "$@" {redirection}')
+    status, out, told = cli.run("send", "app.sock", before=shell)
+    assert (status, out) == (74, b"")
+    assert told.startswith(line)
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_sending_needs_no_standard_streams(
+    cli: Cli, receiver: mpsr.Receiver, redirection: str
+) -> None:
+    """Messages that are arguments are delivered whatever is closed."""
+    shell = ("sh", "-c", f'exec "$0" "$@" {redirection}')
+    sender = cli.start("send", "app.sock", "one", before=shell)
+    assert received(receiver, 1) == [b"one"]
+    status, out, told = sender.finish()
+    assert (status, out) == (0, b"")
+    assert told in ("", "mpsr: sent 1, accepted 1\n")
 
 
 def test_missing_stdin_is_an_error(cli: Cli) -> None:

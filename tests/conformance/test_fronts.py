@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 import mpsr
+from mpsr.limits import CLOSE_PATIENCE
 from tests.conformance.fronts import FRONTS, Front
 
 
@@ -331,9 +333,9 @@ def test_a_full_buffer_blocks_until_the_time_out(front: Front, address: str) -> 
         async with front.receiver(address) as receiver:
             async with front.producer(address, buffer=2000, timeout=0.05) as producer:
                 await producer.send(bytes(1500))
-                for timeout in (None, 0.02):
+                for timeout in ((), (0.02,)):
                     with pytest.raises(mpsr.SendTimedOut) as caught:
-                        await producer.send(b"x" * 1000, timeout)
+                        await producer.send(b"x" * 1000, *timeout)
                     assert caught.value.messages == [b"x" * 1000]
 
                 async def receive() -> None:
@@ -343,6 +345,62 @@ def test_a_full_buffer_blocks_until_the_time_out(front: Front, address: str) -> 
 
                 async with front.beside(receive):
                     await producer.send(b"y" * 1000, 5)
+
+    front.run(test)
+
+
+def test_a_block_that_ends_for_want_of_a_receiver_does_not_wait_again(
+    front: Front, address: str
+) -> None:
+    """What timed out is told at once, with what is not delivered."""
+
+    async def test(front: Front) -> None:
+        for wait in ("flush", "send"):
+            since = time.monotonic()
+            with pytest.raises(mpsr.TimedOut) as caught:
+                async with front.producer(address, buffer=1000) as producer:
+                    await producer.send(bytes(1000))
+                    if wait == "flush":
+                        await producer.flush(0.05)
+                    else:
+                        await producer.send(bytes(1000), 0.05)
+            assert time.monotonic() - since < CLOSE_PATIENCE / 2
+            assert "1 message to" in caught.value.__notes__[0]
+            assert "not delivered" in caught.value.__notes__[0]
+
+    front.run(test)
+
+
+def test_a_block_that_a_time_out_ends_delivers_to_a_receiver_that_is_there(
+    front: Front, address: str
+) -> None:
+    """Who did not wait longer for a slow receiver loses nothing by it."""
+
+    async def test(front: Front) -> None:
+        sent = [bytes(100_000)] * 100
+        errors: list[mpsr.TimedOut] = []
+
+        async def produce() -> None:
+            try:
+                async with front.producer(address) as producer:
+                    for message in sent:
+                        assert producer.try_send(message)
+                    await producer.flush(0)
+            except mpsr.TimedOut as exc:
+                errors.append(exc)
+
+        async with front.receiver(address) as receiver:
+            async with front.producer(address) as first:
+                await first.send(b"first")
+                await receiver.receive(5)  # so that it is there
+                receiver.acknowledge()
+            got: list[bytes] = []
+            async with front.beside(produce):
+                while len(got) < len(sent):
+                    got.extend(await receiver.receive_batch(5))
+                receiver.acknowledge()
+            assert got == sent
+            assert [hasattr(error, "__notes__") for error in errors] == [False]
 
     front.run(test)
 

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
+import mpsr.inbox
 from mpsr import journal as journal_module
 from mpsr.limits import KIB
 from mpsr.window import Window

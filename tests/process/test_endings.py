@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pytest
 
 import mpsr
 from mpsr.limits import CLOSE_PATIENCE, MIB
+from tests.chance import Chance
 from tests.process import roles
 from tests.process.stamps import Source, Tally, stamp_of
 from tests.process.workers import receive_all, receive_beside
@@ -93,7 +93,9 @@ def test_producer_closed_while_other_threads_send_says_closed_to_them(
     assert messages > 0
 
 
-def test_interrupted_program_delivers_what_it_sent_and_ends(start: Start, address: str) -> None:
+def test_interrupted_program_delivers_what_it_sent_and_ends(
+    start: Start, address: str, chance: Chance
+) -> None:
     """Ctrl-C at any moment of a loop of sends loses or repeats none that send() had taken."""
     interrupts = 100
     came: list[int] = []
@@ -105,7 +107,7 @@ def test_interrupted_program_delivers_what_it_sent_and_ends(start: Start, addres
     def interrupt() -> None:
         for _ in range(interrupts):
             assert program.hear() == "sending"
-            time.sleep(random.uniform(0.001, 0.01))
+            time.sleep(chance.uniform(0.001, 0.01))
             program.signal(signal.SIGINT)
             doubtful.append(program.hear())
         assert program.wait() == 0, program.complaint()

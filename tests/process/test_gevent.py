@@ -63,7 +63,7 @@ EXCHANGE: Final = """
     def produce(number):
         with mpsr.Producer(address, buffer=4096, **sending) as producer:
             for count in range(200):
-                producer.send(b"%d %d" % (number, count) + bytes(100))
+                producer.send(b"%d %d" % (number, count) + b"." * 100)
             producer.flush(timeout=30)
 
     def receive():

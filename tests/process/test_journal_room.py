@@ -180,7 +180,7 @@ def test_disk_that_cannot_sync_acknowledges_nothing_more(
 RECV = """
 import sys
 import pytest
-from mpsr.cli.entry import main
+from mpsr.cli import main
 from tests.journal.disk import Disk
 from tests.process.test_journal_room import failing_after
 

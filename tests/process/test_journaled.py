@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import pytest
 import mpsr
 from mpsr.limits import MIB
 from mpsr.wire.frames import HEADER, FrameType
+from tests.chance import Chance
 from tests.process import roles
 from tests.process.workers import PATIENCE
 
@@ -38,7 +37,7 @@ LONG: Final = ("",) * 200 + POINTS * 20
     ],
 )
 def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
-    start: Start, address: str, tmp_path: Path, deaths: tuple[str, ...]
+    start: Start, address: str, tmp_path: Path, deaths: tuple[str, ...], chance: Chance
 ) -> None:
     """Wherever it dies: what was confirmed is handed out, once in the journal, in order."""
     record, journal = tmp_path / "record", tmp_path / "events.db"
@@ -51,7 +50,6 @@ def test_killed_receivers_lose_and_repeat_nothing_in_the_journal(
         options["journal_limit"] = 8 * MIB  # so small that its log is soon moved into the file
         return start(roles.receive_journaled, address, str(record), str(journal), **options)
 
-    chance = random.Random()
     for point in deaths:
         if point:
             if point == "before-cursor":  # a slow handler fills the journal, which waits for it
@@ -106,7 +104,7 @@ def check(record: Path) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(shutil.which("strace") is None, reason="takes strace")
+@pytest.mark.needs("strace")
 def test_no_acknowledgement_is_written_before_its_commit_is_synced(
     address: str, tmp_path: Path
 ) -> None:

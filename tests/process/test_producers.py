@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from fcntl import ioctl
 from termios import FIONREAD
@@ -13,6 +12,7 @@ import pytest
 import mpsr
 from mpsr.inbox import Inbox
 from mpsr.limits import MIB
+from tests.chance import Chance
 from tests.process import roles
 from tests.process.stamps import Source, Tally
 from tests.process.workers import PATIENCE, receive_all, receive_beside
@@ -60,7 +60,7 @@ def test_producer_killed_inside_a_large_message_leaves_no_part_of_it(
 
 
 def test_producers_killed_at_any_moment_leave_whole_messages_and_the_others_alone(
-    start: Start, address: str
+    start: Start, address: str, chance: Chance
 ) -> None:
     """Every message that comes is whole and in order; bystanders deliver all of theirs."""
     tally = Tally()
@@ -71,7 +71,7 @@ def test_producers_killed_at_any_moment_leave_whole_messages_and_the_others_alon
         for size in (0, 1000, 100_000, MIB, LARGE, LARGE):
             victim = start(roles.flood, address, size=size)
             victim.hear()
-            time.sleep(random.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.2))
             victim.kill()
         for bystander in bystanders:
             assert bystander.hear() == "sending"

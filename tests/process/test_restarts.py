@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.chance import Chance
 from tests.process import roles
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ ROUNDS = 20
 
 
 def test_killed_receivers_lose_nothing_and_repeat_nothing_acknowledged(
-    start: Start, address: str, tmp_path: Path
+    start: Start, address: str, tmp_path: Path, chance: Chance
 ) -> None:
     """A receiver killed at any moment costs nothing but repeats of what was not acknowledged."""
     record = tmp_path / "record"
@@ -31,7 +31,7 @@ def test_killed_receivers_lose_nothing_and_repeat_nothing_acknowledged(
             time.sleep(2)  # the producers wait, and back off, for long
         receiver = start(roles.receive, address, str(record))
         assert (receiver.hear(), receiver.hear()) == ("ready", "receiving")
-        time.sleep(random.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, 0.2))
         receiver.kill()
     last = start(roles.receive, address, str(record))
     for producer in producers:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ import pytest
 
 import mpsr
 from mpsr.journal import Journal
+from mpsr.limits import CLOSE_PATIENCE
 from mpsr.spool import Spool
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 WORKER = """
 import os, random, signal, sys, time
-import mpsr
+import mpsr, mpsr.producer
 from mpsr import journal as module
 
 address, spool, name, point, left = *sys.argv[1:5], int(sys.argv[5])
@@ -187,7 +188,7 @@ def test_closing_without_a_receiver_keeps_everything_and_raises_nothing(
     begun = monotonic()
     with mpsr.Producer(address, spool=spool) as first:
         first.send_many([b"%d" % number for number in range(1000)])
-    assert monotonic() - begun < mpsr.limits.CLOSE_PATIENCE / 2
+    assert monotonic() - begun < CLOSE_PATIENCE / 2
     assert first.stats().buffered == 1000
     with receiving(address) as received:
         with mpsr.Producer(address, spool=spool) as second:
@@ -245,8 +246,9 @@ def test_second_producer_is_refused_also_after_somebody_looked(address: str, spo
         for look in (False, True):
             if look:
                 subprocess.run([sys.executable, "-c", LOOK, spool], check=True)
-                with pytest.raises(sqlite3.OperationalError):
-                    sqlite3.connect(spool, timeout=0).execute("SELECT * FROM batches")
+                with closing(sqlite3.connect(spool, timeout=0)) as other:
+                    with pytest.raises(sqlite3.OperationalError):
+                        other.execute("SELECT * FROM batches")
             with pytest.raises(mpsr.JournalInUse, match="this very process"):
                 mpsr.Producer(address, spool=spool)
             command = [sys.executable, "-c", refused]

@@ -715,6 +715,59 @@ def lengths() -> list[Json]:
     ]  # fmt: skip
 
 
+def lengths_le() -> list[Json]:
+    item, small = foreign("length-le"), foreign("length-le", 1000)
+    cut = at_end(orderly=False, error=MALFORMED)
+    return [
+        item("message", "a length, then as many bytes", "02000000 6869", messages(0, "6869")),
+        item("little-endian", "the length is little-endian", "02010000 61*258 00000000",
+             messages(0, "61*258", "")),
+        item("nothing", "nothing is no message", ""),
+        item("cut-in-the-length", "a message cut off is an error", "0000", end=cut),
+        item("cut-in-the-body", "... wherever it is cut", "03000000 6161", end=cut),
+        item("largest-declared", "16 MiB may be declared", "00000001", end=cut),
+        item("too-large-by-one", "... and no more", "01000001", error=TOO_LARGE),
+        small("good-then-too-large", "what came before stays good", "01000000 61 e9030000 62",
+              messages(0, "61"), error=TOO_LARGE),
+    ]  # fmt: skip
+
+
+def octet_counted() -> list[Json]:
+    item, small = foreign("octet-counted"), foreign("octet-counted", 8)
+    cut = at_end(orderly=False, error=MALFORMED)
+
+    def bad(name: str, why: str, data: str, *good: Json) -> Json:
+        made: Json = item(name, why, data, *good, error=MALFORMED)
+        return made
+
+    return [
+        item("message", "a length in digits, a space, then as many bytes", text("2 hi"),
+             messages(0, "6869")),
+        item("messages", "one behind the other", text("1 a10 bbbbbbbbbb1 c"),
+             messages(0, "61", "62*10", "63")),
+        item("any-bytes", "bodies are bytes", terms(text("4 "), "0a002031"),
+             messages(0, "0a002031")),
+        item("long", "a message may come in many pieces", terms(text("70000 "), "61*70000"),
+             messages(0, "61*70000")),
+        item("nothing", "nothing is no message", ""),
+        item("cut-in-the-length", "a message cut off is an error", text("12"), end=cut),
+        item("cut-before-the-body", "... wherever it is cut", text("12 "), end=cut),
+        item("good-then-cut", "what came before stays good", text("1 a3 bb"), messages(0, "61"),
+             end=cut),
+        bad("length-0", "a length is not 0", text("0 ")),
+        bad("length-with-zero", "... nor begins with it", text("01 a")),
+        bad("no-digits", "... but with a digit", text("<34>hello")),
+        bad("no-space", "a space follows it, and nothing else", text("3\thi!")),
+        bad("length-of-11-digits", "it has up to ten digits", text("11111111111")),
+        bad("newline-behind", "nothing stands between messages", text("1 a\n1 b"),
+            messages(0, "61")),
+        small("most", "as long as allowed", text("8 aaaaaaaa"), messages(0, "61*8")),
+        small("too-large", "a length is refused before its body", text("1 a9 "),
+              messages(0, "61"), error=TOO_LARGE),
+        item("10-digits", "of whatever size", text("9999999999 "), error=TOO_LARGE),
+    ]  # fmt: skip
+
+
 def streams() -> list[Json]:
     item, small = foreign("stream"), foreign("stream", 8)
 
@@ -738,6 +791,14 @@ def detection() -> list[Json]:
         name: str, why: str, data: str, framing: str, *understood: Json, **more: Any
     ) -> Json:  # fmt: skip
         return vector(name, why, data, *understood, detected=framing, **more)
+
+    def untold(name: str, why: str, data: str, framing: str, body: str) -> Json:
+        """Return a vector of text whose framing only the end tells."""
+        end = at_end(messages(0, body), orderly=True) | {"detected": framing}
+        return vector(name, why, data, detected="auto", end=end)
+
+    def not_text(name: str, why: str, data: str, *good: Json) -> Json:
+        return vector(name, why, data, *good, error=MALFORMED)
 
     texts = [
         found(f"byte-{first}", "any other byte begins a line", first + "0a", "lines",
@@ -763,12 +824,146 @@ def detection() -> list[Json]:
         found("decided-once", "later lines may begin with any byte", "610a890a000a", "lines",
               messages(0, "61", "89", "00")),
         found("nothing", "a connection that says nothing is in no framing yet", "", "auto"),
+        found("null", "text is null if a zero byte comes before a newline", "61626300 64650a6600",
+              "null", messages(0, "616263", "64650a66")),
+        found("lines-with-zero", "... and lines if a newline comes first", "61620a636400650a",
+              "lines", messages(0, "6162", "63640065")),
+        found("null-long", "however late it comes", "61*70000 00", "null", messages(0, "61*70000")),
+        found("null-late-newline", "... and whatever follows", "61*70000 00 620a 00", "null",
+              messages(0, "61*70000", "620a")),
+        found("null-short", "of short messages, four bytes are awaited", "61006200", "null",
+              messages(0, "61", "62")),
+        untold("null-shorter", "... or the end", "6100", "null", "61"),
+        untold("unframed", "text without any separator is one line", text("Hello"), "lines",
+               text("Hello")),
+        found("syslog", "text that begins with a priority is nothing special",
+              text("<34>1 a\n"), "lines", messages(0, text("<34>1 a"))),
+        found("syslog-null", "... whichever way its end is marked", terms(text("<13>a"), "00"),
+              "null", messages(0, text("<13>a"))),
+        found("octet-counted", "digits, a space and a priority are octet counting",
+              text("7 <34>1 a8 <165>1 b"), "octet-counted",
+              messages(0, text("<34>1 a"), text("<165>1 b"))),
+        found("octet-counted-cut", "... once the priority is whole", text("13 <34>"),
+              "octet-counted", end=at_end(orderly=False, error=MALFORMED)),
+        untold("octet-counted-not-yet", "... and not before", text("13 <34"), "lines",
+               text("13 <34")),
+        found("octet-counted-other", "once decided, a message may begin with any byte",
+              text("5 <34>a1 b"), "octet-counted", messages(0, text("<34>a"), text("b"))),
+        found("digits", "other digits begin a line", text("42 <b>\n"), "lines",
+              messages(0, text("42 <b>"))),
+        not_text("length-le", "a length below 64 KiB, the low byte first, is refused",
+                 terms("05000000", text("hello"))),
+        not_text("length-le-two-bytes", "... of two bytes, too", terms("2c010000", "61*300")),
+        not_text("length-le-newline", "... behind an empty line, if its first byte is a newline",
+                 terms("0a000000", "61*10"), messages(0, "")),
         vector("lines-explicit-89", "a framing that is chosen needs no detection", "890a",
                messages(0, "89"), framing="lines"),
         vector("lines-explicit-00", "... by any byte", "000a", messages(0, "00"),
                framing="lines"),
         vector("length-explicit-01", "... so that a first message may have 16 MiB", "01000000",
                framing="length", end=at_end(orderly=False, error=MALFORMED)),
+    ]  # fmt: skip
+
+
+# -- several connections ------------------------------------------------------------------------
+
+
+def brings(
+    on: int, data: str, *understood: Json, answer: str = "", fences: int | None = None
+) -> Json:
+    """Return a step: a connection brings bytes."""
+    step: Json = {"on": on, "bytes": data, "understood": list(understood), "answer": answer}
+    return step if fences is None else {**step, "fences": fences}
+
+
+def ends(on: int, *, orderly: bool = False) -> Json:
+    return {"on": on, "ends": {"orderly": orderly}}
+
+
+def accepts(on: int, seq: int) -> Json:
+    return {"on": on, "accepts": seq, "answer": ack(seq)}
+
+
+RESTART: Final[Json] = {"restart": True}
+
+
+def connections() -> list[Json]:
+    def opens(
+        on: int, lowest_seq: int, epoch: int, expected: int, accepted: int, **more: Any
+    ) -> Json:
+        return brings(on, terms(PREFACE, hello(lowest_seq)), greeting(lowest_seq),
+                      answer=terms(welcome(epoch, expected), ack(accepted)), **more)  # fmt: skip
+
+    def story(name: str, why: str, *steps: Json) -> Json:
+        return {"name": name, "why": why, "steps": list(steps)}
+
+    first = (opens(1, 0, 1, 0, 0), brings(1, batch(0, "61", "62"), messages(0, "61", "62")))
+    other = "ff" * 16
+    return [
+        story(
+            "resent", "what was received and not accepted is sent again, and dropped",
+            *first, ends(1), opens(2, 0, 2, 2, 0),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "resent-in-part", "... as far as it was not accepted",
+            *first, accepts(1, 1), ends(1), opens(2, 1, 2, 2, 1),
+            brings(2, batch(1, "62", "63"), messages(2, "63")), accepts(2, 3),
+        ),
+        story(
+            "ack-lost", "an acknowledgement that the producer did not hear is told again",
+            *first, accepts(1, 2), ends(1), opens(2, 0, 2, 2, 2),
+            brings(2, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "cut-batch", "a batch that was cut off comes whole on the next connection",
+            opens(1, 0, 1, 0, 0), brings(1, batch(0, "61"), messages(0, "61")),
+            brings(1, terms(header(25, BATCH), u64(1), u32(1))), ends(1), opens(2, 0, 2, 1, 0),
+            brings(2, terms(batch(0, "61"), batch(1, "62")), messages(1, "62")),
+        ),
+        story(
+            "lost-again", "a loss that is told again counts once",
+            opens(1, 0, 1, 0, 0), brings(1, lost(0, 2), dropped(2)), ends(1),
+            opens(2, 0, 2, 2, 0), brings(2, terms(lost(0, 2), batch(2, "63")), messages(2, "63")),
+        ),
+        story(
+            "three-connections", "each goes on where the one before ended",
+            *first, ends(1), opens(2, 0, 2, 2, 0), brings(2, batch(2, "63"), messages(2, "63")),
+            ends(2), opens(3, 0, 3, 3, 0),
+            brings(3, batch(0, "61", "62", "63", "64"), messages(3, "64")),
+        ),
+        story(
+            "fenced", "a newer connection of a producer ends the older one",
+            *first, opens(2, 0, 2, 2, 0, fences=1), brings(1, batch(2, "78")),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "fenced-twice", "... each time", *first, opens(2, 0, 2, 2, 0, fences=1),
+            opens(3, 0, 3, 2, 0, fences=2), brings(3, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "others-unfenced", "another producer id is another producer",
+            *first,
+            brings(2, terms(PREFACE, hello(producer_id=other)), greeting(producer_id=other),
+                   answer=terms(welcome(1, 0), ack(0))),
+            brings(2, batch(0, "78"), messages(0, "78")),
+            brings(1, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "bye-forgets", "after BYE with all accepted, the receiver need not know it any more",
+            *first, accepts(1, 2), brings(1, frame(BYE)), ends(1, orderly=True),
+            opens(2, 2, 1, 2, 2), brings(2, batch(2, "63"), messages(2, "63")),
+        ),
+        story(
+            "bye-too-early", "... but with something not accepted, it must",
+            *first, brings(1, frame(BYE)), ends(1, orderly=True), opens(2, 0, 2, 2, 0),
+            brings(2, batch(0, "61", "62", "63"), messages(2, "63")),
+        ),
+        story(
+            "new-receiver", "another receiver knows nothing, and gets all that was not accepted",
+            *first, accepts(1, 1), RESTART, opens(2, 1, 1, 1, 1),
+            brings(2, batch(1, "62", "63"), messages(1, "62", "63")),
+        ),
     ]  # fmt: skip
 
 
@@ -935,8 +1130,11 @@ def files() -> dict[str, list[Json]]:
         "lines.json": lines(),
         "null.json": null(),
         "length.json": lengths(),
+        "length-le.json": lengths_le(),
+        "octet-counted.json": octet_counted(),
         "stream.json": streams(),
         "detection.json": detection(),
+        "connections.json": connections(),
         "producer.json": producers(),
     }
 

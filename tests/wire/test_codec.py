@@ -65,7 +65,8 @@ def test_what_is_not_bytes_like_is_refused_with_advice(codec: ModuleType, messag
     with pytest.raises(TypeError) as caught:
         codec.to_bytes(message)
     assert str(caught.value) == (
-        f"a message is bytes-like, not {kind}: encode it, or give the producer encode="
+        f"a message is bytes-like, not {kind}: encode it, as text.encode() does, or give the "
+        "producer an encode= that returns bytes"
     )
 
 
@@ -74,7 +75,7 @@ def test_what_is_not_bytes_like_is_refused_with_advice(codec: ModuleType, messag
     "pack",
     [
         pytest.param(lambda codec, messages: codec.pack_batch(messages, 0), id="pack_batch"),
-        pytest.param(lambda codec, messages: codec.pack_length(messages), id="pack_length"),
+        pytest.param(lambda codec, messages: codec.pack_length(messages, "big"), id="pack_length"),
         pytest.param(
             lambda codec, messages: codec.pack_delimited(messages, b"\n"), id="pack_delimited"
         ),
@@ -240,8 +241,8 @@ def test_malformed_batches_are_refused(codec: ModuleType, data: bytes, text: str
         pytest.param(lambda codec, data: codec.split_batch(data, 0), id="split_batch"),
         pytest.param(lambda codec, data: codec.scan_delimited(data, b"\n"), id="scan_delimited"),
         pytest.param(lambda codec, data: codec.split_delimited(data, b"\n"), id="split_delimited"),
-        pytest.param(lambda codec, data: codec.scan_length(data, 9), id="scan_length"),
-        pytest.param(lambda codec, data: codec.split_length(data), id="split_length"),
+        pytest.param(lambda codec, data: codec.scan_length(data, 9, "big"), id="scan_length"),
+        pytest.param(lambda codec, data: codec.split_length(data, "big"), id="split_length"),
     ],
 )
 def test_reading_refuses_what_is_no_buffer(codec: ModuleType, read: Read, data: object) -> None:
@@ -311,7 +312,7 @@ def test_packed_lines_end_with_newlines(codec: ModuleType) -> None:
 def test_packing_takes_any_buffers(codec: ModuleType, make: Make) -> None:
     """Foreign framings take the same messages as native."""
     assert codec.pack_delimited([make(b"a"), make(b"b")], b"\n") == b"a\nb\n"
-    assert codec.pack_length([make(b"a"), make(b"b")]) == b"\0\0\0\1a\0\0\0\1b"
+    assert codec.pack_length([make(b"a"), make(b"b")], "big") == b"\0\0\0\1a\0\0\0\1b"
 
 
 @pytest.mark.parametrize(
@@ -387,10 +388,29 @@ def test_delimited_messages_come_back_or_are_refused(
 # -- length ---------------------------------------------------------------------------------
 
 
-def test_packed_lengths_are_big_endian(codec: ModuleType) -> None:
+@pytest.mark.parametrize(("byteorder", "length"), [("big", b"\0\0\1\2"), ("little", b"\2\1\0\0")])
+def test_packed_lengths_are_in_the_byte_order_that_is_asked_for(
+    codec: ModuleType, byteorder: str, length: bytes
+) -> None:
     """Each message stands behind its length."""
-    assert codec.pack_length([b"a" * 258, b""]) == b"\0\0\1\2" + b"a" * 258 + b"\0\0\0\0"
-    assert codec.pack_length([]) == b""
+    messages = [b"a" * 258, b""]
+    data = length + b"a" * 258 + b"\0\0\0\0"
+    assert codec.pack_length(messages, byteorder) == data
+    assert codec.pack_length([], byteorder) == b""
+    assert codec.scan_length(data, 300, byteorder) == (2, 266, 258)
+    assert codec.split_length(data, byteorder) == messages
+
+
+def test_no_other_byte_order_is_known(codec: ModuleType) -> None:
+    """It is a word, as int.to_bytes has it."""
+    for byteorder in ("native", None, b"big"):
+        refused = pytest.raises(ValueError, match=r"^a byte order is 'big' or 'little'$")
+        with refused:
+            codec.pack_length([b"a"], byteorder)
+        with refused:
+            codec.scan_length(b"", 9, byteorder)
+        with refused:
+            codec.split_length(b"", byteorder)
 
 
 def test_message_of_4_gib_has_no_length(codec: ModuleType) -> None:
@@ -402,7 +422,7 @@ def test_message_of_4_gib_has_no_length(codec: ModuleType) -> None:
     with pytest.raises(
         ValueError, match=r"^a length-delimited message must be shorter than 4 GiB$"
     ):
-        codec.pack_length([message])
+        codec.pack_length([message], "big")
 
 
 @pytest.mark.parametrize(
@@ -427,27 +447,28 @@ def test_scan_finds_whole_messages_up_to_the_limit(
     codec: ModuleType, make: Make, data: bytes, limit: int, found: tuple[int, int, int]
 ) -> None:
     """The scan stops at what is not whole, or larger than the limit."""
-    assert codec.scan_length(make(data), limit) == found
+    assert codec.scan_length(make(data), limit, "big") == found
 
 
 @pytest.mark.parametrize("make", BUFFERS)
 def test_split_length_gives_the_messages(codec: ModuleType, make: Make) -> None:
     """Messages are bytes of their own, whatever the buffer was."""
-    messages = codec.split_length(make(b"\0\0\0\1a\0\0\0\0\0\0\0\2bb"))
+    messages = codec.split_length(make(b"\0\0\0\1a\0\0\0\0\0\0\0\2bb"), "big")
     assert messages == [b"a", b"", b"bb"]
     assert all(type(message) is bytes for message in messages)
-    assert codec.split_length(make(b"")) == []
+    assert codec.split_length(make(b""), "big") == []
 
 
+@pytest.mark.parametrize("byteorder", ["big", "little"])
 @given(messages=st.lists(st.binary(max_size=300)), tail=st.binary(max_size=3))
 def test_length_delimited_messages_come_back(
-    codec: ModuleType, messages: list[bytes], tail: bytes
+    codec: ModuleType, byteorder: str, messages: list[bytes], tail: bytes
 ) -> None:
     """What is packed is found whole, with a begun length behind it or none."""
-    data = codec.pack_length(messages)
+    data = codec.pack_length(messages, byteorder)
     nbytes = sum(map(len, messages))
-    assert codec.scan_length(data + tail, 300) == (len(messages), len(data), nbytes)
-    assert codec.split_length(data) == messages
+    assert codec.scan_length(data + tail, 300, byteorder) == (len(messages), len(data), nbytes)
+    assert codec.split_length(data, byteorder) == messages
 
 
 # -- the choice -----------------------------------------------------------------------------

@@ -16,21 +16,24 @@ from mpsr.wire import codec
 from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
 from mpsr.wire.framing import (
     FOREIGN_FRAMINGS,
+    ByteOrder,
     Deframer,
     DelimitedDeframer,
     Framing,
     LengthDeframer,
     NativeDeframer,
+    OctetCountedDeframer,
     RawFrame,
     Run,
     StreamDeframer,
+    TextDeframer,
     deframer,
     detect,
     single,
 )
 from tests.wire.pair import cut_at
 
-FOREIGN: list[Framing] = ["lines", "null", "length", "stream"]
+FOREIGN: list[Framing] = ["length", "length-le", "octet-counted", "lines", "null", "stream"]
 PLACES = st.lists(st.integers(0, 5000), max_size=30)
 
 
@@ -110,17 +113,17 @@ def test_places_are_given_to_the_messages_themselves() -> None:
 # -- detection ------------------------------------------------------------------------------
 
 
-def test_first_byte_decides_the_framing() -> None:
-    """89 is native, 00 is length, each of the 254 others is lines."""
+def test_first_byte_tells_native_length_and_text_apart() -> None:
+    """89 is native, 00 is length, each of the 254 others is text of which more must come."""
     found = [detect(byte) for byte in range(256)]
     assert found[0x89] == "native"
     assert found[0x00] == "length"
-    assert found.count("lines") == 254
+    assert found.count("auto") == 254
 
 
-@pytest.mark.parametrize("framing", ["native", "auto", "nonsense"])
+@pytest.mark.parametrize("framing", ["native", "nonsense"])
 def test_only_foreign_framings_have_a_deframer_of_messages(framing: Any) -> None:
-    """Native is frames, and auto is no framing yet."""
+    """Native is frames."""
     with pytest.raises(ValueError, match=f"^{framing} is not a foreign framing$"):
         deframer(framing, MAX_MESSAGE)
 
@@ -131,12 +134,56 @@ def test_only_foreign_framings_have_a_deframer_of_messages(framing: Any) -> None
         ("lines", DelimitedDeframer),
         ("null", DelimitedDeframer),
         ("length", LengthDeframer),
+        ("length-le", LengthDeframer),
+        ("octet-counted", OctetCountedDeframer),
+        ("auto", TextDeframer),
         ("stream", StreamDeframer),
     ],
 )
 def test_each_foreign_framing_has_its_deframer(framing: Framing, kind: type) -> None:
     """A framing's name leads to what understands it."""
     assert type(deframer(framing, MAX_MESSAGE)) is kind
+
+
+TEXT = st.lists(
+    st.sampled_from([b"a", b"\n", b"\r\n", b"\0", b"\0\0\0", b"7", b" ", b"<", b"34", b">"]),
+    max_size=20,
+).map(b"".join)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 16, 1000])
+@given(
+    data=TEXT | st.tuples(st.just(b"7 <34>a"), TEXT).map(b"".join),
+    places=st.lists(st.integers(0, 30)),
+)
+def test_text_means_the_same_however_it_is_cut(limit: int, data: bytes, places: list[int]) -> None:
+    """Its framing, messages and errors depend on the bytes alone."""
+    results = []
+    for pieces in ([data], cut_at(data, places), cut_at(data, range(len(data)))):
+        runs: list[Run] = []
+        target = TextDeframer(limit)
+        failure = ""
+        try:
+            for piece in pieces:
+                target.feed(memoryview(piece), runs)
+            target.finish(runs)
+        except RemoteProtocolError as exc:
+            failure = str(exc)
+        results.append(
+            (target.framing, [message for run in runs for message in run.split()], failure)
+        )
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("framing", ["lines", "null", "octet-counted"])
+def test_text_is_looked_at_only_until_its_framing_is_known(framing: Framing) -> None:
+    """What a text deframer finds is what the framing's own would have found."""
+    messages = [b"<34>first", b"12 <34>", b"\x89", b"last"]
+    data = FOREIGN_FRAMINGS[framing].pack(messages)
+    for pieces in ([data], cut_at(data, range(len(data)))):
+        target = TextDeframer(MAX_MESSAGE)
+        assert feed(target, pieces) == messages
+        assert target.framing == framing
 
 
 # -- there and back -------------------------------------------------------------------------
@@ -146,6 +193,8 @@ def framed(framing: Framing, messages: list[bytes]) -> list[bytes]:
     """Return those of the messages that the framing can carry."""
     if framing == "stream":
         return [b"".join(messages)] if any(messages) else []
+    if framing == "octet-counted":
+        return [message for message in messages if message]
     if framing in ("lines", "null"):
         end = b"\n" if framing == "lines" else b"\0"
         messages = [message.replace(end, b"") for message in messages]
@@ -238,7 +287,7 @@ def test_begun_message_is_pending_until_the_end(framing: Framing) -> None:
 
 def test_begun_length_is_pending() -> None:
     """A length counts among what has begun."""
-    target = LengthDeframer(MAX_MESSAGE)
+    target = LengthDeframer("big", MAX_MESSAGE)
     assert feed(target, [b"\0\0\0\1a\0\0", b"\0\5hel"], ends=False) == [b"a"]
     assert target.pending == 7
     with pytest.raises(RemoteProtocolError, match="ended 7 bytes into a message") as caught:
@@ -261,6 +310,14 @@ def test_begun_frame_is_pending_with_its_header() -> None:
 # -- limits ---------------------------------------------------------------------------------
 
 
+def big_endian(max_message: int) -> Deframer[Run]:
+    return deframer("length", max_message)
+
+
+def counted(max_message: int) -> Deframer[Run]:
+    return deframer("octet-counted", max_message)
+
+
 def test_control_frames_are_small_whatever_the_limit_of_batches() -> None:
     """Only a BATCH may be as large as the largest message."""
     for kind in set(range(256)) - {FrameType.BATCH}:
@@ -279,7 +336,8 @@ def test_control_frames_are_small_whatever_the_limit_of_batches() -> None:
         pytest.param(
             NativeDeframer, HEADER.pack(0xFFFF_FFFF, FrameType.HELLO, 0, 0), id="native-hello"
         ),
-        pytest.param(LengthDeframer, b"\xff\xff\xff\xff", id="length"),
+        pytest.param(counted, b"4294967295 ", id="octet-counted"),
+        pytest.param(big_endian, b"\xff\xff\xff\xff", id="length"),
     ],
 )
 def test_declared_4_gib_is_refused_and_allocates_nothing(
@@ -304,7 +362,8 @@ def test_declared_4_gib_is_refused_and_allocates_nothing(
         pytest.param(
             NativeDeframer, HEADER.pack(MAX_MESSAGE, FrameType.BATCH, 0, 0), id="native-batch"
         ),
-        pytest.param(LengthDeframer, MAX_MESSAGE.to_bytes(4, "big"), id="length"),
+        pytest.param(counted, b"%d " % MAX_MESSAGE, id="octet-counted"),
+        pytest.param(big_endian, MAX_MESSAGE.to_bytes(4, "big"), id="length"),
     ],
 )
 def test_declared_16_mib_allocates_nothing_before_it_comes(
@@ -347,13 +406,13 @@ def test_large_message_is_scanned_when_it_is_whole(monkeypatch: pytest.MonkeyPat
     scan = codec.scan_length
     scanned: list[int] = []
 
-    def count(data: bytes, limit: int) -> tuple[int, int, int]:
+    def count(data: bytes, limit: int, byteorder: ByteOrder) -> tuple[int, int, int]:
         scanned.append(len(data))
-        return scan(data, limit)
+        return scan(data, limit, byteorder)
 
     monkeypatch.setattr(codec, "scan_length", count)
-    data = codec.pack_length([b"a" * 1000])
-    assert feed(LengthDeframer(MAX_MESSAGE), cut_at(data, range(len(data)))) == [b"a" * 1000]
+    data = codec.pack_length([b"a" * 1000], "big")
+    assert feed(LengthDeframer("big", MAX_MESSAGE), cut_at(data, range(len(data)))) == [b"a" * 1000]
     assert scanned == [4, 1004]
 
 

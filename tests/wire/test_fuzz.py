@@ -4,7 +4,7 @@ Streams are random, or good ones with mutations, or made of good and bad frames.
 no exception but the ones that are promised, nothing held beyond the limits, every answer well
 formed, and the same meaning however the bytes are cut.
 
-``MPSR_FUZZ_SECONDS`` says how long the long test runs; ``MPSR_FUZZ_SEED`` repeats a run.
+``MPSR_FUZZ_SECONDS`` says how long the long test runs; ``MPSR_TEST_SEED`` repeats a run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mpsr.batch import ProducerIdentity
 from mpsr.errors import LocalProtocolError, RemoteProtocolError
 from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.wire.frames import HEADER, PREFACE, Hello, encode
-from mpsr.wire.framing import Framing
+from mpsr.wire.framing import FRAMINGS, Framing
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.session import Acknowledged, SendingSession, State, Welcomed
+from tests.chance import Chance
 from tests.wire.pair import PRODUCER_ID, UID, ReceiverEnd, Understood, cut_at, frames_in
 from tests.wire.vectors import RECEIVING, SENDING, read, unhex
 
 SECONDS: Final = float(os.environ.get("MPSR_FUZZ_SECONDS", "600"))
 SHORT: Final = 2.0  # seconds: the fuzz of the default suite
 
-FRAMINGS: Final[list[Framing]] = ["auto", "native", "lines", "null", "length", "stream"]
 LIMITS: Final = [0, 1, 8, 100, 5000, MAX_MESSAGE]  # bytes: largest messages to try
 LONGEST: Final = 20_000  # bytes of one stream
 U32: Final = [0, 1, 2, 3, 0x7FFF_FFFF, 0xFFFF_FFFE, 0xFFFF_FFFF]
@@ -172,8 +172,15 @@ def answers(rng: random.Random) -> bytes:
     return b"".join(parts)
 
 
+def text(rng: random.Random) -> bytes:
+    """Return text that may turn out to be in any framing."""
+    parts = [b"a", b"\n", b"\r", b"\0", b"\0\0", b"5 <34>a", b"5 <34", b"12", b" ", b"hello"]
+    return b"".join(rng.choices(parts, k=rng.randrange(1, 12)))
+
+
 RECEIVER_STREAMS: Final[list[Make]] = [
     noise,
+    text,
     lambda rng: mutated(rng, FROM_PRODUCERS),
     lambda rng: Writer(rng).stream(),
     lambda rng: mutated(rng, [Writer(rng).stream()]),
@@ -290,28 +297,28 @@ def fuzz_sender(rng: random.Random) -> str:
     return ""
 
 
-def fuzz(seconds: float) -> int:
+def fuzz(rng: random.Random, seconds: float) -> int:
     """Feed streams for so long; return how many they were, or fail with what was found."""
-    seed = int(os.environ.get("MPSR_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
-    rng = random.Random(seed)
     streams = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = fuzz_receiver(rng) if streams % 3 else fuzz_sender(rng)
-        assert not found, f"seed {seed}, stream {streams}: {found}"
+        assert not found, f"stream {streams}: {found}"
         streams += 1
     return streams
 
 
-def test_no_stream_of_bytes_breaks_either_end() -> None:
+def test_no_stream_of_bytes_breaks_either_end(chance: Chance) -> None:
     """Two seconds of bad streams raise nothing that is not promised."""
-    assert fuzz(SHORT) > 0
+    assert fuzz(chance, SHORT) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(SECONDS + 60)
-def test_no_stream_of_bytes_breaks_either_end_for_long(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_stream_of_bytes_breaks_either_end_for_long(
+    chance: Chance, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Minutes of bad streams raise nothing that is not promised."""
-    streams = fuzz(SECONDS)
+    streams = fuzz(chance, SECONDS)
     with capsys.disabled():
         print(f"\n{streams} streams in {SECONDS:g} seconds, nothing found")  # noqa: T201

@@ -374,4 +374,4 @@ def test_message_may_change_everything_when_asked_for_its_bytes(codec: ModuleTyp
     assert messages_of(codec, packer.take(0)) == [b"x" * 90] * 1000 + [b"meddler"]
     messages[:] = [b"first", Meddler(), b"last"]
     packer.close()
-    assert codec.pack_length(messages) == b"\0\0\0\5first\0\0\0\7meddler"
+    assert codec.pack_length(messages, "big") == b"\0\0\0\5first\0\0\0\7meddler"

@@ -47,7 +47,7 @@ from mpsr.wire.frames import (
 from mpsr.wire.framing import FIRST_BYTES
 from mpsr.wire.session import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
 from tests.wire.pair import ReceiverEnd
-from tests.wire.vectors import RECEIVING, SENDING, read
+from tests.wire.vectors import CONNECTIONS, RECEIVING, SENDING, read
 
 DOC: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 FORMATS: Final = {"u32": "I", "u64": "Q", "16 bytes": "16s"}
@@ -129,11 +129,13 @@ def test_lost_reasons_are_as_documented() -> None:
 
 
 def test_first_bytes_are_as_documented() -> None:
-    """Each byte that decides for a framing other than lines."""
-    (rows,) = tables("Which framing")
+    """Each byte that decides for a framing other than text."""
+    rows, separators = tables("Which framing")
     told = {row[0].strip("`"): re.sub(r"\[(\w+)\].*", r"\1", row[1]) for row in rows}
-    assert told.pop("any other") == "lines"
+    assert told.pop("any other") == "text: see below"
     assert {int(byte, 16): framing for byte, framing in told.items()} == FIRST_BYTES
+    text = " ".join(row[1] for row in separators)
+    assert set(re.findall(r"\[([\w-]+)\]", text)) == {"lines", "null", "octet-counted"}
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,8 @@ def test_documented_producer_says_why_it_was_refused() -> None:
 def test_every_file_and_key_of_the_vectors_is_documented() -> None:
     """Who reads the document can read the vectors."""
     text = section("Test vectors")
-    for name in (*RECEIVING, *SENDING):
+    for name in (*RECEIVING, *CONNECTIONS, *SENDING):
         assert f"`{name}.json`" in text
         for vector in read(name):
-            assert all(f"`{key}`" in text for key in vector)
+            keys = {*vector, *(key for step in vector.get("steps", ()) for key in step)}
+            assert all(f"`{key}`" in text for key in keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -10,12 +11,22 @@ import pytest
 from mpsr.batch import ProducerIdentity
 from mpsr.errors import Rejected, RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.wire.frames import Hello, Reject
+from mpsr.wire.frames import Hello, Reject, RejectCode
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.session import Acknowledged, SendingSession, Welcomed
 from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
-from tests.wire.vectors import RECEIVING, SENDING, VECTORS, Vector, load, read, unhex
+from tests.wire.vectors import (
+    CONNECTIONS,
+    FOREIGN,
+    RECEIVING,
+    SENDING,
+    VECTORS,
+    Vector,
+    load,
+    read,
+    unhex,
+)
 
 Cut = Callable[[bytes], list[bytes]]
 
@@ -91,6 +102,8 @@ def test_receiver_understands_each_vector_however_it_is_cut(vector: Vector, cut:
     assert end.understood == joined(vector["understood"], at_end["understood"])
     assert end.orderly is at_end["orderly"]
     assert code_of(end.error) == at_end["error"]
+    if "detected" in at_end:
+        assert end.session.framing == at_end["detected"]
 
 
 def joined(before: list[Vector], after: list[Vector]) -> list[Understood]:
@@ -119,11 +132,13 @@ def test_trailing_bytes_change_nothing_in_native(vector: Vector) -> None:
         check(end, vector)
 
 
-@pytest.mark.parametrize("vector", load("lines", "null", "length", take=is_whole))
+@pytest.mark.parametrize("vector", load(*FOREIGN[:-1], take=is_whole))
 def test_trailing_bytes_change_nothing_in_foreign_framings(vector: Vector) -> None:
     """A message that has begun behind a vector waits; behind an error, nothing matters."""
     end = receiver_for(vector)
-    tail = b"\0\0\1" if vector["framing"] == "length" else b"tail"
+    tail = {"length": b"\0\0\1", "length-le": b"\1\0\0", "octet-counted": b"4 ta"}.get(
+        vector["framing"], b"tail"
+    )
     end.feed(unhex(vector["bytes"]) + tail)
     check(end, vector)
     if vector["error"] is None:
@@ -131,6 +146,38 @@ def test_trailing_bytes_change_nothing_in_foreign_framings(vector: Vector) -> No
     else:
         end.feed(b"more")
         check(end, vector)
+
+
+@pytest.mark.parametrize("cut", [whole, bytewise])
+@pytest.mark.parametrize("vector", load(*CONNECTIONS))
+def test_receiver_understands_connections_that_follow_each_other(vector: Vector, cut: Cut) -> None:
+    """A producer that returns goes on where the receiver stands."""
+    ledger = Ledger()
+    ends: dict[int, ReceiverEnd] = {}
+    told: dict[int, list[Vector]] = defaultdict(list)
+    for step in vector["steps"]:
+        if "restart" in step:
+            ledger = Ledger()
+            continue
+        end = ends.setdefault(step["on"], ReceiverEnd("native", ledger=ledger))
+        sent = len(end.sent)
+        match step:
+            case {"bytes": terms}:
+                end.feed_all(cut(unhex(terms)))
+                told[step["on"]] += step["understood"]
+            case {"accepts": seq}:
+                end.accept(seq)
+            case {"ends": {"orderly": orderly}}:
+                end.finish()
+                assert end.orderly is orderly
+        assert end.understood == joined([], told[step["on"]])
+        assert end.sent[sent:] == unhex(step.get("answer", ""))
+        assert code_of(end.error) in (None, RejectCode.FENCED)
+        if "fences" in step:
+            older = ends[step["fences"]]
+            (*_, last) = frames_in(older.sent)
+            assert isinstance(last, Reject)
+            assert last.code == code_of(older.error) == RejectCode.FENCED
 
 
 @pytest.mark.parametrize("cut", [whole, bytewise])
@@ -198,7 +245,7 @@ def test_committed_vectors_are_what_the_script_lays_out() -> None:
     assert written == there
 
 
-@pytest.mark.parametrize("name", [*RECEIVING, *SENDING])
+@pytest.mark.parametrize("name", [*RECEIVING, *CONNECTIONS, *SENDING])
 def test_vectors_have_names_of_their_own(name: str) -> None:
     """A vector can be referred to by its file and name."""
     names = [vector["name"] for vector in read(name)]

@@ -10,7 +10,9 @@ from typing import Any, Final
 import pytest
 
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
-RECEIVING: Final = ("native", "lines", "null", "length", "stream", "detection")
+FOREIGN: Final = ("lines", "null", "length", "length-le", "octet-counted", "stream")
+RECEIVING: Final = ("native", *FOREIGN, "detection")
+CONNECTIONS: Final = ("connections",)
 SENDING: Final = ("producer",)
 
 Vector = dict[str, Any]

@@ -2,6 +2,29 @@
 
 from __future__ import annotations
 
-from mpsr.cli.entry import main
+TYPE_CHECKING = False  # what typing would say, which takes long to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line of this process.
+
+    As long as it does nothing, SIGINT ends it at once, without a word. A process that ignores
+    SIGINT goes on doing so.
+    """
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - quicker than signal
+
+    interruptible = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+    if interruptible:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    import sys  # noqa: PLC0415 - from here on there is time
+
+    from mpsr.cli.entry import run  # noqa: PLC0415
+
+    status = run(sys.argv[1:])
+    if interruptible:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    sys.exit(status)

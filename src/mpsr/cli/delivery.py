@@ -184,18 +184,26 @@ class Delivery:
             return f"waiting for room in the spool, or for a receiver at {address}"
         if self._hurried:
             return f"{left} to deliver: waiting for up to {self._timeout:g} s; or interrupt again"
-        if not stats.connects:
-            return f"waiting for a receiver at {address}"
         if stats.connected:
             return f"waiting for the receiver at {address} to accept {left}"
-        if self._native and self._is_there():
+        return self._awaited_unconnected(stats)
+
+    def _awaited_unconnected(self, stats: ProducerStats) -> str:
+        address, left = self._producer.address, plural(stats.buffered, "message")
+        obstacle = self._obstacle()
+        if isinstance(obstacle, ReceiverBusy):
+            return f"waiting for the receiver at {address}, whose backlog is full"
+        if not stats.connects:
+            return f"waiting for a receiver at {address}"
+        if self._native and obstacle is None:
             hint = "if it is no mpsr receiver, name its --framing"
             return f"waiting for {address} to answer; {hint}"
         return f"waiting for a receiver to return to {address}, to accept {left}"
 
-    def _is_there(self) -> bool:
+    def _obstacle(self) -> AddressError | None:
+        """Return why there can be no connection now, if there can be none."""
         try:
             self._probe()
-        except AddressError:
-            return False
-        return True
+        except AddressError as exc:
+            return exc
+        return None

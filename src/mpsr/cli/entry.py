@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-import traceback
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import click
 from click.shell_completion import shell_complete
 
-from mpsr.cli import version
+from mpsr.cli.signals import heed_interrupts
 from mpsr.cli.status import Status, is_defect, line_of, status_of, table
 from mpsr.cli.stdio import abandon_stdout, say
 
@@ -19,11 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COMPLETE: Final = "_MPSR_COMPLETE"  # set by the completion script that a shell has loaded
-
-
-def main() -> NoReturn:
-    """Run the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,6 +36,8 @@ def run(arguments: Sequence[str]) -> int:
 def _report(error: BaseException) -> int:
     status = status_of(error)
     if is_defect(error) and os.environ.get("MPSR_DEBUG"):
+        import traceback  # noqa: PLC0415 - not light
+
         traceback.print_exception(error)
     line = line_of(error)
     if line:
@@ -54,6 +49,8 @@ def _report(error: BaseException) -> int:
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it
     if value:
+        from mpsr.cli import version  # noqa: PLC0415 - it loads the codec, which may fail
+
         click.echo(version.LINE)
         context.exit()
 
@@ -85,6 +82,7 @@ class _Commands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         found: click.Command = getattr(import_module(f"mpsr.cli.{cmd_name}"), cmd_name)
+        heed_interrupts()  # there is work from here on, to be ended in order
         return found
 
 

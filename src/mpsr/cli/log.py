@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+from binascii import hexlify
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import content, local_time, origin
+from mpsr.cli.formats import FORMATS, content, local_time, origin
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, printable
@@ -28,6 +29,8 @@ _WINDOW: Final = 4 * MIB  # bytes, about, that are read at once when going backw
 _MICROSECOND: Final = 1000  # nanoseconds
 _SHORTEST_ID: Final = 8  # digits of a producer's id that stand for it
 
+_TELL_LOSSES: Final = ("short", "json")  # the formats that can
+
 _HELP: Final = """\
 Print the messages of a journal, the oldest first, and those too that its readers are done with,
 until they are trimmed.
@@ -38,7 +41,7 @@ Examples:
   mpsr log events.db -n 20 -r
   mpsr log events.db --since -1h --producer web
   mpsr log events.db --since yesterday --until today -o json | jq .body
-  mpsr log events.db -o cat > messages
+  mpsr log events.db -o text > messages
 
 One process uses a journal at a time: while a receiver has it open this is refused (exit 75), and
 while this reads, a receiver is.
@@ -99,10 +102,10 @@ def _uid(text: str) -> int:
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["text", "json", "cat"]),
-    default="text",
-    help="text: when, who, and the message, a line each. json: an object a message. cat: the "
-    "bytes of the message, untouched.  [default: text]",
+    type=click.Choice(["short", *FORMATS]),
+    default="short",
+    help="short: when, who, and the message, a line each. text, json, hex, raw: as mpsr recv "
+    "prints them.  [default: short]",
 )
 def log(
     *,
@@ -124,7 +127,7 @@ def log(
             and (until is None or 0 < entry.received_at // _MICROSECOND <= until)
             and (not uids or entry.peer.uid in uids)
             and (not producers or any(_is_of(entry, name) for name in producers))
-            and not (output == "cat" and entry.empty)
+            and not (output not in _TELL_LOSSES and entry.empty)
         )
 
     with immediate_end(), Journal(file, create=False) as journal:
@@ -223,7 +226,7 @@ def _print(screen: Stdout, lines: Iterable[bytes]) -> None:
     screen.write(b"".join(waiting))
 
 
-def _text(item: _Item) -> bytes:
+def _short(item: _Item) -> bytes:
     entry = item.entry
     label = printable(entry.producer.label) if entry.producer is not None else ""
     pid = "?" if entry.peer.pid is None else entry.peer.pid
@@ -243,8 +246,16 @@ def _json(item: _Item) -> bytes:
     return line.encode()
 
 
-def _cat(item: _Item) -> bytes:
-    return (item.body or b"") + b"\n"
+def _text(item: _Item) -> bytes:
+    return _raw(item) + b"\n"
 
 
-_FORMATS: Final = {"text": _text, "json": _json, "cat": _cat}
+def _hex(item: _Item) -> bytes:
+    return hexlify(_raw(item)) + b"\n"
+
+
+def _raw(item: _Item) -> bytes:
+    return item.body or b""
+
+
+_FORMATS: Final = {"short": _short, "text": _text, "json": _json, "hex": _hex, "raw": _raw}

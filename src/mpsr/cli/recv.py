@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from mpsr.endpoint import DEFAULT_MODE
 from mpsr.errors import Closed, TimedOut
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.receiver import Receiver
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ Receive messages at ADDRESS and print each, a line a message, as it arrives.
 Examples:
   mpsr recv app.sock
   mpsr recv app.sock --count 10 --timeout 5s
-  mpsr recv app.sock --format json | jq .body
+  mpsr recv app.sock -o json | jq .body
   mpsr recv app.sock -0 | xargs -0 -n1 echo
   mpsr recv /run/app.sock --mode 660 --group www-data
   mpsr recv @app --type dgram
@@ -56,8 +57,8 @@ and ends; a second Ctrl-C ends at once.
 )
 @click.argument("address")
 @click.option(
-    "--format",
-    "form",
+    "-o",
+    "--output",
     type=click.Choice(FORMATS),
     default="text",
     help="text: the bytes, untouched. json: an object a message, with who sent it. hex: its bytes "
@@ -82,11 +83,12 @@ and ends; a second Ctrl-C ends at once.
 )
 @click.option(
     "--framing",
-    type=click.Choice(["auto", "native", "lines", "null", "length", "stream"]),
+    type=click.Choice(["auto", *FRAMINGS]),
     metavar="NAME",
     default="auto",
-    help="How bytes become messages: native, lines, null, length, stream (a connection is a "
-    "message), or auto: by each connection's first byte.  [default: auto]",
+    help="How bytes become messages: native, lines, null, length, length-le (little-endian), "
+    "octet-counted (syslog), stream (a connection is a message), or auto: by what each "
+    "connection begins with.  [default: auto]",
 )
 @click.option(
     "--mode",
@@ -126,7 +128,7 @@ and ends; a second Ctrl-C ends at once.
 def recv(
     *,
     address: str,
-    form: str,
+    output: str,
     null: bool,
     count: int | None,
     timeout: float | None,
@@ -143,14 +145,16 @@ def recv(
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
         raise click.UsageError("--journal-limit has no use without --journal")
-    if null and form == "raw":
-        raise click.UsageError("--null has no use with --format raw, which puts nothing between")
+    if null and output == "raw":
+        raise click.UsageError("--null has no use with --output raw, which puts nothing between")
     if kind == "dgram" and framing != "auto":
         raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
-    output = Stdout()
+    stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = _Printer(output, format_named(form, b"\0" if null else b"\n"))
+    printer = _Printer(stdout, format_named(output, b"\0" if null else b"\n"))
+    stop = _Stop()
     with (
+        orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
         Receiver(
             address,
@@ -164,19 +168,39 @@ def recv(
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
         ) as receiver,
     ):
+        stop.of(receiver)
         try:
-            with orderly_end(lambda _: receiver.stop()):
-                output.watch(receiver.stop)
-                if not quiet:
-                    say(f"listening on {receiver.address} (pid {os.getpid()})")
-                printer.run(receiver, count, timeout)
+            stdout.watch(receiver.stop)
+            if not quiet:
+                say(f"listening on {receiver.address} (pid {os.getpid()})")
+            printer.run(receiver, count, timeout)
         finally:
-            if not (quiet or output.deserted):
+            if not (quiet or stdout.deserted):
                 connections = (
                     "" if kind == "dgram" else plural(receiver.stats().accepted, "connection")
                 )
                 say(printer.summary(connections))
     return Status.OK
+
+
+class _Stop:
+    """Stops the receiver at a signal, or as soon as there is one."""
+
+    def __init__(self) -> None:
+        self._receiver: Receiver | None = None
+        self._wanted = False
+
+    def __call__(self, _: int) -> None:
+        self._wanted = True
+        if self._receiver is not None:
+            with suppress(Closed):  # it has ended by itself
+                self._receiver.stop()
+
+    def of(self, receiver: Receiver) -> None:
+        """Stop this one."""
+        self._receiver = receiver
+        if self._wanted:
+            receiver.stop()
 
 
 class _Printer:

@@ -17,11 +17,13 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
 from mpsr.errors import MessageError, MpsrError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.producer import FRAMINGS, Producer
+from mpsr.producer import Producer
+from mpsr.wire.framing import FRAMINGS
 
 if TYPE_CHECKING:
     from mpsr.cli.sources import Source
     from mpsr.endpoint import SocketType
+    from mpsr.trust import ReceiverUid
     from mpsr.wire.framing import Framing
 
 
@@ -72,7 +74,8 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     metavar="NAME",
     default="native",
     help="What the receiver understands: native (the only one with acknowledgements), lines, null, "
-    "length, or stream (a connection a message).  [default: native]",
+    "length, length-le (little-endian), octet-counted (syslog), or stream (a connection a "
+    "message).  [default: native]",
 )
 @click.option(
     "--max-message",
@@ -86,6 +89,13 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     metavar="FILE",
     help="Keep in FILE what no receiver has accepted yet; the next run sends it first. No receiver "
     "need be there: it ends well once every message is accepted or safe in FILE.",
+)
+@click.option(
+    "--receiver-uid",
+    type=types.user,
+    metavar="USER",
+    help="Who may receive, by name or number, or any.  [default: your own user and root, where "
+    "others could have taken the address; else the owner of its directory, too]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of errors.")
 def send(
@@ -101,6 +111,7 @@ def send(
     framing: Framing,
     max_message: int,
     spool: str | None,
+    receiver_uid: ReceiverUid,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr send``."""
@@ -109,7 +120,13 @@ def send(
     source = Arguments(message) if message else Stdin(splitting, max_message)
     with closing(source):
         producer = Producer(
-            address, type=kind, framing=framing, label=label, max_message=max_message, spool=spool
+            address,
+            type=kind,
+            framing=None if kind == "dgram" else framing,
+            label=label,
+            max_message=max_message,
+            receiver_uid=receiver_uid,
+            spool=spool,
         )
         ending = Ending(producer.address, kind, framing, spool=spool, left=producer.stats().sent)
         narrator = Narrator(source, quiet=quiet)

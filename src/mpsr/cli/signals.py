@@ -1,4 +1,4 @@
-"""Turn the first SIGINT or SIGTERM into an orderly end, and the second into an immediate one."""
+"""Turn the first signal to end into an orderly end, and the second into an immediate one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heed_interrupts() -> None:
+    """Have SIGINT raise KeyboardInterrupt, where it would end the process at once."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from mpsr.errors import (
     NotAJournal,
     ReceiverBusy,
     TimedOut,
+    WrongReceiver,
     WrongSocketType,
 )
 
@@ -43,6 +44,7 @@ class Status(IntEnum):
     DENIED = 77
     CONFIGURATION = 78
     TIMED_OUT = 124
+    HUNG_UP = 129
     INTERRUPTED = 130
     STDOUT_CLOSED = 141
     TERMINATED = 143
@@ -59,6 +61,7 @@ MEANINGS: Final = {
     Status.DENIED: "the permissions forbid it",
     Status.CONFIGURATION: "the address, the file or an option cannot work: see the message",
     Status.TIMED_OUT: "the time-out passed",
+    Status.HUNG_UP: "hung up (SIGHUP: its terminal was closed)",
     Status.INTERRUPTED: "interrupted (SIGINT, Ctrl-C)",
     Status.STDOUT_CLOSED: "whoever read stdout is gone",
     Status.TERMINATED: "terminated (SIGTERM)",
@@ -74,6 +77,7 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
     (ReceiverBusy, Status.BUSY),
     (BufferFull, Status.BUSY),
     (AddressDenied, Status.DENIED),
+    (WrongReceiver, Status.DENIED),
     (AddressOccupied, Status.CONFIGURATION),
     (InvalidAddress, Status.CONFIGURATION),
     (WrongSocketType, Status.CONFIGURATION),
@@ -93,16 +97,24 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
 )
 
 
+# Whoever is told already knows, or is gone.
+_SILENT: Final = (Status.HUNG_UP, Status.INTERRUPTED, Status.STDOUT_CLOSED, Status.TERMINATED)
+
+
 class CommandFailed(Exception):
     """A command ends early, with this status and this line on stderr; none if it is empty."""
 
     def __init__(self, status: Status, line: str = "") -> None:
-        super().__init__(line)
+        super().__init__(status, line)
         self.status = status
+        self.line = line
+
+    def __str__(self) -> str:
+        return self.line
 
 
 class Interrupted(SystemExit):
-    """SIGINT or SIGTERM ends the process at once; nothing that handles errors handles it."""
+    """A signal ends the process at once; nothing that handles errors handles it."""
 
     def __init__(self, signum: int) -> None:
         self.status = Status(128 + signum)
@@ -119,7 +131,7 @@ def status_of(error: BaseException) -> Status:
 def line_of(error: BaseException) -> str:
     """Return the line that tells of an exception; empty where there is nothing to tell."""
     status = status_of(error)
-    if status in (Status.INTERRUPTED, Status.TERMINATED, Status.STDOUT_CLOSED):
+    if status in _SILENT:
         return ""
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None

@@ -89,3 +89,15 @@ def mode(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is no octal mode; write it like 660")
     return int(match[1], 8)
+
+
+def user(text: str) -> int | str:
+    """Return a user's id by its name or number; ``any`` stands for itself."""
+    if text == "any" or text.isdecimal():
+        return text if text == "any" else int(text)
+    import pwd  # noqa: PLC0415 - few name a user
+
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"there is no user {text!r}; pass a name or a number") from None

@@ -11,6 +11,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 
 #include "_frame.h"
 
@@ -30,18 +31,17 @@ static inline uint32_t get_offset(const char *at)
     return le32toh(offset);
 }
 
-/* Foreign lengths are big-endian. */
-static inline void put_length(char *at, uint32_t length)
+static inline void put_length(char *at, uint32_t length, bool little)
 {
-    length = htobe32(length);
+    length = little ? htole32(length) : htobe32(length);
     memcpy(at, &length, sizeof length);
 }
 
-static inline uint32_t get_length(const char *at)
+static inline uint32_t get_length(const char *at, bool little)
 {
     uint32_t length;
     memcpy(&length, at, sizeof length);
-    return be32toh(length);
+    return little ? le32toh(length) : be32toh(length);
 }
 
 /* -- arguments -------------------------------------------------------------------------- */
@@ -138,7 +138,8 @@ static void advise(PyObject *message)
     PyObject *kind = PyObject_GetAttrString((PyObject *)Py_TYPE(message), "__name__");
     if (kind == NULL) return;
     PyErr_Format(PyExc_TypeError,
-                 "a message is bytes-like, not %S: encode it, or give the producer encode=", kind);
+                 "a message is bytes-like, not %S: encode it, as text.encode() does, or give the "
+                 "producer an encode= that returns bytes", kind);
     Py_DECREF(kind);
 }
 
@@ -1347,34 +1348,46 @@ static int check_lengths(const Bodies *bodies)
     return 0;
 }
 
-static PyObject *join_lengths(const Bodies *bodies)
+static PyObject *join_lengths(const Bodies *bodies, bool little)
 {
     PyObject *data = room_for(bodies, LENGTH);
     if (data == NULL) return NULL;
     char *at = PyBytes_AS_STRING(data);
     for (Py_ssize_t i = 0; i < bodies->count; i++) {
-        put_length(at, (uint32_t)PyBytes_GET_SIZE(bodies->items[i]));
+        put_length(at, (uint32_t)PyBytes_GET_SIZE(bodies->items[i]), little);
         at = put_body(at + LENGTH, bodies->items[i]);
     }
     return data;
 }
 
-static PyObject *pack_length(PyObject *Py_UNUSED(module), PyObject *messages)
+static int to_little(PyObject *byteorder, bool *little)
 {
+    if (PyUnicode_CheckExact(byteorder)) {
+        *little = PyUnicode_CompareWithASCIIString(byteorder, "little") == 0;
+        if (*little || PyUnicode_CompareWithASCIIString(byteorder, "big") == 0) return 0;
+    }
+    return fail(PyExc_ValueError, "a byte order is 'big' or 'little'");
+}
+
+static PyObject *pack_length(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    bool little;
+    if (check_count("pack_length", nargs, 2) < 0 || to_little(args[1], &little) < 0) return NULL;
     Bodies bodies;
-    if (to_bodies(messages, &bodies) < 0) return NULL;
-    PyObject *data = check_lengths(&bodies) < 0 ? NULL : join_lengths(&bodies);
+    if (to_bodies(args[0], &bodies) < 0) return NULL;
+    PyObject *data = check_lengths(&bodies) < 0 ? NULL : join_lengths(&bodies, little);
     Py_DECREF(bodies.owner);
     return data;
 }
 
 /* Count the whole messages at the head of the data, up to one longer than the limit. */
-static Py_ssize_t count_whole(const char *data, Py_ssize_t size, int64_t limit, Py_ssize_t *end)
+static Py_ssize_t count_whole(const char *data, Py_ssize_t size, int64_t limit, bool little,
+                              Py_ssize_t *end)
 {
     Py_ssize_t count = 0;
     *end = 0;
     while (size - *end >= LENGTH) {
-        Py_ssize_t length = get_length(data + *end);
+        Py_ssize_t length = get_length(data + *end, little);
         if (length > limit || length > size - *end - LENGTH) break;
         *end += LENGTH + length;
         count++;
@@ -1385,20 +1398,22 @@ static Py_ssize_t count_whole(const char *data, Py_ssize_t size, int64_t limit, 
 static PyObject *scan_length(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     int64_t limit;
-    if (check_count("scan_length", nargs, 2) < 0 || to_int64(args[1], &limit) < 0) return NULL;
+    bool little;
+    if (check_count("scan_length", nargs, 3) < 0 || to_int64(args[1], &limit) < 0) return NULL;
+    if (to_little(args[2], &little) < 0) return NULL;
     PyObject *body = whole(args[0]);
     if (body == NULL) return NULL;
     Py_ssize_t end;
     const char *data = PyBytes_AS_STRING(body);
-    Py_ssize_t count = count_whole(data, PyBytes_GET_SIZE(body), limit, &end);
+    Py_ssize_t count = count_whole(data, PyBytes_GET_SIZE(body), limit, little, &end);
     Py_DECREF(body);
     return Py_BuildValue("nnn", count, end, end - LENGTH * count);
 }
 
-static PyObject *split_at_lengths(const char *data, Py_ssize_t size)
+static PyObject *split_at_lengths(const char *data, Py_ssize_t size, bool little)
 {
     Py_ssize_t end;
-    Py_ssize_t count = count_whole(data, size, INT64_MAX, &end);
+    Py_ssize_t count = count_whole(data, size, INT64_MAX, little, &end);
     if (end != size) {
         PyErr_SetString(PyExc_ValueError, "the data ends within a message");
         return NULL;
@@ -1406,7 +1421,7 @@ static PyObject *split_at_lengths(const char *data, Py_ssize_t size)
     PyObject *messages = PyList_New(count);
     if (messages == NULL) return NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t length = get_length(data);
+        Py_ssize_t length = get_length(data, little);
         if (put_message(messages, i, data + LENGTH, length) < 0) {
             Py_DECREF(messages);
             return NULL;
@@ -1416,11 +1431,13 @@ static PyObject *split_at_lengths(const char *data, Py_ssize_t size)
     return messages;
 }
 
-static PyObject *split_length(PyObject *Py_UNUSED(module), PyObject *data)
+static PyObject *split_length(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *body = whole(data);
+    bool little;
+    if (check_count("split_length", nargs, 2) < 0 || to_little(args[1], &little) < 0) return NULL;
+    PyObject *body = whole(args[0]);
     if (body == NULL) return NULL;
-    PyObject *messages = split_at_lengths(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body));
+    PyObject *messages = split_at_lengths(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), little);
     Py_DECREF(body);
     return messages;
 }
@@ -1551,9 +1568,12 @@ static PyMethodDef codec_functions[] = {
      SIGNATURE("scan_delimited($module, data, delimiter, /)")},
     {"split_delimited", FASTCALL(split_delimited),
      SIGNATURE("split_delimited($module, data, delimiter, /)")},
-    {"pack_length", pack_length, METH_O, SIGNATURE("pack_length($module, messages, /)")},
-    {"scan_length", FASTCALL(scan_length), SIGNATURE("scan_length($module, data, limit, /)")},
-    {"split_length", split_length, METH_O, SIGNATURE("split_length($module, data, /)")},
+    {"pack_length", FASTCALL(pack_length),
+     SIGNATURE("pack_length($module, messages, byteorder, /)")},
+    {"scan_length", FASTCALL(scan_length),
+     SIGNATURE("scan_length($module, data, limit, byteorder, /)")},
+    {"split_length", FASTCALL(split_length),
+     SIGNATURE("split_length($module, data, byteorder, /)")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,17 +17,20 @@ from collections import deque
 from io import BytesIO
 from itertools import accumulate, groupby, islice
 from operator import index, sub
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from typing_extensions import Buffer
 
+    ByteOrder = Literal["big", "little"]
+
 _BATCH_HEAD: Final = struct.Struct("<QII")  # first sequence number, count, zero
 _HEADER: Final = struct.Struct("<IBBH")  # of a frame: length, type, flags, zero
 _FRAME: Final = struct.Struct("<IBBHQII")  # frame header and batch head in one
-_LENGTH: Final = struct.Struct(">I")
+_LENGTHS: Final = {"big": struct.Struct(">I"), "little": struct.Struct("<I")}
+_LENGTH_SIZE: Final = 4  # bytes
 _BATCH: Final = 3  # the frame type
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -54,7 +57,10 @@ def to_bytes(message: Buffer, /) -> bytes:
         return bytes(memoryview(message))
     except TypeError:
         kind = type(message).__name__
-        error = f"a message is bytes-like, not {kind}: encode it, or give the producer encode="
+        error = (
+            f"a message is bytes-like, not {kind}: encode it, as text.encode() does, or give the "
+            "producer an encode= that returns bytes"
+        )
         raise TypeError(error) from None
 
 
@@ -427,51 +433,60 @@ def _ended(data: Buffer, delimiter: bytes) -> bytes:
 # -- length ---------------------------------------------------------------------------------
 
 
-def pack_length(messages: Sequence[Buffer], /) -> bytes:
-    """Return the messages, each behind its length (u32, big-endian)."""
+def pack_length(messages: Sequence[Buffer], byteorder: ByteOrder, /) -> bytes:
+    """Return the messages, each behind its length (u32)."""
+    layout = _length(byteorder)
     bodies = [to_bytes(message) for message in messages]
     parts: list[bytes] = []
     for body in bodies:
         if len(body) > _U32:
             raise ValueError("a length-delimited message must be shorter than 4 GiB")
-        parts += (_LENGTH.pack(len(body)), body)
+        parts += (layout.pack(len(body)), body)
     return b"".join(parts)
 
 
-def scan_length(data: Buffer, limit: int, /) -> tuple[int, int, int]:
+def scan_length(data: Buffer, limit: int, byteorder: ByteOrder, /) -> tuple[int, int, int]:
     """Return the count, end and bytes of the whole messages at the head of ``data``.
 
     The scan stops at a message longer than ``limit``, as it does at one that is not whole.
     """
     limit = index(limit)
+    layout = _length(byteorder)
     body = _whole(data)
     count = end = 0
     size = len(body)
-    while size - end >= _LENGTH.size:
-        (length,) = _LENGTH.unpack_from(body, end)
-        if length > limit or size - end - _LENGTH.size < length:
+    while size - end >= _LENGTH_SIZE:
+        (length,) = layout.unpack_from(body, end)
+        if length > limit or size - end - _LENGTH_SIZE < length:
             break
-        end += _LENGTH.size + length
+        end += _LENGTH_SIZE + length
         count += 1
-    return count, end, end - _LENGTH.size * count
+    return count, end, end - _LENGTH_SIZE * count
 
 
-def split_length(data: Buffer, /) -> list[bytes]:
+def split_length(data: Buffer, byteorder: ByteOrder, /) -> list[bytes]:
     """Return the messages in ``data``, which ends with the last of them."""
+    layout = _length(byteorder)
     body = _whole(data)
     messages: list[bytes] = []
     begin = 0
     size = len(body)
     while begin < size:
-        end = begin + _LENGTH.size
+        end = begin + _LENGTH_SIZE
         if end <= size:
-            (length,) = _LENGTH.unpack_from(body, begin)
+            (length,) = layout.unpack_from(body, begin)
             begin, end = end, end + length
         if end > size:
             raise ValueError("the data ends within a message")
         messages.append(body[begin:end])
         begin = end
     return messages
+
+
+def _length(byteorder: ByteOrder) -> struct.Struct:
+    if type(byteorder) is not str or byteorder not in _LENGTHS:
+        raise ValueError("a byte order is 'big' or 'little'")
+    return _LENGTHS[byteorder]
 
 
 # -- assembling ------------------------------------------------------------------------------

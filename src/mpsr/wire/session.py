@@ -37,7 +37,15 @@ from mpsr.wire.frames import (
     malformed,
     max_frame,
 )
-from mpsr.wire.framing import Deframer, NativeDeframer, RawFrame, Run, deframer, detect
+from mpsr.wire.framing import (
+    Deframer,
+    NativeDeframer,
+    RawFrame,
+    Run,
+    TextDeframer,
+    deframer,
+    detect,
+)
 
 if TYPE_CHECKING:
     from collections import deque
@@ -52,7 +60,7 @@ if TYPE_CHECKING:
 class State(Enum):
     """Where one end of a connection stands."""
 
-    DETECTING = "nothing has come yet; the first byte will tell the framing"
+    DETECTING = "nothing has come yet; the first byte will tell native, length or text"
     FOREIGN = "a framing without sessions"
     PREFACE = "the preface is not whole"
     HELLO = "the preface has passed; HELLO comes next"
@@ -144,6 +152,7 @@ class ReceivingSession:
         decode: Callable[[bytes], Any] | None = None,
     ) -> None:
         self.framing: Framing = framing
+        """The one that is spoken; "auto" until the connection has told it."""
         self.settled = False
         """Whether it is a native connection that owes nothing just now."""
         self.apart = False
@@ -250,7 +259,7 @@ class ReceivingSession:
         try:
             if self._foreign is not None and orderly:
                 self._foreign.finish(runs)
-                self._receive_runs(runs)
+                self._receive_runs(self._foreign, runs)
         except RemoteProtocolError:
             orderly = False
             raise
@@ -321,9 +330,11 @@ class ReceivingSession:
         try:
             foreign.feed(data, runs)
         finally:
-            self._receive_runs(runs)
+            self._receive_runs(foreign, runs)
 
-    def _receive_runs(self, runs: list[Run]) -> None:
+    def _receive_runs(self, foreign: Deframer[Run], runs: list[Run]) -> None:
+        if isinstance(foreign, TextDeframer):
+            self.framing = foreign.framing
         for count, nbytes, split in runs:
             self._receive(self._seq, split, count, nbytes)
             self._seq += count

@@ -1,0 +1,77 @@
+"""What a producer does when its program closes descriptors that are not its own."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+import mpsr
+from tests.process.programs import receiving, run
+
+# A daemon closes all that it has inherited, and then opens files and sockets of its own, which
+# get the same numbers. What they hold in the end is printed.
+DAEMON = """
+import os, socket, sys, time, mpsr
+
+address, directory, when = sys.argv[1:]
+producer = mpsr.Producer(address)
+if when != "not connected":
+    producer.send(b"before")
+    producer.flush(10)
+if when == "double fork":
+    if os.fork():
+        os.wait()
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os.wait()
+        os._exit(0)
+if when == "in a burst":
+    producer.send_many([b"burst"] * 100)
+os.closerange(3, 256)
+files = [open(os.path.join(directory, str(number)), "w+b") for number in range(8)]
+pairs = [socket.socketpair() for _ in range(8)]
+for number in range(20):
+    producer.send(b"%d" % number)
+producer.flush(10)
+producer.send(b"last")
+producer.close(10)
+for file in files:
+    print(os.fstat(file.fileno()).st_size)
+for end in sum(pairs, ()):
+    end.setblocking(False)
+    try:
+        print(end.recv(100))
+    except BlockingIOError:
+        print(0)
+"""
+
+
+@pytest.mark.parametrize("when", ["not connected", "idle", "in a burst", "double fork"])
+def test_daemon_that_closes_all_descriptors_gets_nothing_of_ours_into_its_own(
+    address: str, tmp_path: object, when: str
+) -> None:
+    """The producer notices, connects anew and goes on; what is the program's stays untouched."""
+    with receiving(address) as received:
+        outcome = run(DAEMON, address, str(tmp_path), when)
+    assert (outcome.status, outcome.complaint) == (0, "")
+    assert outcome.output.split() == ["0"] * 24
+    expected = [b"%d" % number for number in range(20)] + [b"last"]
+    assert received[-len(expected) :] == expected
+    assert len(received) == len(expected) + {"not connected": 0, "in a burst": 101}.get(when, 1)
+
+
+def test_too_many_open_files_are_an_error_of_ours(address: str) -> None:
+    """Producer() says what to do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    producers: list[mpsr.Producer] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with pytest.raises(mpsr.AddressError, match="Too many open files; close files, or see"):
+            while True:
+                producers.append(mpsr.Producer(address))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for producer in producers:
+            producer.close()

@@ -1,0 +1,215 @@
+"""A producer sends to nobody who could have taken the name of its receiver."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+import mpsr
+from mpsr.trust import Step, steps_to, trusted_by_path
+from tests.process.programs import begin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ME, ROOT, OWNER, STRANGER = 1000, 0, 2000, 3000
+CLOSED, STICKY, OPEN, GROUP = 0o755, 0o1777, 0o777, 0o775
+
+
+def directory(uid: int, mode: int) -> Step:
+    return Step(uid, stat.S_IFDIR | mode)
+
+
+@pytest.mark.parametrize(
+    ("steps", "trusted"),
+    [
+        ([(ROOT, CLOSED), (ROOT, CLOSED)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (OWNER, CLOSED)], {ROOT, ME, OWNER}),  # /run/app
+        ([(ROOT, CLOSED), (ME, CLOSED)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (OWNER, GROUP)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (OWNER, OPEN)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (ROOT, STICKY)], {ROOT, ME}),  # /tmp
+        ([(ROOT, CLOSED), (ROOT, STICKY), (STRANGER, CLOSED)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (ROOT, STICKY), (ME, CLOSED)], {ROOT, ME}),
+        ([(ROOT, CLOSED), (ROOT, STICKY), (ROOT, CLOSED), (OWNER, CLOSED)], {ROOT, ME, OWNER}),
+        ([(ROOT, OPEN), (ME, CLOSED)], {ROOT, ME}),
+        ([(ROOT, OPEN), (OWNER, CLOSED)], {ROOT, ME}),
+    ],
+)
+def test_trusted_are_those_who_alone_could_put_a_socket_there(
+    steps: list[tuple[int, int]], trusted: set[int]
+) -> None:
+    assert trusted_by_path([directory(*step) for step in steps], ME) == trusted
+
+
+def test_symbolic_link_counts_where_it_stands_and_where_it_leads(tmp_path: Path) -> None:
+    """Whoever owns the link, or a directory on either way, could lead elsewhere."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    os.chown(tmp_path / "link", STRANGER, -1, follow_symlinks=False)
+    os.chown(tmp_path / "real", OWNER, -1)
+    uids = [
+        step.uid
+        for step in steps_to(str(tmp_path / "link" / "nothing.sock")[: -len("/nothing.sock")])
+    ]
+    assert uids[-3:] == [STRANGER, OWNER, os.geteuid()]
+
+
+# -- real receivers of other users ---------------------------------------------------------------
+
+IMPOSTOR = """
+import os, socket, sys
+
+kind = socket.SOCK_STREAM if sys.argv[2] == "stream" else socket.SOCK_DGRAM
+os.setgid(int(sys.argv[3]))
+os.setuid(int(sys.argv[3]))
+os.umask(0)
+with socket.socket(socket.AF_UNIX, kind) as sock:
+    name = sys.argv[1]
+    sock.bind("\\0" + name[1:] if name.startswith("@") else name)
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    print("ready", flush=True)
+    sock.settimeout(30)
+    if kind == socket.SOCK_STREAM:
+        sock, _ = sock.accept()
+    try:
+        print(sock.recv(1000))
+    except OSError as error:
+        print(error)
+"""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
+
+
+@pytest.fixture
+def impostor() -> Iterator[Callable[..., Any]]:
+    """Give a function that has another user receive at an address."""
+    processes = []
+
+    def start(address: str, kind: str = "stream", uid: int = STRANGER) -> Any:
+        process = begin(IMPOSTOR, address, kind, str(uid))
+        processes.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(params=["world-writable directory", "abstract name"])
+def taken(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an address that a stranger can take."""
+    if request.param == "abstract name":
+        return f"@mpsr-test-{os.getpid()}-{os.urandom(4).hex()}"
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+    return str(tmp_path / "open" / "test.sock")
+
+
+@needs_root
+def test_stranger_who_took_the_name_first_gets_nothing(
+    impostor: Callable[..., Any], taken: str
+) -> None:
+    """Sending, flushing and closing say at once who receives there, and why that is wrong."""
+    thief = impostor(taken)
+    producer: mpsr.Producer = mpsr.Producer(taken)
+    with pytest.raises(mpsr.WrongReceiver) as caught:
+        producer.flush(10)
+        producer.send(b"secret")
+        producer.flush(10)
+    assert (caught.value.uid, caught.value.pid) == (STRANGER, thief.pid)
+    assert f"uid {STRANGER} (process {thief.pid}) receives there" in str(caught.value)
+    assert "receiver_uid=" in str(caught.value)
+    with suppress(mpsr.Undelivered):
+        producer.close(10)
+    output, _ = thief.communicate(timeout=10)
+    assert output == "b''\n"
+
+
+@needs_root
+def test_stranger_gets_nothing_from_tasks_either(impostor: Callable[..., Any], taken: str) -> None:
+    impostor(taken)
+
+    async def main() -> None:
+        async with mpsr.AsyncProducer[bytes](taken) as producer:
+            with pytest.raises(mpsr.WrongReceiver):
+                while True:
+                    await producer.send(b"secret")
+                    await producer.flush(10)
+
+    with suppress(mpsr.Undelivered):
+        anyio.run(main)
+
+
+@needs_root
+@pytest.mark.parametrize("receiver_uid", [STRANGER, {1, STRANGER}, "any"])
+def test_named_user_may_receive(
+    impostor: Callable[..., Any], taken: str, receiver_uid: Any
+) -> None:
+    friend = impostor(taken)
+    with mpsr.Producer[bytes](taken, framing="lines", receiver_uid=receiver_uid) as producer:
+        producer.send(b"hello")
+        producer.flush(10)
+    output, _ = friend.communicate(timeout=10)
+    assert output.startswith("b'hello")
+
+
+@needs_root
+def test_owner_of_a_directory_that_nobody_else_writes_may_receive(
+    impostor: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As a web server's user sends to an application at /run/app."""
+    home = tmp_path / "app"
+    home.mkdir()
+    os.chown(home, STRANGER, STRANGER)
+    for path in (home, tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    address = str(home / "app.sock")
+    friend = impostor(address)
+    with mpsr.Producer[bytes](address, framing="lines") as producer:
+        producer.send(b"hello")
+    output, _ = friend.communicate(timeout=10)
+    assert output.startswith("b'hello")
+
+
+@needs_root
+def test_datagrams_go_to_no_stranger(impostor: Callable[..., Any], taken: str) -> None:
+    """The kernel does not tell who receives them: the owner of the socket's file stands for it."""
+    impostor(taken, "dgram")
+    with pytest.raises(mpsr.WrongReceiver):
+        producer: mpsr.Producer = mpsr.Producer(taken, type="dgram")
+        producer.send(b"secret")
+        producer.flush(10)
+
+
+def test_own_receiver_is_found_in_a_directory_that_everybody_writes(taken: str) -> None:
+    with mpsr.Receiver(taken) as receiver, mpsr.Producer[bytes](taken) as producer:
+        producer.send(b"hello")
+        assert receiver.receive(10) == b"hello"
+        receiver.acknowledge()
+
+
+def test_descriptor_is_the_callers_word_unless_a_user_is_named() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        address = f"fd:{ours.fileno()}"
+        with mpsr.Producer[bytes](address, framing="lines") as producer:
+            producer.send(b"hello")
+        assert theirs.recv(100) == b"hello\n"
+        wrong: mpsr.Producer = mpsr.Producer(address, framing="lines", receiver_uid=STRANGER)
+        with pytest.raises(mpsr.WrongReceiver):
+            wrong.send(b"secret")
+            wrong.flush(10)
