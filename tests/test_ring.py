@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr import inbox, limits, ring
+from mpsr import inbox, limits, passing, ring
 from mpsr.endpoint import parse_address
 from mpsr.limits import MIB, RING_AFTER, RING_SIZE
 from mpsr.outbox import Outbox
@@ -478,10 +478,7 @@ def test_hostile_producer_harms_only_itself(address: str, head: int) -> None:
     """Who scribbles over the control page is cut off; what came before it stands."""
     with mpsr.Receiver(address) as receiver, socket.socket(socket.AF_UNIX) as hostile:
         hostile.connect(address)
-        token = os.eventfd(0)
-        hello = PREFACE + encode(Hello(bytes(16), 0, "hostile"))
-        ring.send_along(hostile, [hello], [token])
-        os.close(token)
+        hostile.sendall(PREFACE + encode(Hello(bytes(16), 0, "hostile", takes_ring=True)))
         messages = RING_AFTER // MIB + 1
         sending = threading.Thread(target=send_frames, args=(hostile, messages))
         sending.start()
@@ -491,7 +488,7 @@ def test_hostile_producer_harms_only_itself(address: str, head: int) -> None:
         data = b""
         descriptors: list[int] = []
         while not descriptors:
-            more, descriptors = ring.receive_along(hostile, 4096)
+            more, descriptors = passing.receive(hostile, 4096)
             data += more
         assert encode(Ring(RING_SIZE)) in data
         with mmap.mmap(descriptors[0], 4096) as control:

@@ -19,7 +19,7 @@ from mmap import mmap
 from termios import FIONREAD
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import primitives, ring
+from mpsr import passing, primitives, ring
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
 from mpsr.errors import RemoteProtocolError
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _AGAIN: Final = 1 << 16  # no event of a poller: look into the ring alone
-_NOT_GREETED: Final = (State.DETECTING, State.PREFACE, State.HELLO)
 _DEADLINE_CHECK: Final = 0.25  # seconds between looks at the deadlines
 
 
@@ -99,6 +98,7 @@ class _Connection:
         "order",
         "out",
         "peer",
+        "refuses",
         "ring",
         "session",
         "socket",
@@ -107,9 +107,16 @@ class _Connection:
     )
 
     def __init__(
-        self, sock: socket.socket, peer: Peer, session: ReceivingSession, order: int
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        session: ReceivingSession,
+        order: int,
+        *,
+        refuses: bool,
     ) -> None:
         self.open = True
+        self.refuses = refuses  # whether the kernel refuses descriptors for it
         self.order = order  # among all that were accepted
         self.socket = sock
         self.session = session
@@ -123,7 +130,10 @@ class _Connection:
 
     def close(self) -> None:
         """Close the descriptor, and part with the ring."""
-        self.socket.close()
+        if self.refuses:
+            self.socket.close()
+        else:  # what was passed and not read is closed with it
+            passing.close_socket_apart(self.socket)
         if self.given is not None:
             self.given.close()
 
@@ -150,6 +160,8 @@ class Inbox:
         keep_freed_memory()
         self._claim = claim
         self._listener = claim.socket
+        # Those that wait on an inherited listener may have been passed something before.
+        self._refuses = passing.refuse(self._listener) and claim.address.kind != "fd"
         self._framing: Framing = framing
         self._max_message = max_message
         self._max_connections = min(max_connections, _spare_descriptors())
@@ -421,7 +433,8 @@ class Inbox:
             session = ReceivingSession(
                 self._framing, max_message=self._max_message, peer=peer, decode=self._decode
             )
-            connection = _Connection(sock, peer, session, self._accepted)
+            refuses = passing.refuse(sock) and self._refuses
+            connection = _Connection(sock, peer, session, self._accepted, refuses=refuses)
             self._connections.add(connection)
             self._poller.register(sock, READ, connection)
             self._accepted += 1
@@ -477,6 +490,8 @@ class Inbox:
 
     def _receive(self, connection: _Connection, *, settled: bool, apart: bool) -> tuple[int, bytes]:
         """Return how many bytes went straight to where they belong, and what else came."""
+        if not connection.refuses and connection.ring is None:
+            return 0, self._receive_with_descriptors(connection)
         session, sock = connection.session, connection.ring or connection.socket
         rooms = () if settled else session.wanted()
         if rooms and connection.ring is not None:
@@ -493,8 +508,6 @@ class Inbox:
                 for each in rooms:
                     each.release()
             return min(size, room), bytes(self._behind[: max(0, size - room)])
-        if not settled and ring.AVAILABLE and session.state in _NOT_GREETED:
-            return 0, self._receive_first(connection)
         if settled and apart:  # once its places are known, what follows is read into them
             return 0, sock.recv(READ_BEHIND)
         data = sock.recv(self._read_size)
@@ -502,13 +515,15 @@ class Inbox:
             self._read_size = min(2 * self._read_size, READ_SIZE)
         return 0, data
 
-    def _receive_first(self, connection: _Connection) -> bytes:
-        """Read what may hold HELLO, and with it a descriptor: such a producer takes a ring."""
-        data, descriptors = ring.receive_along(connection.socket, self._read_size)
-        for descriptor in descriptors:
-            primitives.close(descriptor)
-            connection.until_ring = RING_AFTER
-        return data
+    def _receive_with_descriptors(self, connection: _Connection) -> bytes:
+        """Read on a kernel that does not refuse descriptors; whoever passes one is sent away."""
+        data, descriptors = passing.receive(connection.socket, self._read_size)
+        if not descriptors:
+            return data
+        passing.close_apart(descriptors)
+        text = "it passed a descriptor, which nobody asked for"
+        self._fail(connection, RemoteProtocolError(text, code=RejectCode.UNEXPECTED))
+        raise BlockingIOError  # there is nothing to understand any more
 
     def _deliver(self, connection: _Connection) -> RemoteProtocolError | None:
         """Take what the session has understood; return what went wrong in answering it."""
@@ -536,6 +551,8 @@ class Inbox:
         track = self.ledger.open(
             connection.peer.uid, identity, hello.lowest_seq, self._now, order=connection.order
         )
+        if hello.takes_ring and ring.AVAILABLE:
+            connection.until_ring = RING_AFTER
         track.fence = partial(self._fence, connection)
         self._speakers[track] = connection
         connection.track = track
@@ -605,7 +622,12 @@ class Inbox:
         """Clear the bells; tell whether the socket has ended."""
         if not connection.ended:
             try:
-                connection.ended = not connection.socket.recv_into(self._behind)
+                if connection.refuses:
+                    connection.ended = not connection.socket.recv_into(self._behind)
+                else:
+                    data, descriptors = passing.receive(connection.socket, READ_BEHIND)
+                    passing.close_apart(descriptors)
+                    connection.ended = not data
             except BlockingIOError:
                 pass
             except OSError:
@@ -664,7 +686,7 @@ class Inbox:
             if descriptor is None:
                 sent = connection.socket.send(out)
             else:
-                sent = ring.send_along(connection.socket, [out], [descriptor])
+                sent = ring.send_along(connection.socket, out, descriptor)
         except BlockingIOError:
             sent = 0
         except OSError:  # gone: reading will tell
@@ -759,13 +781,16 @@ class Inbox:
         """Read a round of datagrams; neighbours from one sender make one batch."""
         peer: Peer | None = None
         bodies: list[bytes] = []
+        room = socket.CMSG_SPACE(_CREDENTIALS.size)
+        if not self._refuses:
+            room += passing.ROOM
         for _ in range(DATAGRAMS_PER_ROUND):
             try:
-                size, ancillary, flags, _ = self._listener.recvmsg_into(
-                    [self._buffer], socket.CMSG_SPACE(_CREDENTIALS.size)
-                )
+                size, ancillary, flags, _ = self._listener.recvmsg_into([self._buffer], room)
             except (BlockingIOError, ConnectionError):
                 break
+            if not self._refuses:
+                passing.close_apart(passing.descriptors_in(ancillary))
             if flags & socket.MSG_TRUNC or size > self._max_message:
                 self._rejected += 1
                 what = "discarded a datagram of more than %d bytes"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import primitives, ring
+from mpsr import passing, primitives, ring
 from mpsr.descriptors import Identity, close_socket
 from mpsr.endpoint import check_receiver, peer_of, reach
 from mpsr.errors import (
@@ -131,6 +131,7 @@ class Outbox:
 
         self._socket: socket.socket | None = None
         self._identity: Identity | None = None  # of that socket
+        self._refuses = False  # whether the kernel refuses descriptors for it
         self._session: SendingSession | None = None
         self._greeting = b""  # preface and HELLO, or BYE, as far as not written
         self._descriptor: int | None = None  # of a ring that was given
@@ -196,8 +197,6 @@ class Outbox:
         # Everything is bound here: by the time it is written the connection may be another.
         if self._ring is not None:
             return partial(_write_ring, self._ring, sock, self._identity, chosen, self.waits)
-        if self._session is not None and self._session.state is State.GREETED:
-            return partial(self._greet, sock, self._session.takes_ring, chosen)
         flags = 0 if self.waits else _DONTWAIT
         return partial(_write_socket, sock, self._identity, chosen, flags)
 
@@ -229,35 +228,6 @@ class Outbox:
             return
         if self.may_rest and self._identity.holds():
             self.window.let_direct(self._socket.fileno())
-
-    @staticmethod
-    def _greet(
-        sock: socket.socket,
-        takes_ring: bool,  # noqa: FBT001 - bound with the rest
-        chosen: Sequence[bytes | memoryview],
-    ) -> int | OSError:
-        """Write HELLO, and with it a descriptor where a ring would be taken.
-
-        Whoever knows of no rings never sees it.
-        """
-        tokens: list[int] = []
-        if takes_ring:
-            try:
-                tokens.append(os.eventfd(0))
-            except OSError:
-                pass  # there are too many: no ring, then
-        try:
-            return ring.send_along(sock, chosen, tokens, _DONTWAIT)
-        except OSError as exc:
-            if exc.errno != errno.ETOOMANYREFS:
-                return exc
-        finally:
-            for token in tokens:
-                primitives.close(token)
-        try:
-            return ring.send_along(sock, chosen, [], _DONTWAIT)
-        except OSError as exc:
-            return exc
 
     def _ring_sleeps(self, writer: Writer) -> bool:
         try:
@@ -426,9 +396,11 @@ class Outbox:
         self.obstacle = None
         self.peer_pid = peer_of(self._socket).pid
         self._poller.register(self._socket, READ, self._socket)
+        takes_ring = self._native and ring.AVAILABLE
+        self._refuses = not takes_ring and passing.refuse(self._socket)
         if self._native:
             self._session = SendingSession(
-                self.id, self.window.accepted_seq, self._label, takes_ring=ring.AVAILABLE
+                self.id, self.window.accepted_seq, self._label, takes_ring=takes_ring
             )
             self._greeting = self._session.data_to_send()
             text = f"{self.address} took the connection, but no receiver has answered yet"
@@ -437,10 +409,10 @@ class Outbox:
     def read(self, now: float) -> bool:
         """Read once; tell whether there may be more."""
         try:
-            if self._session is not None and self._session.takes_ring:
-                size = self._read_with_ring()
-            else:
+            if self._refuses:
                 size = self._socket.recv_into(self._read_buffer, 0, _DONTWAIT)  # type: ignore[union-attr]
+            else:
+                size = self._read_with_descriptors()
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -454,18 +426,22 @@ class Outbox:
             self._receive(self._session, self._read_buffer[:size], now)
         return size > 0
 
-    def _read_with_ring(self) -> int:
-        """Read once, and keep the descriptor that may come along."""
-        data, descriptors = ring.receive_along(self._socket, MAX_CONTROL_FRAME, _DONTWAIT)  # type: ignore[arg-type]
+    def _read_with_descriptors(self) -> int:
+        """Read once, and keep the descriptor of a ring that may come along."""
+        data, descriptors = passing.receive(self._socket, MAX_CONTROL_FRAME, _DONTWAIT)  # type: ignore[arg-type]
         self._read_buffer[: len(data)] = data
-        for descriptor in descriptors:
-            self._forget_descriptor()
-            self._descriptor = descriptor
+        if descriptors:
+            takes_ring = self._session is not None and self._session.takes_ring
+            unasked = descriptors[1:] if takes_ring else descriptors
+            if takes_ring:
+                self._forget_descriptor()
+                self._descriptor = descriptors[0]
+            passing.close_apart(unasked)
         return len(data)
 
     def _forget_descriptor(self) -> None:
         if self._descriptor is not None:
-            primitives.close(self._descriptor)
+            passing.close_apart([self._descriptor])  # nobody knows what it is of
             self._descriptor = None
 
     def _attach(self, size: int) -> None:
@@ -473,7 +449,12 @@ class Outbox:
         if self._descriptor is not None:
             self._given = ring.attach(self._descriptor, size)
             self.window.halting = self._given is not None
+        if self._given is not None and self._descriptor is not None:
+            primitives.close(self._descriptor)
+            self._descriptor = None
         self._forget_descriptor()
+        if self._socket is not None:
+            self._refuses = passing.refuse(self._socket)  # there is but one ring
 
     def _receive(self, session: SendingSession, data: memoryview, now: float) -> None:
         failure: RemoteProtocolError | None = None
@@ -582,7 +563,10 @@ class Outbox:
         if self._socket is not None and self._identity is not None:
             with suppress(OSError):  # an epoll set knows it no more, if the program has closed it
                 self._poller.unregister(self._socket)
-            close_socket(self._socket, self._identity)
+            if self._refuses or not self._identity.holds():
+                close_socket(self._socket, self._identity)
+            else:
+                passing.close_socket_apart(self._socket)
         self._socket = self._identity = None
 
     def stats(self, *, may_look: bool = True) -> ProducerStats:

@@ -1,8 +1,4 @@
-"""Make a ring of shared memory, or take one that a receiver gives.
-
-A producer that takes rings says so by a descriptor that comes with its HELLO, whatever it is of;
-who knows of no rings never sees it. A ring is a descriptor too.
-"""
+"""Make a ring of shared memory, or take one that a receiver gives: a descriptor."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ from mpsr.limits import RING_SIZE
 from mpsr.wire import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Buffer
 
 try:
@@ -39,26 +33,13 @@ else:
     _PAGES: Final = os.sysconf("SC_PAGESIZE")
 
 
-__all__ = ["AVAILABLE", "Reader", "Writer", "attach", "make", "receive_along", "send_along"]
+__all__ = ["AVAILABLE", "Reader", "Writer", "attach", "make", "send_along"]
 
 
-def send_along(
-    sock: socket.socket, buffers: Sequence[Buffer], descriptors: list[int], flags: int = 0
-) -> int:
-    """Send bytes, and descriptors with the first of them; return how many bytes went."""
-    along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-    return sock.sendmsg(buffers, along, flags)
-
-
-def receive_along(sock: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Receive bytes, and a descriptor that came with them; more than one there never is."""
-    descriptors = array("i")
-    room = socket.CMSG_LEN(descriptors.itemsize)
-    data, along, _, _ = sock.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
-    for level, kind, what in along:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(what[: len(what) // descriptors.itemsize * descriptors.itemsize])
-    return data, descriptors.tolist()
+def send_along(sock: socket.socket, data: Buffer, descriptor: int) -> int:
+    """Send bytes, and a descriptor with the first of them; return how many bytes went."""
+    along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
+    return sock.sendmsg([data], along)
 
 
 def make() -> tuple[int, Reader]:
@@ -81,8 +62,9 @@ def attach(descriptor: int, size: int) -> Writer | None:
     """Return the producer's end of a ring, or None if it is not safe, or not to be had."""
     try:
         whole = CONTROL + size
-        about = os.fstat(descriptor)
+        # Asked first: only a file in memory has seals, and nothing of it ever has to be waited for.
         sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+        about = os.fstat(descriptor)
         if not sealed or about.st_size < whole or about.st_blocks * _BLOCK < whole:
             return None
         if os.fstatvfs(descriptor).f_bsize != _PAGES:  # huge pages can run out

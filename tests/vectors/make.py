@@ -494,7 +494,7 @@ def native_bad_hellos() -> list[Json]:
         bad("hello-label-not-utf8", "ff begins no character", MALFORMED, hello(label="61ff")),
         bad("hello-label-cut", "a character is cut off", MALFORMED, hello(label="61c3")),
         bad("hello-label-surrogate", "nor is a surrogate UTF-8", MALFORMED, hello(label="eda080")),
-        bad("hello-flags", "flags are zero", MALFORMED, header(24, HELLO, 1), ID, u64(0)),
+        bad("hello-flags", "but 1, flags are zero", MALFORMED, header(24, HELLO, 2), ID, u64(0)),
         bad("hello-reserved", "so is what follows", MALFORMED, header(24, HELLO, 0, 1), ID, u64(0)),
         bad(
             "hello-reserved-high", "in both its bytes",

@@ -39,7 +39,7 @@ U64 = st.integers(0, 2**64 - 1)
 LABELS = st.text(max_size=80).filter(lambda text: len(text.encode()) <= MAX_LABEL)
 
 FRAMES: st.SearchStrategy[ControlFrame] = st.one_of(
-    st.builds(Hello, st.binary(min_size=16, max_size=16), U64, LABELS),
+    st.builds(Hello, st.binary(min_size=16, max_size=16), U64, LABELS, st.booleans()),
     st.builds(Welcome, U32, U64, U32),
     st.builds(Lost, st.integers(0, 2**63), st.integers(1, 2**63 - 1), U32),
     st.builds(Ack, U64),
@@ -54,9 +54,10 @@ def test_frames_come_back_as_they_were(frame: ControlFrame) -> None:
     data = encode(frame)
     length, kind, flags, zero = HEADER.unpack_from(data)
     payload = data[HEADER.size :]
-    assert (length, flags, zero) == (len(payload), 0, 0)
+    takes_ring = isinstance(frame, Hello) and frame.takes_ring
+    assert (length, flags, zero) == (len(payload), takes_ring, 0)
     assert length <= MAX_CONTROL_FRAME
-    assert decode(kind, payload) == frame
+    assert decode(kind, payload, flags) == frame
 
 
 def test_preface_ends_with_the_version() -> None:

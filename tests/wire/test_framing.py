@@ -106,7 +106,7 @@ def test_places_are_given_to_the_messages_themselves() -> None:
         rest = rest[len(part) :]
     assert len(rest) < DIRECT_READ
     target.feed(rest, frames)
-    assert frames == [RawFrame(FrameType.BATCH, bytes(frame[8:36]), batch)]
+    assert frames == [RawFrame(FrameType.BATCH, bytes(frame[8:36]), 0, batch)]
     assert target.apart
 
 

@@ -42,6 +42,8 @@ class FrameType(IntEnum):
     MOVE = 33
 
 
+TAKES_RING: Final = 1  # a flag of HELLO: the producer would take a ring; all others are zero
+
 FROM_RECEIVER: Final = frozenset(
     {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING}
 )
@@ -82,6 +84,7 @@ class Hello(NamedTuple):
     producer_id: bytes
     lowest_seq: int
     label: str
+    takes_ring: bool = False
 
 
 class Welcome(NamedTuple):
@@ -152,9 +155,9 @@ def max_frame(max_message: int) -> int:
 def encode(frame: ControlFrame) -> bytes:
     """Return a whole frame, header included."""
     match frame:
-        case Hello(producer_id, lowest_seq, label):
+        case Hello(producer_id, lowest_seq, label, takes_ring):
             payload = _HELLO.pack(producer_id, lowest_seq) + encode_label(label)
-            return _with_header(FrameType.HELLO, payload)
+            return _with_header(FrameType.HELLO, payload, TAKES_RING if takes_ring else 0)
         case Ack(seq):
             return ACK_FRAME.pack(*ACK_HEADER, seq)
         case Reject(code, text):
@@ -168,12 +171,12 @@ def encode(frame: ControlFrame) -> bytes:
             return _with_header(_KINDS[type(frame)], b"")
 
 
-def decode(kind: int, payload: bytes) -> ControlFrame:
+def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
     """Return the frame of a control type; raise RemoteProtocolError if it is malformed."""
     try:
         match kind:
             case FrameType.HELLO:
-                return _decode_hello(payload)
+                return _decode_hello(payload, takes_ring=flags == TAKES_RING)
             case FrameType.LOST:
                 return _decode_lost(payload)
             case FrameType.WELCOME | FrameType.ACK | FrameType.RING:
@@ -191,13 +194,13 @@ def decode(kind: int, payload: bytes) -> ControlFrame:
     raise malformed("frame", f"its type is {kind}")
 
 
-def _decode_hello(payload: bytes) -> Hello:
+def _decode_hello(payload: bytes, *, takes_ring: bool) -> Hello:
     producer_id, lowest_seq = _HELLO.unpack_from(payload)
     label = payload[_HELLO.size :]
     if len(label) > MAX_LABEL:
         raise malformed("HELLO", f"its label is longer than {MAX_LABEL} bytes")
     try:
-        return Hello(producer_id, lowest_seq, label.decode())
+        return Hello(producer_id, lowest_seq, label.decode(), takes_ring)
     except UnicodeDecodeError:
         raise malformed("HELLO", "its label is not UTF-8") from None
 
@@ -224,5 +227,5 @@ def clip_utf8(text: bytes, room: int) -> bytes:
     return text if len(text) <= room else text[:room].decode("utf-8", "ignore").encode()
 
 
-def _with_header(kind: FrameType, payload: bytes) -> bytes:
-    return HEADER.pack(len(payload), kind, 0, 0) + payload
+def _with_header(kind: FrameType, payload: bytes, flags: int = 0) -> bytes:
+    return HEADER.pack(len(payload), kind, flags, 0) + payload

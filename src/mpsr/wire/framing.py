@@ -19,7 +19,7 @@ from mpsr.errors import RemoteProtocolError
 from mpsr.limits import APART, DIRECT_READ, MAX_CONTROL_FRAME, MESSAGE_COST
 from mpsr.wire import codec
 from mpsr.wire.codec import Assembly
-from mpsr.wire.frames import HEADER, FrameType, RejectCode, malformed, max_frame
+from mpsr.wire.frames import HEADER, TAKES_RING, FrameType, RejectCode, malformed, max_frame
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,6 +53,7 @@ class RawFrame(NamedTuple):
 
     kind: int
     payload: bytes
+    flags: int
     bodies: list[bytes] | None = None
     """The messages of a batch of long ones; the payload is then what stands before them."""
 
@@ -229,6 +230,7 @@ class NativeDeframer:
         self._max_frame = max_frame(max_message)
         self._header = bytearray()  # a header that is not whole
         self._kind: int | None = None  # the frame whose payload is awaited
+        self._flags = 0
         self._length = 0
         self._head: bytes | None = None  # of a batch of long messages
         self._rest: Assembly | None = None  # what has come of the payload, or of those messages
@@ -288,12 +290,13 @@ class NativeDeframer:
 
     def _begin(self, header: Buffer) -> None:
         length, kind, flags, zero = HEADER.unpack(header)
-        if flags or zero:
+        if (flags and (kind, flags) != (FrameType.HELLO, TAKES_RING)) or zero:
             raise malformed("frame", "its flags and reserved field must be zero")
         limit = self._max_frame if kind == FrameType.BATCH else MAX_CONTROL_FRAME
         if length > limit:
             raise too_large(f"a frame of {length} bytes, the most is {limit}")
         self._kind = kind
+        self._flags = flags
         self._length = length
 
     def _feed_first(self, data: memoryview, out: list[RawFrame]) -> memoryview:
@@ -338,7 +341,7 @@ class NativeDeframer:
         self._rest = self._head = None
         self.apart = bodies is not None
         if kind is not None:
-            out.append(RawFrame(kind, payload, bodies))
+            out.append(RawFrame(kind, payload, self._flags, bodies))
 
 
 class DelimitedDeframer:

@@ -366,7 +366,7 @@ class ReceivingSession:
         """Turn frames into events, up to one that needs an answer first."""
         frames, self._frames = self._frames, []
         try:
-            for position, (kind, payload, bodies) in enumerate(frames):
+            for position, (kind, payload, flags, bodies) in enumerate(frames):
                 if self.state is State.GREETED:
                     self._frames = frames[position:]
                     return
@@ -375,7 +375,7 @@ class ReceivingSession:
                         self._pass(FrameType.BATCH)
                     self._receive_batch(payload, bodies)
                 else:
-                    self._receive_control(kind, payload)
+                    self._receive_control(kind, payload, flags)
             if self._broken is not None and self.state is not State.GREETED:
                 raise self._broken
         finally:
@@ -396,11 +396,11 @@ class ReceivingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         self.state = state
 
-    def _receive_control(self, kind: int, payload: bytes) -> None:
+    def _receive_control(self, kind: int, payload: bytes, flags: int) -> None:
         if kind in FROM_RECEIVER:
             error = f"unexpected {FrameType(kind).name}: it comes from a receiver only"
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
-        frame = decode(kind, payload)
+        frame = decode(kind, payload, flags)
         self._pass(FrameType(kind))
         if isinstance(frame, Hello | Move):
             if isinstance(frame, Move) and not self._given:
@@ -502,7 +502,7 @@ class SendingSession:
         self._events: list[Welcomed | Acknowledged | Ring] = []
         self.takes_ring = takes_ring
         """Whether a ring of shared memory may be given, and was not yet."""
-        self._out = PREFACE + encode(Hello(producer_id, lowest_seq, label))
+        self._out = PREFACE + encode(Hello(producer_id, lowest_seq, label, takes_ring))
         self._sent_seq = lowest_seq
         self._pass(FrameType.HELLO)
 
