@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from mpsr import endpoint
+from mpsr import endpoint, primitives
 from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.endpoint import Address, Claim, SocketType, claim, parse_address, peer_of, reach
 from mpsr.errors import (
@@ -1219,7 +1219,7 @@ def test_other_failures_to_reach_are_explained(path: str, monkeypatch: pytest.Mo
     def failing(*_args: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(socket, "socket", failing)
+    monkeypatch.setattr(primitives, "socket", failing)
     assert str(unreached(AddressError, path)) == (
         f"cannot reach {path}: it cannot be connected to: Too many open files; "
         "try again once that is remedied"

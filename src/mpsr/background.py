@@ -69,12 +69,15 @@ class Thread:
 
     def _run(self) -> None:
         self._ident = get_ident()
+        # Debuggers and coverage ask threading for it; they see the calls that follow.
+        if threading.gettrace() is not None:
+            sys.settrace(threading.gettrace())
+        if threading.getprofile() is not None:
+            sys.setprofile(threading.getprofile())
+        self._work()
+
+    def _work(self) -> None:
         try:
-            # What debuggers and coverage ask threading to do in every thread.
-            if threading.gettrace() is not None:
-                sys.settrace(threading.gettrace())
-            if threading.getprofile() is not None:
-                sys.setprofile(threading.getprofile())
             self._target()
         except BaseException as exc:  # noqa: BLE001 - whoever started it is to know
             self.failure = exc

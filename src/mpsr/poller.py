@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.greenlets import world
-from mpsr.primitives import DefaultSelector, epoll, poll
+from mpsr.primitives import DefaultSelector, close, epoll, poll
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
@@ -79,7 +80,10 @@ class EpollPoller:
     def poll(self, seconds: float | None) -> list[tuple[Any, int]]:
         """Wait; return what is ready, and for what: bits other than READ and WRITE mean both."""
         data = self._data
-        found = self._epoll.poll(_wait_among_others(self, seconds), MOST_EVENTS)
+        left = _wait_among_others(self, seconds)
+        if self._epoll.closed:  # meanwhile, by another greenlet or a fork
+            return []
+        found = self._epoll.poll(left, MOST_EVENTS)
         return [(data[number], events) for number, events in found]
 
     def close(self) -> None:
@@ -131,7 +135,16 @@ def _wait_among_others(file: HasFileno, seconds: float | None) -> float | None:
     runs = None if seconds == 0 else world()
     if runs is None:
         return seconds
-    runs.wait_readable(file.fileno(), seconds)
+    # A fork's child closes its copy, and libev aborts where it is to watch what is closed.
+    try:
+        mine = os.dup(file.fileno())
+    except OSError:  # there are too many
+        runs.wait_readable(file.fileno(), seconds)
+        return 0
+    try:
+        runs.wait_readable(mine, seconds)
+    finally:
+        close(mine)
     return 0
 
 

@@ -977,6 +977,7 @@ class Producer(ProducerBase[T]):
         if left is not None and left <= 0:
             return False
         me = _Turn()
+        lock = self._lock
         ended = False
         try:
             with MASK:
@@ -995,14 +996,21 @@ class Producer(ProducerBase[T]):
                 self._serve()
             ended = True
         finally:
-            with MASK, self._lock:
-                self._waiting -= me.waits
-                self._waiting_patiently -= me.writes
-                if me.entry is not None:
-                    self._waiters.remove(me.entry)
-                if not ended:
-                    self._notify()  # others can use what it was woken for
+            if lock is self._lock:
+                self._end_wait(me, ended=ended)
+        if lock is not self._lock:  # a greenlet that a fork has carried into a child
+            error = f"the producer for {self.address} was forked: the parent's call goes on"
+            raise Closed(error)
         return True
+
+    def _end_wait(self, me: _Turn, *, ended: bool) -> None:
+        with MASK, self._lock:
+            self._waiting -= me.waits
+            self._waiting_patiently -= me.writes
+            if me.entry is not None:
+                self._waiters.remove(me.entry)
+            if not ended:
+                self._notify()  # others can use what it was woken for
 
     def _begin_wait(self, me: _Turn, until: Until, need: int, *, patient: bool) -> Write | None:
         """Prepare to wait, unless there is nothing to wait for; return what to write meanwhile."""
@@ -1186,7 +1194,7 @@ class Producer(ProducerBase[T]):
         else:
             super()._wake_at(when)
 
-    def _poll(self) -> select.poll:
+    def _poll(self) -> primitives.poll:
         """Return what to wait on: while resting, not for acknowledgements, but for the end."""
         poll = primitives.poll()
         poll.register(self._outbox.wakeup, select.POLLIN)

@@ -337,6 +337,7 @@ class Receiver(ReceiverBase[T]):
             if deadline is not None:
                 wait = deadline - now if wait is None else min(wait, deadline - now)
             engine.wait(wait if wait is None else min(wait, _LONGEST_WAIT))
+            self._engine()  # another greenlet may have closed it, or a fork
             now = monotonic()
         engine.signal(more=True)
         return batch

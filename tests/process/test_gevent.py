@@ -61,14 +61,14 @@ WORLDS: Final = {
 # What a greenlet that waits must let go on: else it waits for ever.
 EXCHANGE: Final = """
     def produce(number):
-        with mpsr.Producer(address, buffer=4096, **sending) as producer:
+        with mpsr.Producer(address, buffer=40 * padding, **sending) as producer:
             for count in range(200):
-                producer.send(b"%d %d" % (number, count) + b"." * 100)
+                producer.send(b"%d %d" % (number, count) + b"." * padding)
             producer.flush(timeout=30)
 
     def receive():
         for message in receiver:
-            got.append(tuple(map(int, message[:-100].split())))
+            got.append(tuple(map(int, message[:-padding].split())))
 
     got = []
     receiver = mpsr.Receiver(address, **receiving)
@@ -96,7 +96,8 @@ def run(*parts: str, **names: object) -> str:
         timeout=PATIENCE,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert not done.stderr, done.stderr
+    assert done.returncode == 0
     return done.stdout
 
 
@@ -135,14 +136,22 @@ def test_producer_delivers_whatever_is_patched_and_when(
     assert got == [b"%d" % number for number in range(1000)]
 
 
-@pytest.mark.parametrize("how", ["native", "lines", "journal"])
+@pytest.mark.parametrize("how", ["native", "bulk", "lines", "journal"])
 @pytest.mark.parametrize("world", WORLDS)
 def test_receiver_and_producers_of_one_thread_let_each_other_run(
     address: str, tmp_path: Path, world: str, how: str
 ) -> None:
     sending = {"framing": "lines"} if how == "lines" else {}
     receiving = {"journal": str(tmp_path / "events.db")} if how == "journal" else {}
-    run(WORLDS[world], EXCHANGE, address=address, sending=sending, receiving=receiving)
+    padding = 40_000 if how == "bulk" else 100  # in bulk a thread waits in the system call
+    run(
+        WORLDS[world],
+        EXCHANGE,
+        address=address,
+        padding=padding,
+        sending=sending,
+        receiving=receiving,
+    )
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -190,7 +199,6 @@ def test_children_of_a_patched_program_deliver(address: str, close: bool) -> Non
     fork = """
         import multiprocessing
         import os
-        import signal
 
         def send(who):
             for number in range(100):
@@ -200,9 +208,16 @@ def test_children_of_a_patched_program_deliver(address: str, close: bool) -> Non
             elif who:
                 producer.flush()
 
+        def flush():
+            try:
+                producer.flush()
+            except mpsr.Closed:
+                assert os.getpid() != parent  # a greenlet goes on in the children, too
+
+        parent = os.getpid()
         producer = mpsr.Producer(address)
         producer.send(b"0 early")
-        flushing = spawn(producer.flush)
+        flushing = spawn(flush)
         gevent.sleep()
         child = os.fork()
         if not child:
@@ -221,6 +236,44 @@ def test_children_of_a_patched_program_deliver(address: str, close: bool) -> Non
         numbers = [message.split()[1] for message in got if message.split()[0] == who]
         expected = [b"%d" % number for number in range(100)]
         assert numbers == [b"early"] * (who == b"0") + expected
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["plain", "journal"])
+def test_fork_leaves_a_receiver_that_waits_to_the_parent(
+    address: str, tmp_path: Path, journal: bool
+) -> None:
+    fork = """
+        import os
+        import gevent.socket
+
+        def receive():
+            got.extend(receiver)
+
+        got = []
+        receiver = mpsr.Receiver(address, **receiving)
+        reader = spawn(receive)
+        gevent.sleep()
+        reads, writes = os.pipe()
+        child = os.fork()
+        if not child:
+            gevent.socket.wait_read(reads)  # its hub runs until the parent has received
+            try:
+                receiver.receive(timeout=0)
+            except mpsr.Closed:
+                os._exit(0)
+            os._exit(1)
+        with mpsr.Producer(address) as producer:
+            producer.send(b"one")
+            producer.flush()
+        os.write(writes, b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        receiver.stop()
+        wait(reader)
+        receiver.close()
+        assert got == [b"one"]
+        """
+    receiving = {"journal": str(tmp_path / "events.db")} if journal else {}
+    run(WORLDS["gevent"], fork, address=address, receiving=receiving)
 
 
 def test_native_threads_of_a_patched_program_send_beside_greenlets(address: str) -> None:
