@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic
 from weakref import WeakSet
 
 from mpsr.background import start_thread
-from mpsr.endpoint import SOCKET_TYPES, parse_address
+from mpsr.endpoint import SOCKET_TYPES, absolute, parse_address
 from mpsr.errors import (
     BufferFull,
     Closed,
@@ -129,6 +129,7 @@ class ProducerBase(Generic[T]):
             error = f"linger={linger}: it cannot be negative"
             raise ConfigurationError(error)
         self.address = parse_address(address)
+        self._place = absolute(self.address)  # of this moment, whatever directory comes later
         self._encode = encode
         self._on_full: OnFull = on_full
         self._timeout = timeout
@@ -174,7 +175,7 @@ class ProducerBase(Generic[T]):
         options["spooled_as"] = self._spool.id
 
     def _open_outbox(self) -> None:
-        self._outbox = Outbox(self.address, **self._options)
+        self._outbox = Outbox(self._place, **self._options)
         self._window = self._outbox.window
         if self._spool is not None:
             left, self._spool.left = self._spool.left, []
