@@ -15,9 +15,8 @@ from mpsr.limits import MIB, SEND_PATIENCE, SHARED, WRITE_BUFFERS
 from mpsr.window import Window
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Pair = tuple[mpsr.Receiver[bytes], mpsr.Producer[bytes]]
 
