@@ -727,7 +727,8 @@ def test_refusal_leaves_the_lock_of_somebody_else(home: str, path: str) -> None:
 def test_lock_that_its_owner_removed_meanwhile_is_made_anew(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, removed = fcntl.flock, []
+    real = fcntl.flock
+    removed: list[str] = []
 
     def flock(descriptor: int, how: int) -> None:
         real(descriptor, how)
