@@ -82,10 +82,11 @@ class Address(NamedTuple):
 
     kind: Literal["path", "abstract", "fd"]
     value: str
+    typed: str = ""  # where the value is not what was typed
 
     def __str__(self) -> str:
         """Return the text that people type."""
-        return {"path": "", "abstract": "@", "fd": "fd:"}[self.kind] + self.value
+        return {"path": "", "abstract": "@", "fd": "fd:"}[self.kind] + (self.typed or self.value)
 
 
 def parse_address(text: str | os.PathLike[str]) -> Address:
@@ -122,7 +123,7 @@ def absolute(address: Address) -> Address:
         return address
     with _translating(address, "the current directory cannot be told", "use"):
         # Not abspath(): what ".." means behind a symbolic link only the kernel knows.
-        return Address("path", os.path.join(os.getcwd(), address.value))
+        return Address("path", os.path.join(os.getcwd(), address.value), address.value)
 
 
 def _path_complaint(path: str) -> str:
