@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
 import os
 import shutil
@@ -224,6 +225,11 @@ def test_address_is_read_and_written_as_people_type_it(
     [
         ("", "it is empty; pass a path"),
         ("unix:", "it is empty; pass a path"),
+        ("localhost:8080", "an address of a network"),
+        ("[::1]:80", "an address of a network"),
+        (":514", "an address of a network"),
+        ("tcp://10.0.0.1:80", "an address of a network"),
+        ("unix:http://host/", "an address of a network"),
         ("/run/", "it names a directory; add the name of a socket"),
         ("/", "it names a directory; add the name of a socket"),
         ("/run/..", "it names a directory; add the name of a socket"),
@@ -371,9 +377,23 @@ def test_close_works_after_chdir(home: str, monkeypatch: pytest.MonkeyPatch) -> 
     """A relative path is removed from where it was claimed, wherever the process is by then."""
     monkeypatch.chdir(home)
     with claimed("s") as it:
-        assert it.socket.getsockname() == "s"
+        assert it.socket.getsockname() == f"{os.getcwd()}/s"
         monkeypatch.chdir("/")
     assert os.listdir(home) == ["s.lock"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is missing")
+def test_cleaning_by_age_spares_a_socket_claimed_by_a_relative_path(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    Path("old").touch()
+    with claimed("s"):
+        text = f"d {home} - - - 0\n"  # 0: whatever its age
+        command = ["systemd-tmpfiles", "--clean", "-"]
+        subprocess.run(command, input=text, text=True, check=True, timeout=30)
+        assert not os.path.exists("old")
+        reach(parse_address("s")).close()
 
 
 def test_close_works_after_the_directory_was_renamed(home: str) -> None:
@@ -478,7 +498,7 @@ def test_forbidden_group_leaves_nothing_bound(home: str, path: str, worker: Work
     error, _, text = worker.ask(f"take({path!r}, mode=0o660, group=0)")
     assert error == "AddressDenied"
     assert f"cannot claim {path}: its permissions (mode 0660, group 0) cannot be set" in text
-    assert os.listdir(home) == ["s.lock"]
+    assert os.listdir(home) == []
     assert worker.ask(f"take({path!r})") == "won"
 
 
@@ -495,9 +515,10 @@ def test_failure_after_bind_leaves_nothing_bound(
         patch.setattr(os, "chmod", failing)
         assert str(refused(AddressError, path, mode=0o660)) == (
             f"cannot claim {path}: its permissions (mode 0660, group as it is) cannot be set: "
-            "Input/output error; try again once that is remedied"
+            "Input/output error; its file system fails, or has no sockets or locks; choose a path "
+            "in /run, or an abstract @name"
         )
-    assert os.listdir(home) == ["s.lock"]
+    assert os.listdir(home) == []
     with claimed(path, mode=0o660):
         pass
 
@@ -686,7 +707,51 @@ def test_what_is_no_socket_is_refused(
         "choose another path, or remove it if nobody needs it"
     )
     assert snapshot(path + suffix) == before
-    assert set(os.listdir(home)) == {"s.lock"} if suffix else {"s", "s.lock"}
+    assert os.listdir(home) == [f"s{suffix}"]
+
+
+def test_refusal_of_a_live_foreign_socket_leaves_no_lock(home: str, path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        refused(AddressInUse, path)
+        assert os.listdir(home) == ["s"]
+
+
+def test_refusal_leaves_the_lock_of_somebody_else(home: str, path: str) -> None:
+    with claimed(path):
+        refused(AddressInUse, path)
+        assert set(os.listdir(home)) == {"s", "s.lock"}
+
+
+def test_lock_that_its_owner_removed_meanwhile_is_made_anew(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    removed: list[str] = []
+
+    def flock(descriptor: int, how: int) -> None:
+        real(descriptor, how)
+        if not removed:
+            removed.append(path)
+            os.unlink(f"{path}.lock")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claimed(path):
+        assert os.path.exists(f"{path}.lock")
+        refused(AddressInUse, path)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOLCK, errno.EIO])
+def test_file_system_without_locks_is_explained(
+    home: str, path: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(_descriptor: int, _how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert "choose a path in /run, or an abstract @name" in str(refused(InvalidAddress, path))
+    assert os.listdir(home) == []
 
 
 def test_socket_at_the_lock_is_refused(path: str) -> None:

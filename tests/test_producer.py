@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mpsr.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Pair = tuple[mpsr.Receiver[bytes], mpsr.Producer[bytes]]
 
@@ -192,3 +194,22 @@ def test_bulk_sender_goes_ahead_of_a_receiver_that_stands_still(pair: Pair) -> N
     got = 0
     while got < 10_000:
         got += len(receiver.receive_batch(10))
+
+
+def test_relative_path_means_the_directory_of_the_moment_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+    monkeypatch.chdir(first)
+    with mpsr.Producer("s") as producer:
+        os.chdir(second)
+        with mpsr.Receiver("s") as wrong, mpsr.Receiver(first / "s") as right:
+            producer.send(b"hello")
+            assert right.receive(timeout=10) == b"hello"
+            assert wrong.stats().accepted == 0
+            right.close()
+        with mpsr.Receiver(first / "s") as right:
+            producer.send(b"again")
+            assert right.receive(timeout=10) == b"again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import struct
@@ -37,6 +38,7 @@ _LINUX: Final = sys.platform == "linux"
 _MAX_NAME: Final = 107 if _LINUX else 103  # bytes: sun_path, less the NUL that ends or begins it
 _MAX_ID: Final = 2**32 - 2  # user and group ids have 32 bits, and the last one means "none"
 _MAX_DESCRIPTOR: Final = 2**31 - 1  # a C int
+_OF_A_NETWORK: Final = re.compile(r"[a-zA-Z][\w+.-]*://|([\w.-]*|\[[0-9a-fA-F:]+\]):\d+$", re.ASCII)
 _PROC: Final = "/proc/self/fd"
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _PROBES: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM, *[socket.SOCK_SEQPACKET] * _LINUX)
@@ -51,6 +53,9 @@ _KINDS: Final = {
     stat.S_IFIFO: "a fifo",
     stat.S_IFSOCK: "a socket",
 }
+_OTHER_FILE_SYSTEM: Final = (
+    "its file system fails, or has no sockets or locks; choose a path in /run, or an abstract @name"
+)
 _ADVICE: Final[dict[int | None, tuple[type[AddressError], str]]] = {
     errno.ENOENT: (InvalidAddress, "make sure that its directory exists"),
     errno.ENOTDIR: (InvalidAddress, "make sure that its directory exists"),
@@ -60,6 +65,9 @@ _ADVICE: Final[dict[int | None, tuple[type[AddressError], str]]] = {
     errno.EPERM: (AddressDenied, "change the permissions or the user"),
     errno.EROFS: (AddressDenied, "choose a path on a file system that can be written"),
     errno.EADDRINUSE: (AddressOccupied, "something has just appeared there; try again"),
+    errno.EOPNOTSUPP: (InvalidAddress, _OTHER_FILE_SYSTEM),
+    errno.ENOLCK: (InvalidAddress, _OTHER_FILE_SYSTEM),
+    errno.EIO: (InvalidAddress, _OTHER_FILE_SYSTEM),
     errno.EBADF: (InvalidAddress, "pass a descriptor that is open"),
     errno.ENOTSOCK: (InvalidAddress, "pass a socket"),
     errno.ENOTCONN: (InvalidAddress, "pass a connected one (a listening one is a receiver's)"),
@@ -76,10 +84,11 @@ class Address(NamedTuple):
 
     kind: Literal["path", "abstract", "fd"]
     value: str
+    typed: str = ""  # where the value is not what was typed
 
     def __str__(self) -> str:
         """Return the text that people type."""
-        return {"path": "", "abstract": "@", "fd": "fd:"}[self.kind] + self.value
+        return {"path": "", "abstract": "@", "fd": "fd:"}[self.kind] + (self.typed or self.value)
 
 
 def parse_address(text: str | os.PathLike[str]) -> Address:
@@ -105,11 +114,30 @@ def parse_address(text: str | os.PathLike[str]) -> Address:
     return address
 
 
+def absolute(address: Address) -> Address:
+    """Return an address that a later chdir cannot change: a path begins at the root.
+
+    Raises:
+        InvalidAddress: the path is relative, and the current directory is gone.
+
+    """
+    if address.kind != "path" or os.path.isabs(address.value):
+        return address
+    with _translating(address, "the current directory cannot be told", "use"):
+        # Not abspath(): what ".." means behind a symbolic link only the kernel knows.
+        return Address("path", os.path.join(os.getcwd(), address.value), address.value)
+
+
 def _path_complaint(path: str) -> str:
     if not path:
         return "it is empty; pass a path, @name or fd:N"
     if path.startswith("systemd:"):
         return "socket activation is not available in this version; pass a path, @name or fd:N"
+    if _OF_A_NETWORK.match(path):
+        return (
+            "it looks like an address of a network, and mpsr connects processes of one machine; "
+            f"pass a path, like /run/app.sock (a file of that name is written ./{path})"
+        )
     if "\0" in path:
         return "a path holds no NUL; leave it out, or write @name for an abstract name"
     if os.path.basename(path) in {"", ".", ".."}:
@@ -326,7 +354,7 @@ def _claim_path(
             with _translating(address, "its socket cannot listen"):
                 claimed.socket.listen(backlog)
     except BaseException:
-        claimed.close()
+        claimed.withdraw()
         raise
     return claimed
 
@@ -340,25 +368,30 @@ class _PathClaim(Claim):
     def __init__(self, address: Address, kind: SocketType) -> None:
         directory, self._name = os.path.split(address.value)
         self._lock: int | None = None
+        self._made_lock = False
         self._bound: os.stat_result | None = None
         self._closed = False
         with ExitStack() as undo, _translating(address, "its directory cannot be opened"):
             self._directory = os.open(directory or ".", _DIRECTORY)
             undo.callback(primitives.close, self._directory)
-            self._target = _path_target(address, self._directory)
+            self._target = _path_target(absolute(address), self._directory)
             super().__init__(address, primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind]))
             undo.pop_all()
 
     def take_lock(self) -> None:
         """Lock PATH.lock, which decides who owns the path, and write our process id into it."""
         name, shown = f"{self._name}.lock", f"its lock {self.address}.lock"
-        self._refuse_foreign(self._lstat(name), stat.S_IFREG, shown)
+        found = self._lstat(name)
+        self._refuse_foreign(found, stat.S_IFREG, shown)
+        self._made_lock = found is None
         with _translating(self.address, f"{shown} cannot be taken"):
             try:
                 self._lock = lockfile.take(name, dir_fd=self._directory, uid=os.geteuid())
             except lockfile.Held as exc:
+                self._made_lock = False
                 raise _in_use(self.address, exc.pid) from exc
             except lockfile.NotALock as exc:
+                self._made_lock = False
                 error = f"{shown} is no lock file of a receiver"
                 raise _occupied(self.address, error) from exc
 
@@ -388,6 +421,13 @@ class _PathClaim(Claim):
         self._bound = found
         if gid is not None or stat.S_IMODE(found.st_mode) != mode:
             self._set_permissions(found, mode, gid)
+
+    def withdraw(self) -> None:
+        """Give up a claim that failed, and leave no lock that it made."""
+        if self._made_lock:
+            with suppress(OSError):  # while we hold it, so that nobody else has locked it in vain
+                os.unlink(f"{self._name}.lock", dir_fd=self._directory)
+        self.close()
 
     def _set_permissions(self, bound: os.stat_result, mode: int, gid: int | None) -> None:
         shown = f"its permissions (mode {mode:04o}, group {'as it is' if gid is None else gid})"

@@ -31,7 +31,7 @@ class NotALock(Exception):
 
 
 def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int:
-    """Lock the file, which is made if it is missing and never removed; return its descriptor.
+    """Lock the file, which is made if it is missing; return its descriptor.
 
     Args:
         path: the lock file, a file of its own: SQLite's locks, for one, are dropped when anybody
@@ -42,9 +42,9 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
     Raises Held, NotALock, or OSError.
     """
     with ExitStack() as undo:
-        lock = os.open(path, _FLAGS, 0o600, dir_fd=dir_fd)
+        while not _is_at(path, lock := os.open(path, _FLAGS, 0o600, dir_fd=dir_fd), dir_fd):
+            primitives.close(lock)
         undo.callback(primitives.close, lock)
-        _flock(lock)
         found, text = os.fstat(lock), os.pread(lock, _MAX_TEXT, 0)
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
         if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
@@ -62,6 +62,19 @@ def give_back(lock: int) -> None:
         os.ftruncate(lock, 0)
     fcntl.flock(lock, fcntl.LOCK_UN)
     primitives.close(lock)
+
+
+def _is_at(path: str, lock: int, dir_fd: int | None) -> bool:
+    """Lock, then tell whether the file is still the one at the path: its owner may remove it."""
+    with ExitStack() as undo:
+        undo.callback(primitives.close, lock)
+        _flock(lock)
+        try:
+            found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        undo.pop_all()
+    return found is not None and os.path.samestat(found, os.fstat(lock))
 
 
 def _flock(lock: int) -> None:

@@ -6,7 +6,6 @@ import os
 import select
 import sys
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
@@ -16,7 +15,7 @@ from weakref import ReferenceType, ref
 from mpsr import arguments, exits, primitives
 from mpsr.arguments import OWN, Own
 from mpsr.background import start_thread
-from mpsr.endpoint import SOCKET_TYPES, parse_address
+from mpsr.endpoint import SOCKET_TYPES, absolute, parse_address
 from mpsr.errors import (
     AddressError,
     BufferFull,
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 
     from mpsr import waiters
     from mpsr.background import Thread
-    from mpsr.endpoint import Address, SocketType
+    from mpsr.endpoint import SocketType
     from mpsr.outbox import ProducerStats, Write
     from mpsr.poller import AnyPoller
     from mpsr.spool import Spool
@@ -158,8 +157,9 @@ class ProducerBase(Generic[T]):
         arguments.text("label", label)
         arguments.file("spool", spool)
         self.address = parse_address(address)
+        self._place = absolute(self.address)  # of this moment, whatever directory comes later
         self._arguments: dict[str, Any] = {
-            "address": _lasting(self.address),
+            "address": self._place.value if self._place.kind == "path" else str(self._place),
             "type": type,
             "framing": framing,
             "encode": encode,
@@ -227,7 +227,7 @@ class ProducerBase(Generic[T]):
 
     def _open_outbox(self) -> None:
         try:
-            self._outbox = Outbox(self.address, poller=self._make_poller(), **self._options)
+            self._outbox = Outbox(self._place, poller=self._make_poller(), **self._options)
         except OSError as exc:
             error = f"cannot send to {self.address}: {exc.strerror}; close files, or see ulimit -n"
             raise AddressError(error, address=str(self.address)) from exc
@@ -1220,14 +1220,6 @@ class Producer(ProducerBase[T]):
             with MASK, self._lock:
                 self._end_commit(self._spool, error, monotonic())
                 self._notify()
-
-
-def _lasting(address: Address) -> str:
-    """Return the text of an address that stands for the same in whatever directory."""
-    if address.kind == "path" and not os.path.isabs(address.value):
-        with suppress(OSError):  # a directory that is gone has no name
-            return os.path.join(os.getcwd(), address.value)
-    return str(address)
 
 
 def _messages(count: int) -> str:

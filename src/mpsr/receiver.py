@@ -56,7 +56,10 @@ class ReceiverBase(Generic[T]):
         framing: how bytes become messages: ``"auto"`` (by what each connection begins with),
             ``"native"``, ``"lines"``, ``"null"``, ``"length"``, ``"length-le"``,
             ``"octet-counted"`` or ``"stream"``. Datagrams have none: each is a message.
-        mode: the permissions of a path, such as ``0o660``; its owner may read and write it.
+        mode: the permissions of a path, such as ``0o660``; its owner may read and write it. The
+            default, ``0o600``, lets only programs of the receiver's own user (and root) send.
+            Programs that run as another user, as nginx, HAProxy and syslog do, get EACCES, and the
+            receiver does not hear of it: for them set ``mode=0o660`` and their ``group=``.
         group: a group's name or id for the path.
         decode: applied to every message; without it messages are bytes.
         max_message: bytes; a connection that sends more in one message is closed, with a word.

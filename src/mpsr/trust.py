@@ -34,7 +34,7 @@ def steps_to(path: str) -> list[Step]:
 
     Raises OSError where something of it is not there, or cannot be looked at.
     """
-    left = deque(os.path.abspath(path).split("/")[1:])
+    left = deque(os.path.join(os.getcwd(), path).split("/"))
     links = 0
     at = "/"
     steps = [_step(os.lstat(at))]

@@ -95,7 +95,8 @@ and ends; a second Ctrl-C ends at once.
     type=types.mode,
     metavar="MODE",
     default=f"{DEFAULT_MODE:o}",
-    help="The permissions of a path: 660 lets a group send.  [default: 600]",
+    help="The permissions of a path: 660 lets a group send. With 600, programs of other users "
+    "(nginx, HAProxy, syslog) are refused, and nobody here hears of it.  [default: 600]",
 )
 @click.option("--group", metavar="NAME", help="The group, by name or number, of a path.")
 @click.option(
