@@ -192,6 +192,20 @@ class Claim:
         if _LINUX and sock.type == socket.SOCK_DGRAM:  # before bind: no datagram without its sender
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
+    def holds(self) -> bool:
+        """Tell whether the address still leads to our socket."""
+        return True
+
+    def again(self) -> Claim:
+        """Claim the address anew, as what was ours there is gone; the errors are ``claim``'s.
+
+        This claim is then to be abandoned.
+        """
+        return self
+
+    def touch(self) -> None:
+        """Refresh the time stamps of our files, for what removes files by their age."""
+
     def close(self) -> None:
         """Give the address up: remove our socket from its path, close it, release the lock.
 
@@ -348,11 +362,7 @@ def _claim_path(
     claimed = _PathClaim(address, kind)
     try:
         claimed.take_lock()
-        claimed.make_way()
-        claimed.bind(mode, gid)
-        if kind == "stream":
-            with _translating(address, "its socket cannot listen"):
-                claimed.socket.listen(backlog)
+        claimed.establish(mode, gid, backlog)
     except BaseException:
         claimed.withdraw()
         raise
@@ -371,10 +381,13 @@ class _PathClaim(Claim):
         self._made_lock = False
         self._bound: os.stat_result | None = None
         self._closed = False
+        self._kind = kind
+        self._place = absolute(address)
+        self._settings: tuple[int, int | None, int] = (DEFAULT_MODE, None, BACKLOG)
         with ExitStack() as undo, _translating(address, "its directory cannot be opened"):
             self._directory = os.open(directory or ".", _DIRECTORY)
             undo.callback(primitives.close, self._directory)
-            self._target = _path_target(absolute(address), self._directory)
+            self._target = _path_target(self._place, self._directory)
             super().__init__(address, primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind]))
             undo.pop_all()
 
@@ -394,6 +407,50 @@ class _PathClaim(Claim):
                 self._made_lock = False
                 error = f"{shown} is no lock file of a receiver"
                 raise _occupied(self.address, error) from exc
+
+    def establish(self, mode: int, gid: int | None, backlog: int) -> None:
+        """Put our socket at the path, which the lock has made ours."""
+        self._settings = (mode, gid, backlog)
+        self.make_way()
+        self.bind(mode, gid)
+        if self._kind == "stream":
+            with _translating(self.address, "its socket cannot listen"):
+                self.socket.listen(backlog)
+
+    def holds(self) -> bool:
+        return self._leads_to(self._place.value, self._bound) and self._holds_lock()
+
+    def _holds_lock(self) -> bool:
+        if self._lock is None:
+            return False
+        return self._leads_to(f"{self._place.value}.lock", os.fstat(self._lock))
+
+    @staticmethod
+    def _leads_to(path: str, known: os.stat_result | None) -> bool:
+        try:
+            return known is not None and os.path.samestat(os.lstat(path), known)
+        except OSError:
+            return False
+
+    def again(self) -> Claim:
+        successor = _PathClaim(self._place, self._kind)
+        successor.address = self.address
+        try:
+            if self._lock is not None and self._holds_lock():
+                successor._lock = os.dup(self._lock)  # the same lock, which outlives ours
+            else:
+                successor.take_lock()
+            successor.establish(*self._settings)
+        except BaseException:
+            successor.withdraw()
+            raise
+        return successor
+
+    def touch(self) -> None:
+        with suppress(OSError):
+            if self._lock is not None:
+                os.utime(self._lock)
+            os.utime(self._name, dir_fd=self._directory, follow_symlinks=False)
 
     def make_way(self) -> None:
         """Remove a socket of ours that nobody holds; refuse everything else."""

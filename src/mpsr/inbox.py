@@ -24,6 +24,7 @@ from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
 from mpsr.errors import RemoteProtocolError
 from mpsr.heap import keep_freed_memory
+from mpsr.keeping import Keeper
 from mpsr.limits import (
     ACCEPT_PAUSE,
     ACCEPTS_PER_ROUND,
@@ -151,7 +152,7 @@ class _Connection:
         if self.refuses:
             self.socket.close()
         else:  # what was passed and not read is closed with it
-            passing.close_socket_apart(self.socket)
+            passing.close_socket(self.socket)
         if self.given is not None:
             self.given.close()
 
@@ -186,6 +187,7 @@ class Inbox:
         self._decode = decode
         self.ledger = Ledger()
         self._logger = _logger()  # loaded while there are descriptors to load it with
+        self._keeper = Keeper(claim, self._logger)
 
         self._poller = Poller()
         self._wakeup = Wakeup()
@@ -223,9 +225,11 @@ class Inbox:
 
         self._accepted = self._batches = self._messages = self._nbytes = 0
         self._lost = self._rejected = self._discarded = 0
+        self._begin_to_listen(type)
 
+    def _begin_to_listen(self, type: SocketType) -> None:  # noqa: A002 - as above
         if type == "dgram":
-            self._buffer = memoryview(mmap(-1, max_message + 1))  # untouched pages cost nothing
+            self._buffer = memoryview(mmap(-1, self._max_message + 1))  # untouched pages cost nothing
             self._datagrams = 0
             self._read_listener: Callable[[], None] = self._read_datagrams
         else:
@@ -233,6 +237,8 @@ class Inbox:
             self._behind = memoryview(bytearray(READ_BEHIND))
             self._read_listener = self._accept
         self._poller.register(self._listener, READ, self)
+        if self._keeper.timer is not None:
+            self._poller.register(self._keeper.timer, READ, None)
 
     # -- for the fronts ---------------------------------------------------------------------
 
@@ -342,6 +348,8 @@ class Inbox:
             times.append(self._resume_at - now)
         if self._due:
             times.append(self._check_at - (now - self._away))
+        if self._keeper.look_at is not None and self._keeper.timer is None:
+            times.append(self._keeper.look_at - now)
         if self._place_at is not None:
             times.append(self._place_at - (now - self._away))
         return max(0.0, min(times)) if times else None
@@ -416,6 +424,7 @@ class Inbox:
                 self._begin_stop()
             self._drain()
             return
+        self._keep_address(now)
         if self._resume_at is not None and now >= self._resume_at:
             self._resume()
         ready, pending = self._ready, self._pending
@@ -829,6 +838,25 @@ class Inbox:
         self._resume_at = None
         self._poller.register(self._listener, READ, self)
 
+    # -- the path ---------------------------------------------------------------------------
+
+    def _keep_address(self, now: float) -> None:
+        """Listen at a new socket where the path does not lead to ours any more."""
+        if self._keeper.look_at is None or now < self._keeper.look_at:
+            return
+        claimed = self._keeper.look(now)
+        if claimed is None:
+            return
+        if not self._paused:
+            self._read_listener()  # what has connected to the one before
+        if not self._paused:
+            self._poller.unregister(self._listener)
+        self._claim.abandon()
+        self._claim, self._listener = claimed, claimed.socket
+        self._refuses = passing.refuse(self._listener)
+        if not self._paused:
+            self._poller.register(self._listener, READ, self)
+
     # -- stopping ---------------------------------------------------------------------------
 
     def _begin_stop(self) -> None:
@@ -910,6 +938,7 @@ class Inbox:
     def _release(self) -> None:
         self._poller.close()
         self._wakeup.close()
+        self._keeper.close()
 
 
 def _feed(

@@ -581,7 +581,7 @@ class Outbox:
             if self._refuses or not self._identity.holds():
                 close_socket(self._socket, self._identity)
             else:
-                passing.close_socket_apart(self._socket)
+                passing.close_socket(self._socket)
         self._socket = self._identity = None
 
     def stats(self, *, may_look: bool = True) -> ProducerStats:

@@ -21,6 +21,7 @@ from typing import Final
 
 from mpsr import primitives
 from mpsr.background import start_thread
+from mpsr.sigmask import MASK
 
 SO_PASSRIGHTS: Final = 83  # <asm-generic/socket.h>; the socket module does not name it
 MOST_DESCRIPTORS: Final = 253  # that one message carries: SCM_MAX_FD of the kernel
@@ -70,7 +71,7 @@ def descriptors_in(along: Iterable[tuple[int, int, bytes]]) -> list[int]:
 # -- closing apart ----------------------------------------------------------------------------
 
 _waiting: deque[Callable[[], object]] = deque()  # what closes something
-_lock = primitives.Lock()
+_lock = primitives.RLock()  # a finalizer may come in between
 _busy = False  # whether a thread is at it
 
 
@@ -79,14 +80,24 @@ def close_apart(descriptors: Iterable[int]) -> None:
     _do_apart(partial(_close, descriptor) for descriptor in descriptors)
 
 
-def close_socket_apart(sock: socket.socket) -> None:
-    """Close a socket of ours with all that was not read from it, in a thread that may sleep."""
-    _do_apart([sock.close])
+def close_socket(sock: socket.socket) -> None:
+    """Close a socket of ours; where something was not read from it, in a thread that may sleep."""
+    if refuse(sock) and _is_empty(sock):  # asked in this order: nothing can come in between
+        sock.close()
+    else:
+        _do_apart([partial(primitives.close, sock.detach())])
+
+
+def _is_empty(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return True
 
 
 def _do_apart(work: Iterable[Callable[[], object]]) -> None:
     global _busy  # noqa: PLW0603 - there is one such thread in a process
-    with _lock:
+    with MASK, _lock:
         _waiting.extend(work)
         if _busy or not _waiting:
             return
@@ -123,7 +134,7 @@ def _close(descriptor: int) -> None:
 
 def _forget() -> None:
     global _busy, _lock
-    _busy, _lock = False, primitives.Lock()  # the thread stayed with the parent
+    _busy, _lock = False, primitives.RLock()  # the thread stayed with the parent
     _waiting.clear()
 
 

@@ -1,0 +1,188 @@
+"""A receiver whose path was taken from under it is found again."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+import mpsr
+from mpsr.limits import PATH_LOOK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOTICED = 5.0  # seconds
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def unlink_both(path: Path) -> None:
+    path.unlink()
+    path.with_name(path.name + ".lock").unlink()
+
+
+def replace_directory(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+
+
+def replace_by_file(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+
+
+HOWS = [unlink, unlink_both, replace_directory, replace_by_file]
+
+
+@pytest.fixture(params=HOWS, ids=lambda how: how.__name__)
+def how(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    chosen: Callable[[Path], None] = request.param
+    return chosen
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run" / "test.sock"
+
+
+@pytest.fixture
+def receiver(path: Path) -> Iterator[mpsr.Receiver[bytes]]:
+    with mpsr.Receiver(path) as receiver:
+        yield receiver
+
+
+def until_there(path: Path) -> None:
+    """Wait until somebody listens at the path."""
+    end = time.monotonic() + NOTICED
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
+                return
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_path_that_was_taken_away_is_claimed_again(
+    path: Path,
+    receiver: mpsr.Receiver[bytes],
+    how: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever is connected goes on; newcomers find it; a warning says so."""
+    received: list[bytes] = []
+    thread = threading.Thread(target=lambda: received.extend(receiver))
+    with mpsr.Producer[bytes](path) as known:
+        known.send(b"1")
+        thread.start()
+        known.flush(10)
+        how(path)
+        known.send(b"2")
+        until_there(path)
+        with mpsr.Producer[bytes](path) as newcomer:
+            newcomer.send(b"3")
+        known.send(b"4")
+        known.flush(10)
+        assert known.stats().connects == 1
+    receiver.stop()
+    thread.join(10)
+    assert received == [b"1", b"2", b"3", b"4"]
+    assert "it is there again" in caplog.text
+    receiver.close()
+    assert not path.exists()
+
+
+def test_watched_receiver_claims_its_path_again(
+    path: Path, receiver: mpsr.Receiver[bytes], how: Callable[[Path], None]
+) -> None:
+    """Also where somebody else selects on its descriptor, and nothing comes."""
+    assert receiver.try_receive_batch() is None
+    descriptor = receiver.fileno()
+    how(path)
+    since = time.monotonic()
+    while not path.exists() or not os.path.exists(f"{path}.lock"):
+        ready, _, _ = select.select([descriptor], [], [], NOTICED)
+        assert ready
+        receiver.try_receive_batch()
+        assert time.monotonic() - since < NOTICED
+
+
+def test_task_claims_its_path_again(path: Path, how: Callable[[Path], None]) -> None:
+    async def main() -> None:
+        async with mpsr.AsyncReceiver(path) as receiver, anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, act)
+            assert await receiver.receive(2 * NOTICED) == b"found"
+            receiver.acknowledge()
+
+    def act() -> None:
+        until_there(path)
+        how(path)
+        until_there(path)
+        with mpsr.Producer[bytes](path) as producer:
+            producer.send(b"found")
+
+    anyio.run(main)
+
+
+def test_second_receiver_that_took_the_path_keeps_it(
+    path: Path, receiver: mpsr.Receiver[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first keeps its connections, says that it lost the path, and removes nothing."""
+    receiver.try_receive_batch()
+    with mpsr.Producer[bytes](path) as known:
+        known.send(b"1")
+        assert receiver.receive(10) == b"1"
+        unlink_both(path)
+        with mpsr.Receiver(path) as second:
+            end = time.monotonic() + 2 * PATH_LOOK
+            while "is gone, and cannot be made anew" not in caplog.text:
+                assert receiver.try_receive_batch() is None
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            known.send(b"2")
+            assert receiver.receive(10) == b"2"
+            receiver.close()
+            with mpsr.Producer[bytes](path) as newcomer:
+                newcomer.send(b"3")
+                assert second.receive(10) == b"3"
+                second.acknowledge()
+                known.close(0.1)
+
+
+@pytest.mark.parametrize("name", ["short.sock", "long" * 20 + ".sock"])
+def test_what_cleans_directories_by_age_spares_a_receivers_files(tmp_path: Path, name: str) -> None:
+    """The real systemd-tmpfiles, on files that look old but for the receiver's own touch."""
+    if shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("systemd-tmpfiles is not installed")
+    directory = tmp_path / ("d" * 40) / "run"
+    directory.mkdir(parents=True)
+    old = directory / "old"
+    old.touch()
+    path = directory / name
+    with mpsr.Receiver(path) as receiver:
+        time.sleep(1.2)  # what is older than a second is cleaned
+        engine = receiver._inbox
+        assert engine is not None
+        engine._keeper._touched_at = None  # type: ignore[union-attr]  # as if it were time
+        engine._keeper.look(time.monotonic())  # type: ignore[union-attr]
+        rules = tmp_path / "rules.conf"
+        rules.write_text(f"e {directory} - - - 1s\n")
+        subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=30)
+        assert not old.exists()
+        assert path.exists()
+        assert path.with_name(name + ".lock").exists()
