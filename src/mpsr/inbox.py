@@ -229,7 +229,9 @@ class Inbox:
 
     def _begin_to_listen(self, type: SocketType) -> None:  # noqa: A002 - as above
         if type == "dgram":
-            self._buffer = memoryview(mmap(-1, self._max_message + 1))  # untouched pages cost nothing
+            self._buffer = memoryview(
+                mmap(-1, self._max_message + 1)
+            )  # untouched pages cost nothing
             self._datagrams = 0
             self._read_listener: Callable[[], None] = self._read_datagrams
         else:
