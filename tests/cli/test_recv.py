@@ -299,7 +299,7 @@ def test_abstract_names_and_datagrams(cli: Cli, kind: SocketType) -> None:
     name = f"@mpsr-test-{os.getpid()}-{kind}"
     receiver = cli.start("recv", name, "--type", kind, "--count", "2")
     receiver.await_word("listening")
-    trusted = "any" if kind == "dgram" else None  # nobody tells whose an abstract name is
+    trusted: ReceiverUid = "any" if kind == "dgram" else None  # nobody tells whose a name is
     with mpsr.Producer[bytes](name, type=kind, receiver_uid=trusted) as producer:
         producer.send_many([b"one\ntwo", b"three"])
     status, out, told = receiver.finish()
