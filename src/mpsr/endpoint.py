@@ -218,6 +218,10 @@ class Claim:
         """Close our copies of the descriptors and touch nothing else: for a forked child."""
         self.socket.close()
 
+    def let_go(self) -> None:
+        """Forget the descriptors, whose numbers may be somebody else's by now."""
+        self.socket.detach()
+
 
 def claim(
     address: Address,
@@ -512,6 +516,10 @@ class _PathClaim(Claim):
             lockfile.give_back(self._lock)
             self._lock = None
         self.abandon()
+
+    def let_go(self) -> None:
+        self._closed = True
+        self.socket.detach()
 
     def abandon(self) -> None:
         if self._closed:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mpsr import passing, primitives, ring
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
 from mpsr.endpoint import peer_of
-from mpsr.errors import RemoteProtocolError
+from mpsr.errors import MpsrError, RemoteProtocolError
 from mpsr.heap import keep_freed_memory
 from mpsr.keeping import Keeper
 from mpsr.limits import (
@@ -68,6 +68,7 @@ _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, e
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _AGAIN: Final = 1 << 16  # no event of a poller: look into the ring alone
 _TIMED: Final = frozenset({"native", "length", "length-le", "octet-counted"})
+_LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
 _DEADLINE_CHECK: Final = 0.25  # seconds between looks at the deadlines
 
 
@@ -364,9 +365,34 @@ class Inbox:
         self._stop_asked = True
         self._wakeup.set()
 
+    def _check_descriptors(self) -> None:
+        """Raise MpsrError if the program has closed our descriptors, as one does for a daemon."""
+        if not self._wakeup.intact:
+            self._let_go()
+            error = (
+                f"the receiver at {self._claim.address} has lost its descriptors, which the "
+                "program has closed: make a receiver only after that"
+            )
+            raise MpsrError(error)
+
+    def _let_go(self) -> None:
+        """End without closing a descriptor: their numbers may be somebody else's by now."""
+        self.closed = self.finished = True
+        for connection in (*self._connections, *self._unplaced):
+            connection.open = False
+            connection.socket.detach()
+        self._connections.clear()
+        self._unplaced.clear()
+        self._claim.let_go()
+        self._wakeup.let_go()
+        _LET_GO.append(self._poller)  # an epoll object would close its number
+
     def close(self) -> None:
         """Tell what was acknowledged, then close everything and give the address up."""
         if self.closed:
+            return
+        if not self._wakeup.intact:
+            self._let_go()
             return
         self.closed = self.finished = True
         self.tell()
@@ -421,6 +447,7 @@ class Inbox:
 
     def _look(self, now: float) -> None:
         """Read from one ready connection after the other, until there is a batch."""
+        self._check_descriptors()
         if self._stop_asked:
             if not self._stopping:
                 self._begin_stop()

@@ -27,6 +27,11 @@ class Wakeup:
         self._writer, self._writer_is = writer, Identity(writer.fileno())
         self._is_set = False
 
+    def let_go(self) -> None:
+        """Forget the descriptors, whose numbers may be somebody else's by now."""
+        self._reader.detach()
+        self._writer.detach()
+
     @property
     def intact(self) -> bool:
         """Whether both descriptors are still those that were made."""

@@ -18,6 +18,7 @@ import pytest
 import mpsr
 from mpsr.cli.entry import run
 from mpsr.endpoint import SocketType
+from mpsr.trust import ReceiverUid
 from tests.cli.conftest import Cli
 
 

@@ -75,3 +75,38 @@ def test_too_many_open_files_are_an_error_of_ours(address: str) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for producer in producers:
             producer.close()
+
+
+RECEIVING_DAEMON = """
+import os, socket, sys, mpsr
+
+receiver = mpsr.Receiver(sys.argv[1])
+with mpsr.Producer(sys.argv[1], framing="lines") as producer:
+    producer.send(b"before")
+print(receiver.receive(10))
+os.closerange(3, 256)
+pairs = [socket.socketpair() for _ in range(20)]
+for end, _ in pairs:
+    end.send(b"untouched")
+if sys.argv[2] == "used":
+    try:
+        receiver.receive(1)
+    except mpsr.MpsrError as error:
+        print(type(error).__name__, error)
+receiver.close()
+del receiver
+print({end.recv(100) for _, end in pairs})
+"""
+
+
+@pytest.mark.parametrize("how", ["used", "closed"])
+def test_receiver_whose_descriptors_were_closed_touches_none_that_has_its_number(
+    address: str, how: str
+) -> None:
+    """It says once what has happened, and closes nothing of the program's."""
+    outcome = run(RECEIVING_DAEMON, address, how)
+    assert (outcome.status, outcome.complaint) == (0, "")
+    first, *said, last = outcome.output.splitlines()
+    assert (first, last) == ("b'before'", "{b'untouched'}")
+    if how == "used":
+        assert said[0].startswith(f"MpsrError the receiver at {address} has lost its descriptors")
