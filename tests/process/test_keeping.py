@@ -164,11 +164,10 @@ def test_second_receiver_that_took_the_path_keeps_it(
                 known.close(0.1)
 
 
+@pytest.mark.needs("systemd-tmpfiles")
 @pytest.mark.parametrize("name", ["short.sock", "long" * 20 + ".sock"])
 def test_what_cleans_directories_by_age_spares_a_receivers_files(tmp_path: Path, name: str) -> None:
     """The real systemd-tmpfiles, on files that look old but for the receiver's own touch."""
-    if shutil.which("systemd-tmpfiles") is None:
-        pytest.skip("systemd-tmpfiles is not installed")
     directory = tmp_path / ("d" * 40) / "run"
     directory.mkdir(parents=True)
     old = directory / "old"
