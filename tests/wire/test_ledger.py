@@ -139,6 +139,17 @@ def test_producers_that_never_sent_anything_leave_nothing_behind() -> None:
     assert len(ledger) == 0
 
 
+def test_producer_that_returns_with_everything_accepted_leaves_nothing_behind() -> None:
+    """By its own word it has nothing to send again."""
+    ledger = Ledger()
+    track = ledger.open(UID, identity(1), 0, 0.0)
+    track.expected_seq = track.accepted_seq = 5
+    ledger.gone(track, 1.0, orderly=False)
+    assert len(ledger) == 1
+    ledger.gone(ledger.open(UID, identity(1), 5, 2.0), 3.0, orderly=False)
+    assert len(ledger) == 0
+
+
 def test_full_ledger_forgets_the_longest_gone_of_the_user_who_has_most() -> None:
     """Who fills it makes room for others, and for itself, out of its own."""
     ledger = Ledger(most=5)

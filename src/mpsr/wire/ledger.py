@@ -40,7 +40,7 @@ class Track:
     def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
         self.key = key
         self.identity = identity
-        self.begin_seq = seq  # where it began; as long as it expects this, nothing has come
+        self.begin_seq = seq  # as long as this is expected, the producer has nothing to send again
         self.expected_seq = seq  # everything below was received
         self.accepted_seq = seq  # everything below was acknowledged
         self.epoch = 0  # how many connections it has had
@@ -105,8 +105,8 @@ class Ledger:
         track.identity = identity
         track.epoch += 1
         track.order = order
-        if track.expected_seq == track.begin_seq:
-            track.begin_seq = max(track.begin_seq, lowest_seq)
+        if lowest_seq >= track.expected_seq:  # it has nothing to send again
+            track.begin_seq = lowest_seq
         track.expected_seq = max(track.expected_seq, lowest_seq)
         track.accepted_seq = max(track.accepted_seq, lowest_seq)
         self._live[key] = track
