@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections import Counter, deque
+from contextlib import ExitStack
 from fcntl import ioctl
 from functools import partial
 from mmap import mmap
@@ -190,8 +191,12 @@ class Inbox:
         self._logger = _logger()  # loaded while there are descriptors to load it with
         self._keeper = Keeper(claim, self._logger)
 
-        self._poller = Poller()
-        self._wakeup = Wakeup()
+        with ExitStack() as undo:
+            undo.callback(self._keeper.close)
+            self._poller = Poller()
+            undo.callback(self._poller.close)
+            self._wakeup = Wakeup()
+            undo.pop_all()
         self._poller.register(self._wakeup, READ, None)
         self._connections: set[_Connection] = set()
         self._unplaced: deque[_Connection] = deque()  # accepted, and there was no place for it

@@ -226,9 +226,13 @@ class ProducerBase(Generic[T]):
         options["spooled_as"] = self._spool.id
 
     def _open_outbox(self) -> None:
+        poller: AnyPoller | None = None
         try:
-            self._outbox = Outbox(self._place, poller=self._make_poller(), **self._options)
+            poller = self._make_poller()
+            self._outbox = Outbox(self._place, poller=poller, **self._options)
         except OSError as exc:
+            if poller is not None:
+                poller.close()
             error = f"cannot send to {self.address}: {exc.strerror}; close files, or see ulimit -n"
             raise AddressError(error, address=str(self.address)) from exc
         self._window = self._outbox.window

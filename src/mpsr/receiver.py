@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn
 from mpsr import arguments
 from mpsr.batch import decode_body
 from mpsr.endpoint import DEFAULT_MODE, SOCKET_TYPES, claim, parse_address
-from mpsr.errors import Closed, ConfigurationError, TimedOut
+from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
 from mpsr.forking import watch_forks
 from mpsr.inbox import Inbox
 from mpsr.limits import (
@@ -124,6 +124,10 @@ class ReceiverBase(Generic[T]):
                     max_connections=max_connections,
                     decode=decode,
                 )
+            except OSError as exc:
+                place.close()
+                error = f"cannot receive at {self.address}: {exc.strerror}; close files, or see "
+                raise AddressError(error + "ulimit -n", address=str(self.address)) from exc
             except BaseException:
                 place.close()
                 raise
