@@ -12,10 +12,11 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
     from mpsr.errors import Undelivered
@@ -30,20 +31,26 @@ class Finishing(Protocol):
         """Deliver and close, with patience counted from ``since``; return what is left."""
 
 
-_unfinished: WeakSet[Finishing] = WeakSet()
+_unfinished: set[Finishing] = set()  # kept alive, as nothing else may
 _drained_by_multiprocessing: set[int] = set()  # process ids
 ended_at: float | None = None
 """When the end of the program began for producers, if it has: none has a thread from then on."""
 
 
 def finish_at_exit(finishing: Finishing) -> None:
-    """Finish it before this process ends, unless it is gone by then."""
+    """Finish it before this process ends, unless it is finished by then."""
     _unfinished.add(finishing)
+    _register()
     # A child of multiprocessing ends without atexit, but runs these.
     util = sys.modules.get("multiprocessing.util")
     if util is not None and os.getpid() not in _drained_by_multiprocessing:
         _drained_by_multiprocessing.add(os.getpid())
         util.Finalize(None, _finish_all, exitpriority=_LAST)
+
+
+def is_finished(finishing: Finishing) -> None:
+    """Take note that nothing is left to be done for it."""
+    _unfinished.discard(finishing)
 
 
 def tell(undelivered: Undelivered | None) -> None:
@@ -86,23 +93,27 @@ def _end(interruption: BaseException) -> None:
 class _Last:
     """Finishes all when it is dropped, once all hooks have run."""
 
-    def __init__(self) -> None:
-        self.reached = False  # whether its own has; it has not, if it was registered by another
-        self._process = os.getpid()
+    reached = False  # whether its own hook has run
 
     def __del__(self) -> None:
-        if self.reached or self._process == os.getpid():
+        global _last  # noqa: PLW0603 - there is one
+        # It is not reached where the first producer was made in a hook that runs by then. Nor is it
+        # in a child of multiprocessing, which clears what its parent has registered.
+        _last = None
+        if self.reached or not threading.main_thread().is_alive():
             _finish_all()
-        else:  # a child of multiprocessing clears what its parent has registered
-            _register()
+
+
+_last: ReferenceType[_Last] | None = None  # what is registered
+
+
+def _register() -> None:
+    global _last  # noqa: PLW0603 - there is one
+    if _last is None:
+        last = _Last()
+        _last = ref(last)
+        atexit.register(_reach, last)
 
 
 def _reach(last: _Last) -> None:
     last.reached = True
-
-
-def _register() -> None:
-    atexit.register(_reach, _Last())
-
-
-_register()

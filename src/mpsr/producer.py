@@ -815,6 +815,7 @@ class Producer(ProducerBase[T]):
             self._released = True
             self._close_descriptors()
             self._close_spool()
+        exits.is_finished(self)
 
     def _start(self) -> None:
         """Start the background thread; at the end of the program all is done without."""

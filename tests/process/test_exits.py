@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -175,3 +176,39 @@ def test_failing_background_thread_is_told_to_whoever_sends_flushes_or_closes(
     with pytest.raises(mpsr.Undelivered, match="what nobody expected") as undelivered:
         producer.close(10)
     assert undelivered.value.messages == [b"message"]
+
+
+def test_first_producer_of_a_program_may_be_made_in_an_exit_hook(address: str) -> None:
+    """Also where mpsr is imported only there."""
+    program = (
+        "import atexit, sys\n"
+        "def end():\n"
+        "    import mpsr\n"
+        "    mpsr.Producer(sys.argv[1]).send(b'message')\n"
+        "atexit.register(end)\n"
+    )
+    with receiving(address) as received:
+        outcome = run(program, address)
+    assert (outcome.status, outcome.complaint) == (0, "")
+    assert received == [b"message"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_child_of_multiprocessing_sends_as_any_program(address: str, method: str) -> None:
+    """It clears the hooks of its parent, and is not taken to be at its end by that."""
+    keep: mpsr.Producer = mpsr.Producer(address)
+    with receiving(address) as received:
+        context: Any = multiprocessing.get_context(method)
+        child = context.Process(target=_send_many, args=(address,))
+        child.start()
+        child.join(PATIENCE)
+        keep.close()
+    assert child.exitcode == 0
+    assert received == [b"message"] * 1000
+
+
+def _send_many(address: str) -> None:
+    producer: mpsr.Producer = mpsr.Producer(address)
+    for _ in range(1000):
+        producer.send(b"message")
+    assert producer.stats().connects <= 1
