@@ -12,7 +12,6 @@ import atexit
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -93,14 +92,15 @@ def _end(interruption: BaseException) -> None:
 class _Last:
     """Finishes all when it is dropped, once all hooks have run."""
 
-    reached = False  # whether its own hook has run
+    def __init__(self) -> None:
+        self.reached = False  # whether its own has; not if it was registered by one that runs
+        self._process = os.getpid()
 
     def __del__(self) -> None:
         global _last  # noqa: PLW0603 - there is one
-        # It is not reached where the first producer was made in a hook that runs by then. Nor is it
-        # in a child of multiprocessing, which clears what its parent has registered.
         _last = None
-        if self.reached or not threading.main_thread().is_alive():
+        # Else this is a child of multiprocessing, which clears what its parent has registered.
+        if self.reached or self._process == os.getpid():
             _finish_all()
 
 
