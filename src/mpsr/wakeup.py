@@ -34,8 +34,8 @@ class Wakeup:
 
     @property
     def intact(self) -> bool:
-        """Whether both descriptors are still those that were made."""
-        return self._reader_is.holds() and self._writer_is.holds()
+        """Whether the descriptor to wait on is still the one that was made."""
+        return self._reader_is.holds()
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""

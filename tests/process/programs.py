@@ -28,7 +28,8 @@ class Outcome(NamedTuple):
 def begin(program: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a program; what it prints is read by whoever has the process."""
     return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
+        # Since 3.12 Python warns of a fork beside any thread, as the producer's is.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
