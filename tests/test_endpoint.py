@@ -382,7 +382,7 @@ def test_close_works_after_chdir(home: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.listdir(home) == ["s.lock"]
 
 
-@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is missing")
+@pytest.mark.needs("systemd-tmpfiles")
 def test_cleaning_by_age_spares_a_socket_claimed_by_a_relative_path(
     home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_producer_without_a_receiver_fails_fast_and_says_why() -> None:
     assert "3 messages to events.sock not delivered" in ended.stderr
 
 
-@pytest.mark.skipif(shutil.which("nc") is None, reason="needs nc")
+@pytest.mark.needs("nc")
 def test_shell_commands_reach_the_receiver() -> None:
     """Each line as it is typed; the receiver prints all that the others send."""
     lines = [line.removeprefix("$ ") for line in SHELL.splitlines()]

@@ -858,11 +858,7 @@ class Producer(ProducerBase[T]):
         write: Write | None = None
         with MASK:
             with self._lock:
-                self._check()
-                now = monotonic()
-                self._take_deferred(now)
-                if self._window.nearly_full:
-                    self._read_news(now)
+                now = self._begin_taking()
                 try:
                     alone = not self._outbox.in_burst(now)
                     taken = self._window.offer(body, now, alone=alone)
@@ -881,6 +877,15 @@ class Producer(ProducerBase[T]):
         if self._alone:
             self._work_alone()
         return taken
+
+    def _begin_taking(self) -> float:
+        """Do what comes before a message is taken; return the time. The lock is held."""
+        self._check()
+        now = monotonic()
+        self._take_deferred(now)
+        if self._window.nearly_full:
+            self._read_news(now)
+        return now
 
     def _take_all(
         self,
@@ -928,11 +933,7 @@ class Producer(ProducerBase[T]):
         Raise for the rest, where it must not wait for room.
         """
         with self._lock:
-            self._check()
-            now = monotonic()
-            self._take_deferred(now)
-            if self._window.nearly_full:
-                self._read_news(now)
+            now = self._begin_taking()
             ready = self._spool is None and self._outbox.ready()
             try:
                 position = self._window.offer_many(bodies, position, now, enough=ready)
