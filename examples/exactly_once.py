@@ -19,7 +19,9 @@ CREATE TABLE IF NOT EXISTS progress (position INTEGER);
 """
 
 
-def main(path: str = "demo.sock", journal: str = "demo.db", database: str = "results.db") -> None:
+def main(
+    path: str = "demo.sock", journal: str = "demo.journal", database: str = "results.db"
+) -> None:
     with closing(sqlite3.connect(database)) as ours, mpsr.Receiver(path, journal=journal) as events:
         signal.signal(signal.SIGTERM, lambda *_: events.stop())
         ours.executescript(TABLES)

@@ -74,5 +74,5 @@ def small_disk(tmp_path: Path) -> Iterator[str]:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("takes the right to mount a file system")
-    yield str(tmp_path / "events.db")
+    yield str(tmp_path / "events.journal")
     subprocess.run(["umount", "-l", str(tmp_path)], check=True)

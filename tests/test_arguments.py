@@ -152,7 +152,7 @@ def test_datagrams_have_no_framing(kind: Callable[..., Any], framing: str, addre
 
 def test_nothing_is_made_for_a_receiver_that_is_refused(address: str, tmp_path: Path) -> None:
     with pytest.raises(mpsr.ConfigurationError, match="mode=660"):
-        mpsr.Receiver(address, journal=tmp_path / "events.db", mode=660)
+        mpsr.Receiver(address, journal=tmp_path / "events.journal", mode=660)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,7 @@ CARRIED: dict[str, Any] = {
     "body": b"x",
     "code": 7,
     "messages": [b"one", {"two": 2}],
-    "path": "/var/lib/events.db",
+    "path": "/var/lib/events.journal",
     "pid": 12,
     "position": 34,
 }

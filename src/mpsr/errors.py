@@ -186,7 +186,7 @@ class ReentrantCall(MpsrError, RuntimeError):
 
 
 class JournalError(MpsrError):
-    """A journal or spool cannot be used. ``path`` is its file."""
+    """A journal or spool cannot be used. ``path`` is its directory."""
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
@@ -206,11 +206,11 @@ class JournalDenied(JournalError):
 
 
 class NoJournal(JournalError):
-    """There is no such file, nor is one to be made; or there is no such directory."""
+    """There is no such directory, nor is one to be made; or its parent is missing."""
 
 
 class NotAJournal(JournalError):
-    """The file is something else; it was left untouched."""
+    """What is there is something else; it was left untouched."""
 
 
 class NewerJournal(JournalError):
@@ -220,7 +220,7 @@ class NewerJournal(JournalError):
 class JournalDamaged(JournalError):
     """What was written does not come back as it was.
 
-    ``position`` is the first that cannot be read, or None where the whole file is meant.
+    ``position`` is the first that cannot be read, or None where the whole journal is meant.
     """
 
     def __init__(self, message: str, *, path: str, position: int | None = None) -> None:

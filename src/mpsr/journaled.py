@@ -1,8 +1,9 @@
-"""Commit what an inbox receives to a journal, then acknowledge it, and hand it out from there.
+"""Write what an inbox receives to a journal, then acknowledge it, and hand it out from there.
 
-A background thread takes batches from the inbox, commits them in groups, and acknowledges them
-once they are on the disk. Readers follow at their own pace, each with a cursor of its own: what
-is new they get from memory, what they have fallen behind from the file.
+One background thread takes batches from the inbox and gathers them in groups; another writes a
+group and syncs it, while the next gathers. Then the first acknowledges it. Readers follow at
+their own pace, each with a cursor of its own: what is new they get from memory, what they have
+fallen behind from the disk.
 """
 
 from __future__ import annotations
@@ -12,25 +13,27 @@ import select
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from mpsr import primitives
 from mpsr.background import start_thread
 from mpsr.batch import Batch
 from mpsr.errors import ConfigurationError, JournalFull
-from mpsr.journal import Entry, Journal, TrackState
 from mpsr.limits import (
-    ENTRY_COST,
+    CURSOR_TIME,
     FULL_PAUSE,
     GROUP_SIZE,
     GROUP_TIME,
     JOURNAL_PARTS,
-    LOG_FRACTION,
     MIB,
     READ_AHEAD,
 )
 from mpsr.poller import wait_readable
+from mpsr.store.journal import Journal
+from mpsr.store.records import MAX_HEAD, Entry
 from mpsr.wakeup import Wakeup
 from mpsr.wire.codec import pack_batch
 from mpsr.wire.frames import HEADER
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mpsr.inbox import Inbox, ReceiverStats
+    from mpsr.store.reader import Reader as LogReader
+    from mpsr.store.records import ProducerKey
 
 _MAIN_CURSOR: Final = "main"
 
@@ -58,7 +63,7 @@ def open_journaled(
     """
     journal = Journal(path, limit=limit)
     try:
-        inbox = open_inbox(min(max_message, journal.capacity // JOURNAL_PARTS))
+        inbox = open_inbox(min(max_message, limit // JOURNAL_PARTS))
         return JournaledInbox(inbox, journal, decode=decode)
     except BaseException:
         journal.close()
@@ -74,15 +79,21 @@ class JournaledInbox:
         self.journal = journal
         self.decode = decode
         self.closed = False
-        self.ended = False  # nothing is committed any more
+        self.ended = False  # nothing is written any more
         self.failure: BaseException | None = None  # why
         self._inbox = inbox
-        self._taken: deque[Batch[Any]] = deque()  # from the inbox, for the next group
-        self._part = journal.capacity // JOURNAL_PARTS
-        self._log_size = journal.limit // LOG_FRACTION
-        inbox.ledger.forgotten = set()
-        for state in journal.tracks():
-            track = Track((state.uid, state.producer.id), state.producer, state.expected_seq)
+        self._taken: deque[Batch[Any]] = deque()  # from the inbox, for the next groups
+        self._group = _Group()  # being gathered
+        self._writing: _Group | None = None  # being written, until it is accepted
+        self._groups: primitives.SimpleQueue[_Group | None] = primitives.SimpleQueue()
+        self._outcome: list[int] | BaseException | None = None  # of the one that is written
+        self._taking = True  # whether there may be more to take from the inbox
+        self._most_batches: float = inf  # of a group: few, where there is little room
+        self._part = journal.limit // JOURNAL_PARTS
+        self._forgotten: set[ProducerKey] = set()
+        inbox.ledger.forgotten = self._forgotten
+        for state in journal.producers():
+            track = Track(state.key, state.producer, state.expected_seq)
             track.epoch = state.epoch
             inbox.ledger.restore(track, monotonic())
         self._closing = False
@@ -192,14 +203,20 @@ class JournaledInbox:
     def _release(self) -> None:
         self._nudge.close()
         for reader in self._readers:
-            reader.wakeup.close()
+            reader.release()
 
     # -- in the background --------------------------------------------------------------------
 
     def _run(self) -> None:
+        """Gather one group, and accept the one before, until the end."""
         try:
-            while self._taken or not (self._closing or self._inbox.finished):
-                self._commit(self._gather())
+            writer = start_thread(self._write, name=f"mpsr journal writer {self.journal.path}")
+            try:
+                while self._step():
+                    pass
+            finally:
+                self._groups.put(None)
+                writer.join()
         except BaseException as exc:  # noqa: BLE001 - whoever iterates is to know
             self.failure = exc
         finally:
@@ -207,45 +224,69 @@ class JournaledInbox:
             for reader in tuple(self._readers):
                 reader.wake()
 
-    def _gather(self) -> list[Batch[Any]]:
-        """Take a group of batches: as much as a commit is worth, or as came in its time."""
-        group: list[Batch[Any]] = []
-        size = room = 0
-        begun = self._moved_at
+    def _write(self) -> None:
+        """Write one group after the other; in a thread of its own."""
+        for group in iter(self._groups.get, None):
+            try:
+                if group.batches:
+                    self._outcome = self.journal.append(group.entries, forget=group.forgotten)
+                else:
+                    self.journal.commit()
+                    self._outcome = []
+            except BaseException as exc:  # noqa: BLE001 - the other thread raises it
+                self._outcome = exc
+            self._nudge.set()
+
+    def _step(self) -> bool:
+        """Do what can be done now, and wait for more; tell whether there is more to come."""
+        self._nudge.clear()
+        closing = self._closing
+        self._accept()
+        full = self._gather()
+        if closing:
+            self._taking = False
+        ending = not self._taking or self._inbox.finished
+        due_at = self._due_at()
+        if self._writing is None:
+            if due_at is not None and (full or ending or monotonic() >= due_at):
+                self._begin()
+                return True
+            if ending:
+                return False
+        self._wait(None if self._writing else due_at, inbox=self._taking and not full)
+        return True
+
+    def _wait(self, until: float | None, *, inbox: bool) -> None:
+        """Wait for the writer, for a cursor that moves, and for the inbox, if it is wanted."""
+        now = monotonic()
         poll = primitives.poll()
-        poll.register(self._inbox.fileno(), select.POLLIN)
         poll.register(self._nudge.fileno(), select.POLLIN)
-        while size < GROUP_SIZE:
+        waits = [None if until is None else until - now]
+        if inbox:
+            poll.register(self._inbox.fileno(), select.POLLIN)
+            waits.append(self._inbox.wait_time(now))
+        wait = min((max(0, each) for each in waits if each is not None), default=None)
+        poll.poll(None if wait is None else wait * 1000)
+
+    def _gather(self) -> bool:
+        """Add to the group what has come; tell whether it is as large as a write is worth."""
+        group = self._group
+        room = self.journal.most // 2
+        while group.size < GROUP_SIZE and len(group.batches) < self._most_batches:
             now = monotonic()
             taken = self._take(now)
-            if taken is not None:
-                begun = now if begun is None else begun
-                weight = _weight(taken)
-                room += weight + ENTRY_COST
-                if group and (size + weight > self._log_size or room > self.journal.most // 2):
-                    self._taken.appendleft(taken)
-                    break
-                group.append(taken)
-                size += weight
-                continue
-            begun = self._moved_at if begun is None else begun
-            if self._closing or self._inbox.finished:
-                break
-            waits = [
-                self._inbox.wait_time(now),
-                None if begun is None else begun + GROUP_TIME - now,
-            ]
-            wait = min((each for each in waits if each is not None), default=None)
-            if begun is not None and now >= begun + GROUP_TIME:
-                break
-            poll.poll(None if wait is None else wait * 1000)
-            self._nudge.clear()
-        return group
+            if taken is None:
+                return False
+            if group.batches and group.room + _weight(taken) + MAX_HEAD > room:
+                self._taken.appendleft(taken)
+                return True
+            group.add(taken, now)
+        return True
 
     def _take(self, now: float) -> Batch[Any] | None:
         """Return what comes next; a batch that would fill the journal comes in parts."""
         if not self._taken:
-            taken = self._inbox.take(now)
+            taken = self._inbox.take(now) if self._taking else None
             if taken is None or taken.track is not None or _weight(taken) <= self._part:
                 return taken
             self._taken.append(taken)
@@ -268,67 +309,86 @@ class JournaledInbox:
             for begin, bodies in ((0, batch.raw[:middle]), (middle, batch.raw[middle:]))
         ]
 
-    def _commit(self, group: Sequence[Batch[Any]]) -> None:
-        """Put a group on the disk, then acknowledge it and hand it out.
+    def _due_at(self) -> float | None:
+        """Return when the group is to be written, or the cursors alone; None if nothing is."""
+        dues = [] if self._moved_at is None else [self._moved_at + CURSOR_TIME]
+        if self._group.batches:
+            dues.append(self._group.begun + GROUP_TIME)
+        return min(dues, default=None)
 
-        While it does not fit, its first half may; while that does not, wait.
-        """
+    def _begin(self) -> None:
+        """Have the group written, and with it the cursors."""
         self._moved_at = None
-        if not group:
-            with suppress(JournalFull):  # the next group takes the cursors along
-                self.journal.commit()
-            return
-        received_at = time_ns()
-        positions: Sequence[int] | None = None
-        while positions is None:
-            try:
-                positions = self._append(group, received_at)
-            except JournalFull:
-                if self._closing:
-                    self._inbox.put_back([*group, *self._taken])
-                    self._taken.clear()
-                    return
-                middle = len(group) // 2
-                if middle:
-                    self._taken.extendleft(reversed(group[middle:]))
-                    group = group[:middle]
-                else:
-                    self._make_room()
-        self._inbox.accept(group)
-        for batch, position in zip(group, positions, strict=True):
-            batch.position = position
-        for reader in tuple(self._readers):
-            reader.offer(group)
+        self._writing, self._group = self._group, _Group()
+        self._writing.forgotten = self._forgotten - self._writing.keys
+        self._forgotten.clear()
+        self._groups.put(self._writing)
 
-    def _append(self, group: Sequence[Batch[Any]], received_at: int) -> Sequence[int]:
-        forgotten = self._inbox.ledger.forgotten or set()
-        tracks = {}
-        for taken in group:
-            if taken.track is not None:
-                uid, _ = taken.track.key
-                tracks[taken.track.key] = TrackState(
-                    uid, taken.track.identity, taken.track.epoch, taken.end_seq
-                )
-        positions = self.journal.append(
-            [_entry_of(taken, received_at) for taken in group],
-            tracks.values(),
-            forget=forgotten - tracks.keys(),
-        )
-        forgotten.clear()
-        return positions
+    def _accept(self) -> None:
+        """Acknowledge the group that was written, and hand it out."""
+        group, outcome = self._writing, self._outcome
+        if group is None or outcome is None:
+            return
+        self._writing = self._outcome = None
+        if isinstance(outcome, JournalFull):
+            self._set_back(group)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        elif group.batches:
+            self._most_batches = inf
+            self._inbox.accept(group.batches)
+            for batch, position in zip(group.batches, outcome, strict=True):
+                batch.position = position
+            for reader in tuple(self._readers):
+                reader.offer(group.batches)
+
+    def _set_back(self, group: _Group) -> None:
+        """Try with half of a group that found no room; with one batch, wait for room."""
+        batches = [*group.batches, *self._group.batches]
+        self._taken.extendleft(reversed(batches))
+        self._forgotten |= group.forgotten
+        self._group = _Group()
+        if self._closing:
+            self._inbox.put_back(self._taken)
+            self._taken.clear()
+            self._taking = False
+        elif len(group.batches) > 1:
+            self._most_batches = len(group.batches) // 2
+        elif group.batches:
+            self._make_room()
 
     def _make_room(self) -> None:
         """Trim, or wait for somebody to move a cursor, or for the disk."""
         self._moved_at = None
-        try:
+        with suppress(JournalFull):
             if self.journal.trim():
                 return
-        except JournalFull:
-            pass
-        poll = primitives.poll()
-        poll.register(self._nudge.fileno(), select.POLLIN)
-        poll.poll(FULL_PAUSE * 1000)
-        self._nudge.clear()
+        self._wait(monotonic() + FULL_PAUSE, inbox=False)
+
+
+class _Group:
+    """Batches that are written together."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch[Any]] = []
+        self.entries: list[Entry] = []
+        self.keys: set[ProducerKey] = set()  # of the producers
+        self.forgotten: set[ProducerKey] = set()  # of the producers that are known no longer
+        self.begun = 0.0  # when the first was taken
+        self.size = 0  # bytes of the batches
+        self.room = 0  # bytes that they take in the journal, at most
+
+    def add(self, batch: Batch[Any], now: float) -> None:
+        """Add a batch, as it will be written."""
+        if not self.batches:
+            self.begun = now
+        entry = _entry_of(batch)
+        self.batches.append(batch)
+        self.entries.append(entry)
+        if batch.track is not None:
+            self.keys.add(batch.track.key)
+        self.size += _weight(batch)
+        self.room += memoryview(entry.payload).nbytes + MAX_HEAD
 
 
 class Reader:
@@ -343,7 +403,7 @@ class Reader:
         self._name = name
         cursor = self._journal.cursor(name)
         position = cursor if after is None else after
-        if not self._journal.trimmed <= position <= self._journal.last:
+        if after is not None and not self._journal.trimmed <= after <= self._journal.last:
             error = (
                 f"after={position}: {self._journal.path} holds what comes after "
                 f"{self._journal.trimmed} to {self._journal.last}"
@@ -352,6 +412,7 @@ class Reader:
         if position > cursor:
             self._journal.move(name, position)
         self._lock = primitives.Lock()
+        self._log: LogReader | None = None  # once it has fallen behind
         self._ahead: deque[Batch[Any]] = deque()  # to be handed out next
         self._ahead_bytes = 0
         self._ahead_to = position  # the last position in there
@@ -403,7 +464,8 @@ class Reader:
     def _next(self) -> Batch[Any] | None:
         with self._lock:
             if not self._ahead and self._ahead_to < self._journal.last:
-                for position, entry in self._journal.read(self._ahead_to, max_bytes=MIB):
+                self._log = self._log or self._journal.reader()
+                for position, entry in self._log.read(self._ahead_to, max_bytes=MIB):
                     batch = entry.batch(self._source.decode)
                     batch.position = position
                     self._keep(batch)
@@ -470,7 +532,13 @@ class Reader:
         self._source.part_with(self)
         with self._lock:
             self._left = True
-            self.wakeup.close()
+            self.release()
+
+    def release(self) -> None:
+        """Close what it has open."""
+        self.wakeup.close()
+        if self._log is not None:
+            self._log.close()
 
 
 def _weight(batch: Batch[Any]) -> int:
@@ -478,7 +546,8 @@ def _weight(batch: Batch[Any]) -> int:
     return batch.nbytes + 4 * len(batch)
 
 
-def _entry_of(batch: Batch[Any], received_at: int) -> Entry:
+def _entry_of(batch: Batch[Any]) -> Entry:
+    """Return what is written of a batch; its checksum is made while another group syncs."""
     payload = batch.payload
     if payload is None:
         payload = memoryview(pack_batch(batch.raw, 0))[HEADER.size :] if len(batch) else b""
@@ -491,5 +560,6 @@ def _entry_of(batch: Batch[Any], received_at: int) -> Entry:
         batch.peer,
         batch.producer,
         batch.track.epoch if batch.track is not None else 0,
-        received_at,
+        time_ns(),
+        crc32(payload),
     )

@@ -61,17 +61,18 @@ STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot p
 
 GIB: Final = 1024 * MIB
 JOURNAL_LIMIT: Final = 1 * GIB  # bytes: hours of events, on a disk that has other uses too
-GROUP_SIZE: Final = 1 * MIB  # bytes committed at once: a larger group syncs no cheaper
-GROUP_TIME: Final = 0.005  # seconds that a group may gather: several times what a sync takes
+GROUP_SIZE: Final = 4 * MIB  # bytes written and synced at once: more costs no less a byte
+GROUP_TIME: Final = 0.001  # seconds that a group may gather while nothing is being written
+CURSOR_TIME: Final = 0.005  # seconds until a cursor that moved is written, without a group
 FULL_PAUSE: Final = 0.1  # seconds before a full disk is tried again
 READ_AHEAD: Final = 16 * MIB  # bytes kept in memory for a reader that follows closely
 JOURNAL_PARTS: Final = 4  # a message is at most so small a part: a group of them has to fit
-ENTRY_COST: Final = 128 * KIB  # bytes of a journal: the pages that a batch may share with others
-MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: a few pages, a log before them, a group of batches
-MAX_LOG: Final = 32 * MIB  # bytes of write-ahead log before they are moved into the file
-LOG_FRACTION: Final = 8  # of a small limit, the part that the write-ahead log may take
-CHECKED_AT_OPEN: Final = 512 * MIB  # bytes: a disk reads so much in a few seconds
-TRIM_ROWS: Final = 64  # batches: one step of trimming must not hold up a commit
+MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: some segments, each with a group of batches
+SEGMENT_SIZE: Final = 64 * MIB  # bytes: read in a moment when a journal is opened
+SEGMENT_PARTS: Final = 8  # a segment is at most so small a part: only whole ones are trimmed
+MIN_SEGMENT: Final = 128 * KIB  # bytes, however little room there is: a group, and cursors
+SEGMENT_RECORDS: Final = 50_000  # batches of a segment: to read them takes a fraction of a second
+CURSOR_ROOM: Final = 64 * KIB  # bytes kept free in a segment, for cursors to move on a full disk
 
 # -- producer -------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ PATIENT_WRITE: Final = 32 * KIB  # bytes: who sends less at a time is in no burs
 SEND_PATIENCE: Final = 2.0  # seconds without progress that a burst waits in a write for room
 BURST_LOOK: Final = 0.004  # seconds: then somebody looks what a burst has left behind
 SPOOL_SETTLE: Final = 1.0  # seconds until what was accepted is settled without another commit
-MAX_SPOOLED: Final = 256 * MIB  # bytes: one message must fit the spool, and a value of SQLite
+MAX_SPOOLED: Final = 256 * MIB  # bytes: one message must fit the spool several times over
 ACK_LOOK: Final = 256 * KIB  # bytes not accepted: above, whoever writes looks for news as well
 ACK_PARCELS: Final = 128  # batches not accepted: above too; a socket holds twice the news
 LONGEST_REST: Final = 86_400.0  # seconds: the system counts a wait in 31 bits of milliseconds

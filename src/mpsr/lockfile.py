@@ -34,8 +34,7 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
     """Lock the file, which is made if it is missing; return its descriptor.
 
     Args:
-        path: the lock file, a file of its own: SQLite's locks, for one, are dropped when anybody
-            in the same process closes the database.
+        path: the lock file.
         dir_fd: the open directory that a relative path is looked up in.
         uid: the user whom the file must belong to; None for anybody.
 

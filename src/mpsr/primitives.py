@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from _thread import RLock, get_ident, start_new_thread
     from _thread import allocate_lock as Lock  # noqa: N812 - as threading calls it
     from os import close
+    from queue import SimpleQueue
     from select import epoll, poll
     from selectors import DefaultSelector
     from socket import socket
@@ -25,6 +26,7 @@ __all__ = [
     "DefaultSelector",
     "Lock",
     "RLock",
+    "SimpleQueue",
     "accept",
     "close",
     "epoll",
@@ -52,6 +54,7 @@ if not TYPE_CHECKING:
     DefaultSelector = _real("selectors", "DefaultSelector")
     Lock = _real("_thread", "allocate_lock")
     RLock = _real("_thread", "RLock")
+    SimpleQueue = _real("_queue", "SimpleQueue")
     close = _real("os", "close")
     epoll = _real("select", "epoll")
     get_ident = _real("_thread", "get_ident")

@@ -115,7 +115,7 @@ class ProducerBase(Generic[T]):
             out, our own and root's, where another user could have taken the name first: at an
             abstract name, or at a path with a directory that others may write to. Where only its
             owner may write to each directory, as in ``/run/app``, such an owner may receive, too.
-        spool: a file that keeps the messages until they are accepted. What it holds already is
+        spool: a directory that keeps the messages until they are accepted. What it holds is
             sent first, under the same identity; all that waits is in memory, too. Opening it
             waits for the disk.
 
@@ -206,7 +206,7 @@ class ProducerBase(Generic[T]):
             raise
 
     def _open_spool(self, path: str | os.PathLike[str]) -> None:
-        from mpsr.spool import Spool  # noqa: PLC0415 - SQLite is not light
+        from mpsr.spool import Spool  # noqa: PLC0415 - not light, and not for all
 
         options = self._options
         if options["type"] != "stream" or options["framing"] != "native":

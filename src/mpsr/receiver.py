@@ -65,10 +65,10 @@ class ReceiverBase(Generic[T]):
         max_message: bytes; a connection that sends more in one message is closed, with a word.
         max_connections: more than so many wait in the backlog.
         backlog: connections that may wait to be accepted.
-        journal: a file; what comes is committed to it, synced, and only then acknowledged. It is
-            handed out from there, and what was not is kept for the next receiver.
-        journal_limit: bytes that the journal may take; producers wait while it is full. A
-            message is at most a fifth of it.
+        journal: a directory; what comes is written there, synced, and only then acknowledged. It
+            is handed out from there, and what was not is kept for the next receiver.
+        journal_limit: bytes that the directory may take on the disk; producers wait while it is
+            full. A message is at most a fourth of it.
 
     A receiver stays in the process that made it, and cannot be pickled; producers can be.
 

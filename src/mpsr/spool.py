@@ -1,6 +1,6 @@
 """Keep a producer's messages in a journal until they are accepted.
 
-The file knows the producer's identity, made once, and its next sequence number. So whoever opens
+The journal knows the producer's identity, made once, and its next sequence number. So whoever opens
 it next goes on as the same producer, and a receiver drops what it has already.
 """
 
@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr import primitives
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.errors import JournalFull, NotAJournal
-from mpsr.journal import Journal
+from mpsr.errors import JournalFull
 from mpsr.limits import GIB, MESSAGE_COST
-from mpsr.rows import Entry, TrackState
+from mpsr.store.journal import Journal
+from mpsr.store.records import Entry, Use
 from mpsr.window import Parcel, gap_parcel
 from mpsr.wire.codec import scan_batch
-from mpsr.wire.frames import HEADER, PRODUCER_ID_SIZE, FrameType, LostReason
+from mpsr.wire.frames import HEADER, FrameType, LostReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
 _CURSOR: Final = "accepted"
-_IDENTITY: Final = "producer"
-_ROOM: Final = 4  # times what may wait: rows, the log, and what is accepted and not yet trimmed
+_ROOM: Final = 4  # times what may wait: offsets, and what is accepted and not yet trimmed
 
 
 class _Mark(NamedTuple):
-    """Where the sequence numbers of one row stand among the journal's positions."""
+    """Where the sequence numbers of one record stand among the journal's positions."""
 
     first_seq: int
     end_seq: int
@@ -39,37 +38,37 @@ class _Mark(NamedTuple):
 
 
 class Spool:
-    """The messages of one producer that are not accepted yet, in a file that one process owns.
+    """The messages of one producer that are not accepted yet, in a journal that one process owns.
 
     Args:
-        path: the file.
+        path: the directory.
         label: a name for the producer.
         most: bytes that may wait to be accepted.
 
     Attributes:
-        path: the file, in full.
-        id: the 16 bytes by which the receiver knows the producer.
-        accepted_seq: everything below is accepted, and the file knows it.
-        next_seq: the sequence number behind the last that is in the file.
-        left: what the file held when it was opened, in order; whoever takes it clears it.
+        path: the directory, in full.
+        id: the 16 bytes by which the receiver knows the producer: the journal's own.
+        accepted_seq: everything below is accepted, and the journal knows it.
+        next_seq: the sequence number behind the last that is in the journal.
+        left: what the journal held when it was opened, in order; whoever takes it clears it.
 
     Raises:
-        NotAJournal: the file is something else, or a receiver's journal.
+        NotAJournal: it is something else, or a receiver's journal.
         JournalError: as ``Journal``.
 
     """
 
     def __init__(self, path: str | os.PathLike[str], *, label: str, most: int) -> None:
-        self._journal = Journal(path, limit=max(GIB, _ROOM * most))
+        self._journal = Journal(path, limit=max(GIB, _ROOM * most), use=Use.SPOOL)
         self._mutex = primitives.Lock()
         self._marks: deque[_Mark] = deque()  # of what is not accepted
         self._peer = Peer(os.getpid(), os.geteuid(), os.getegid())
         self.path = self._journal.path
+        self.id = self._journal.id
+        self._producer = ProducerIdentity(self.id, label)
         try:
-            self.id = self._identity()
-            self._producer = ProducerIdentity(self.id, label)
-            states = (state for state in self._journal.tracks() if state.producer.id == self.id)
-            self.next_seq = next((state.expected_seq for state in states), 0)
+            states = (state.expected_seq for state in self._journal.producers())
+            self.next_seq = max(states, default=0)
             self.accepted_seq = self.next_seq
             self.left = self._load()
         except BaseException:
@@ -103,7 +102,7 @@ class Spool:
             self.accepted_seq = accepted_seq
 
     def close(self, accepted_seq: int) -> None:
-        """Write up to where all is accepted, and part with the file."""
+        """Write up to where all is accepted, and part with the journal."""
         with self._mutex:
             try:
                 self._settle(accepted_seq)
@@ -112,39 +111,35 @@ class Spool:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _identity(self) -> bytes:
-        journal = self._journal
-        found = journal.get(_IDENTITY)
-        if found is None:
-            if journal.last or journal.cursors() or journal.tracks():
-                error = f"{self.path} is the journal of a receiver: choose another file as spool"
-                raise NotAJournal(error, path=self.path)
-            found = os.urandom(PRODUCER_ID_SIZE)
-            journal.put(_IDENTITY, found)
-        return found
-
     def _load(self) -> list[Parcel]:
         journal = self._journal
         parcels: list[Parcel] = []
         position = journal.cursor(_CURSOR)
-        while records := journal.read(position):
-            if not parcels:
-                self.accepted_seq = records[0].entry.first_seq
-            for position, entry in records:
-                parcel = _parcel_of(entry)
-                parcels.append(parcel)
-                self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
+        with journal.reader() as reader:
+            while records := reader.read(position):
+                for position, entry in records:
+                    if entry.gone:
+                        continue  # a damage has taken them; the next tells how many there were
+                    begin_seq = entry.first_seq - entry.lost
+                    if not parcels:
+                        self.accepted_seq = begin_seq
+                    elif parcels[-1].end_seq < begin_seq:
+                        parcels.append(_gap(parcels[-1].end_seq, begin_seq))
+                    parcels.append(_parcel_of(entry))
+                    self._mark(parcels[-1], position)
+        if parcels and parcels[-1].end_seq < self.next_seq:
+            parcels.append(_gap(parcels[-1].end_seq, self.next_seq))
         return parcels
 
+    def _mark(self, parcel: Parcel, position: int) -> None:
+        self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
+
     def _append(self, parcels: Sequence[Parcel]) -> None:
-        end_seq = parcels[-1].end_seq
         now = time.time_ns()
-        entries = [self._entry_of(parcel, now) for parcel in parcels]
-        track = TrackState(None, self._producer, 0, end_seq)
-        positions = self._journal.append(entries, [track])
+        positions = self._journal.append([self._entry_of(parcel, now) for parcel in parcels])
         for parcel, position in zip(parcels, positions, strict=True):
-            self._marks.append(_Mark(parcel.first_seq, parcel.end_seq, position))
-        self.next_seq = end_seq
+            self._mark(parcel, position)
+        self.next_seq = parcels[-1].end_seq
 
     def _settle(self, accepted_seq: int) -> None:
         """Move the cursor, in memory; it may come to stand within a batch."""
@@ -161,7 +156,7 @@ class Spool:
         count = parcel.end_seq - parcel.first_seq
         seq, peer, producer = parcel.first_seq, self._peer, self._producer
         if parcel.reason is not None:
-            return Entry(b"", 0, 0, seq, count, peer, producer, received_at=now)
+            return Entry(b"", 0, 0, parcel.end_seq, count, peer, producer, received_at=now)
         payload = b"".join((memoryview(parcel.buffers[0])[HEADER.size :], *parcel.buffers[1:]))
         _, _, nbytes = scan_batch(payload)
         return Entry(payload, count, nbytes, seq, 0, peer, producer, received_at=now)
@@ -169,10 +164,13 @@ class Spool:
 
 def _parcel_of(entry: Entry) -> Parcel:
     if entry.empty:
-        end_seq = entry.first_seq + entry.lost + entry.gone
-        return gap_parcel(entry.first_seq, end_seq, LostReason.DROPPED_NEWEST)
+        return _gap(entry.first_seq - entry.lost, entry.first_seq)
     payload = bytes(entry.payload)
     first_seq, count, _ = scan_batch(payload)  # whole, though some may be accepted
     head = HEADER.pack(len(payload), FrameType.BATCH, 0, 0)
     cost = len(payload) + MESSAGE_COST * count
     return Parcel(first_seq, first_seq + count, [head, payload], cost)
+
+
+def _gap(first_seq: int, end_seq: int) -> Parcel:
+    return gap_parcel(first_seq, end_seq, LostReason.DROPPED_NEWEST)

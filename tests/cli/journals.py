@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.journal import Entry, Journal, TrackState
+from mpsr.limits import JOURNAL_LIMIT
+from mpsr.store.journal import Journal
+from mpsr.store.records import Entry, ProducerState
 from mpsr.wire.codec import pack_batch
 
 if TYPE_CHECKING:
@@ -41,18 +43,29 @@ def entry(
     )
 
 
-def make(path: Path, entries: Sequence[Entry], **cursors: int) -> None:
-    """Make a journal of these batches and cursors."""
-    with Journal(path) as journal:
+def make(
+    path: Path, entries: Sequence[Entry], *, limit: int = JOURNAL_LIMIT, **cursors: int
+) -> None:
+    """Make a journal of these batches, of a producer that stands at 7, and of these cursors."""
+    with Journal(path, limit=limit) as journal:
         for each in entries:
-            journal.append([each], [TrackState(34, WEB, 1, 7)])
+            journal.append([each], producers=[ProducerState(34, WEB, 1, 7)])
         for name, position in cursors.items():
             journal.cursor(name)
             journal.move(name, position)
 
 
+def segments(path: Path) -> list[Path]:
+    """Return the segments of a journal, in order."""
+    return sorted(path.glob("*.mpsr"))
+
+
 def damage(path: Path, needle: bytes) -> None:
-    """Flip a bit where these bytes are."""
-    data = bytearray(path.read_bytes())
-    data[data.index(needle)] ^= 1
-    path.write_bytes(data)
+    """Flip a bit where these bytes are in a journal."""
+    for segment in segments(path):
+        data = bytearray(segment.read_bytes())
+        if needle in data:
+            data[data.index(needle)] ^= 1
+            segment.write_bytes(data)
+            return
+    raise ValueError(f"{needle!r} is not in {path}")

@@ -9,28 +9,51 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mpsr.journal import Entry, Journal, TrackState
-from mpsr.pages import PAGE
-from mpsr.salvage import Salvage
+from mpsr.batch import ProducerIdentity
+from mpsr.limits import MIN_JOURNAL_LIMIT
+from mpsr.store.journal import Journal
+from mpsr.store.reader import Reader
+from mpsr.store.records import HEADER_SIZE, Entry, ProducerState, Use
+from mpsr.store.salvage import Salvage
 from tests.cli.conftest import Cli, Screen
-from tests.cli.journals import WEB, damage, entry, make
-from tests.journal.entries import PRODUCER, numbered, read_all
+from tests.cli.journals import CRON, WEB, damage, entry, make, segments
 
 
 @pytest.fixture
 def events(cli: Cli) -> Path:
     """Give a journal of ten messages in five batches."""
-    path = cli.directory / "events.db"
+    path = cli.directory / "events.journal"
     make(path, [entry(b"<%d>" % n, b"[%d]" % n, seq=n) for n in range(1, 10, 2)], reader=1)
     return path
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in directory.iterdir()}
+    """Return what a journal's files hold, by their names; not who used it last."""
+    return {file.name: file.read_bytes() for file in segments(directory)}
+
+
+@pytest.fixture
+def read_only(cli: Cli) -> Iterator[Path]:
+    """Give a journal of two messages, one of them damaged, where nothing can be written."""
+    if os.geteuid() != 0:
+        pytest.skip("takes the right to mount a file system")
+    disk = cli.directory / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("takes the right to mount a file system")
+    try:
+        make(disk / "events.journal", [entry(b"one"), entry(b"two"), entry(b"end")], reader=1)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        yield disk / "events.journal"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 # -- verify -----------------------------------------------------------------------------------
@@ -38,51 +61,140 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_whole_journal_is_verified(cli: Cli, events: Path) -> None:
     """Status 0, and what it holds."""
-    line = b"events.db is whole: 10 messages in 5 batches, positions 1 to 10\n"
-    assert cli.run("journal", "verify", "events.db") == (0, line, "")
+    line = b"events.journal is whole: 10 messages in 5 batches, positions 1 to 10\n"
+    assert cli.run("journal", "verify", "events.journal") == (0, line, "")
 
 
-@pytest.mark.parametrize("needle", [b"<5>", b"SQLite format", b"CREATE TABLE batches"])
-def test_damaged_journal_is_told(cli: Cli, events: Path, needle: bytes) -> None:
-    """Status 65, what can be read, what is missing, and what to do; the file stays."""
-    damage(events, needle)
-    before = files(cli.directory)
-    status, out, told = cli.run("journal", "verify", "events.db")
-    assert status == 65
+@pytest.mark.parametrize("torn", [False, True])
+def test_damaged_journal_is_told(cli: Cli, events: Path, torn: bool) -> None:
+    """Status 65, what can be read, what is missing, and what to do; the files stay."""
+    if torn:
+        with Journal(events) as journal:
+            journal.append([entry(b"last")])
+            copy = files(events)
+        for name, data in copy.items():  # as if it were in use, or was killed
+            (events / name).write_bytes(data)
+    damage(events, b"<5>")
+    before = files(events)
+    status, out, told = cli.run("journal", "verify", "events.journal")
+    assert (status, told.count("\n")) == (65, 2)
     assert "mpsr journal salvage" in told
-    if needle == b"<5>":
-        assert out == b"events.db is damaged: 8 messages in 4 batches can be read\n"
-        assert "mpsr: 2 positions missing: 5 to 6\n" in told
-    else:
-        assert out == b"events.db is damaged: 10 messages in 5 batches can be read\n"
-        assert "missing" not in told
-    assert before.items() <= files(cli.directory).items()
+    count = b"9 messages in 5 batches" if torn else b"8 messages in 4 batches"
+    assert out == b"events.journal is damaged: %s can be read\n" % count
+    assert "mpsr: 2 positions missing: 5 to 6\n" in told
+    assert files(events) == before
+
+
+def test_damaged_header_is_told(cli: Cli, events: Path) -> None:
+    """Status 65, though every message can be read, and salvaged."""
+    damage(events, b"MPSRJ")
+    line = b"events.journal is damaged: 10 messages in 5 batches can be read\n"
+    status, out, told = cli.run("journal", "verify", "events.journal")
+    assert (status, out) == (65, line)
+    assert "the header of 00000000000000000001.mpsr is not what was written" in told
+    assert cli.run("journal", "stats", "events.journal")[:2] == (65, b"")
+    assert cli.run("journal", "salvage", "events.journal")[0] == 0
+    line = b"events.journal.salvaged is whole: 10 messages in 5 batches, positions 1 to 10\n"
+    assert cli.run("journal", "verify", "events.journal.salvaged") == (0, line, "")
+
+
+def test_damaged_state_is_told(cli: Cli, events: Path) -> None:
+    """Status 65, though every message can be read: more may have followed."""
+    with Journal(events) as journal:
+        journal.append([entry(b"last")])
+        journal.move("reader", 3)
+    (segment,) = segments(events)
+    data = segment.read_bytes().rstrip(b"\0")
+    segment.write_bytes(data[:-1])  # cut short, too
+    status, out, told = cli.run("journal", "verify", "events.journal")
+    assert status == 65
+    assert out == b"events.journal is damaged: 11 messages in 6 batches can be read\n"
+    assert "what follows position 11 is missing" in told
+    assert "messages may be missing at its end" in told
+
+
+def test_missing_segment_is_told(cli: Cli) -> None:
+    """Status 65, and its positions."""
+    path = cli.directory / "events.journal"
+    bodies = [b"x" * 50_000] * 30
+    make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=0)
+    _, gone, behind, *_ = segments(path)
+    gone.unlink()
+    status, _, told = cli.run("journal", "verify", "events.journal")
+    assert status == 65
+    first, last = int(gone.stem), int(behind.stem) - 1
+    assert f"mpsr: {last - first + 1} positions missing: {first} to {last}\n" in told
 
 
 def test_empty_journal_is_whole(cli: Cli) -> None:
     """Nothing is nothing to complain of."""
-    make(cli.directory / "events.db", [])
-    line = b"events.db is whole: 0 messages in 0 batches\n"
-    assert cli.run("journal", "verify", "events.db") == (0, line, "")
+    make(cli.directory / "events.journal", [])
+    line = b"events.journal is whole: 0 messages in 0 batches\n"
+    assert cli.run("journal", "verify", "events.journal") == (0, line, "")
 
 
-@pytest.mark.parametrize("name", ["verify", "stats", "trim", "salvage"])
-def test_journal_in_use_is_left_to_its_process(cli: Cli, events: Path, name: str) -> None:
-    """Status 75, and who has it; nothing is made beside it."""
-    with Journal(events):
-        before = os.listdir(cli.directory)
-        status, out, told = cli.run("journal", name, "events.db")
-        assert os.listdir(cli.directory) == before
-    assert (status, out) == (75, b"")
-    assert f"process {os.getpid()} has it open" in told
+@pytest.mark.parametrize("name", ["verify", "stats", "salvage"])
+def test_journal_in_use_is_read(cli: Cli, events: Path, name: str) -> None:
+    """With all that its process has written so far, which goes on."""
+    with Journal(events) as journal:
+        journal.append([entry(b"eleven")])
+        status, out, told = cli.run("journal", name, "events.journal")
+        assert (status, told) == (0, "")
+        assert b"11 messages in 6 batches" in out
+        assert journal.append([entry(b"twelve")]) == [12]
+
+
+def test_journal_is_verified_while_segments_come_and_go(cli: Cli) -> None:
+    """Nothing is missing that was there, and nothing is told that is not so."""
+    path = cli.directory / "events.journal"
+    with Journal(path, limit=MIN_JOURNAL_LIMIT) as journal:
+        journal.append([entry(b"first")])
+        journal.cursor("reader")
+        for name in ("verify", "stats", "salvage"):
+            running = cli.start("journal", name, "events.journal")
+            while running.popen.poll() is None:
+                last = journal.append([entry(b"x" * 40_000)])[-1]
+                journal.move("reader", max(last - 5, journal.cursor("reader")))
+            status, _, told = running.finish()
+            assert status == 0
+            assert all(" trimmed while " in line for line in told.splitlines())
+    status, out, told = cli.run("journal", "verify", "events.journal.salvaged")
+    assert (status, told) == (0, "")
+    assert b"missing" not in out
 
 
 @pytest.mark.parametrize("name", ["verify", "stats", "trim", "salvage"])
 def test_missing_journal_is_not_made(cli: Cli, name: str) -> None:
     """Status 78, one line, no file."""
-    status, out, told = cli.run("journal", name, "events.db")
+    status, out, told = cli.run("journal", name, "events.journal")
     assert (status, out, told.count("\n")) == (78, b"", 1)
     assert os.listdir(cli.directory) == []
+
+
+@pytest.mark.parametrize("name", ["verify", "stats", "trim", "salvage"])
+def test_what_is_no_journal_is_left_alone(cli: Cli, name: str) -> None:
+    """Status 78, one line; a file stays as it is, and a directory of other things."""
+    (cli.directory / "other").write_bytes(b"something else")
+    for path in ("other", "."):
+        status, out, told = cli.run("journal", name, path)
+        assert (status, out, told.count("\n")) == (78, b"", 1)
+    assert os.listdir(cli.directory) == ["other"]
+
+
+def test_read_only_journal_is_read(cli: Cli, read_only: Path) -> None:
+    """Verified, measured, and salvaged to elsewhere; it cannot be trimmed, nor salvaged there."""
+    path = str(read_only)
+    assert cli.run("journal", "verify", path)[::2] == (0, "")
+    assert cli.run("journal", "stats", path)[::2] == (0, "")
+    assert cli.run("log", path, "-n", "2", "-o", "text") == (0, b"two\nend\n", "")
+    status, out, told = cli.run("journal", "salvage", path, "--output", "new.journal")
+    assert (status, out, told) == (0, b"saved 3 messages in 3 batches to new.journal\n", "")
+    assert cli.run("log", "new.journal", "-o", "text") == (0, b"one\ntwo\nend\n", "")
+    for command in ("trim", "salvage"):
+        status, out, told = cli.run("journal", command, path)
+        assert (status, out, told.count("\n")) == (77, b"", 1)
+        assert "Read-only file system" in told
+    assert sorted(os.listdir(read_only.parent)) == ["events.journal"]
 
 
 # -- stats ------------------------------------------------------------------------------------
@@ -90,13 +202,13 @@ def test_missing_journal_is_not_made(cli: Cli, name: str) -> None:
 
 def test_stats_tell_who_and_how_far(cli: Cli, events: Path) -> None:
     """Messages, bytes, times, cursors and producers, in words and as JSON."""
-    status, out, told = cli.run("journal", "stats", "events.db", env={"TZ": "UTC0"})
+    status, out, told = cli.run("journal", "stats", "events.journal", env={"TZ": "UTC0"})
     assert (status, told) == (0, "")
     text = " ".join(out.decode().split())
     assert "messages 10 messages in 5 batches, 30 bytes positions 1 to 10" in text
     assert "cursor reader at 1, 9 behind" in text
     assert "producer web 000102030405060708090a0b0c0d0e0f of uid 34: 10 messages, 30 bytes" in text
-    document = json.loads(cli.run("journal", "stats", "events.db", "--json")[1])
+    document = json.loads(cli.run("journal", "stats", "events.journal", "--json")[1])
     assert document["cursors"] == {"reader": 1}
     assert (document["messages"], document["bytes"], document["batches"]) == (10, 30, 5)
     assert document["producers"][0]["label"] == "web"
@@ -107,27 +219,61 @@ def test_stats_tell_who_and_how_far(cli: Cli, events: Path) -> None:
 
 
 def test_trim_removes_what_all_cursors_have_passed(cli: Cli) -> None:
-    """Whole batches, and no more."""
-    make(cli.directory / "events.db", [entry(b"a", b"b")] * 200, reader=1, archive=399)
-    status, out, _ = cli.run("journal", "trim", "events.db")
-    assert (status, out.partition(b",")[0]) == (0, b"trimmed 0 positions; 400 left")
-    status, out, _ = cli.run("journal", "trim", "events.db", "--drop", "reader")
-    assert (status, out.partition(b",")[0]) == (0, b"trimmed 398 positions; 2 left")
-    with Journal(cli.directory / "events.db") as journal:
-        assert (journal.trimmed, journal.cursors()) == (398, {"archive": 399})
+    """Whole segments, and no more."""
+    path = cli.directory / "events.journal"
+    bodies = [b"x" * 50_000] * 30
+    make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=1, archive=20)
+    begins = [int(segment.stem) for segment in segments(path)]
+    status, out, told = cli.run("journal", "trim", "events.journal")
+    assert (status, told) == (0, "")
+    assert out.partition(b",")[0] == b"trimmed 0 positions; 30 left"
+    trimmed = max(begin for begin in begins if begin <= 21) - 1
+    status, out, _ = cli.run("journal", "trim", "events.journal", "--drop", "reader")
+    text = b"trimmed %d positions; %d left" % (trimmed, 30 - trimmed)
+    assert (status, out.partition(b",")[0]) == (0, text)
+    with Journal(path) as journal:
+        assert (journal.trimmed, journal.cursors()) == (trimmed, {"archive": 20})
+        journal.move("archive", 30)
+    assert b" 0 left" in cli.run("journal", "trim", "events.journal")[1]
+
+
+def test_trim_removes_what_a_killed_process_left(cli: Cli) -> None:
+    """What the cursors had passed is gone, as it was about to."""
+    path = cli.directory / "events.journal"
+    bodies = [b"x" * 50_000] * 30
+    make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=0)
+    before = files(path)
+    with Journal(path, limit=MIN_JOURNAL_LIMIT) as journal:
+        journal.move("reader", 20)
+        assert journal.trim()
+    kept = files(path)
+    for name in before.keys() - kept.keys():
+        (path / name).write_bytes(before[name])
+    first = int(min(kept).partition(".")[0])
+    status, out, _ = cli.run("journal", "trim", "events.journal")
+    assert (status, out.partition(b";")[0]) == (0, b"trimmed %d positions" % (first - 1))
+    assert files(path).keys() == kept.keys()
+
+
+def test_journal_in_use_is_not_trimmed(cli: Cli, events: Path) -> None:
+    """Status 75, and who has it."""
+    with Journal(events):
+        status, out, told = cli.run("journal", "trim", "events.journal")
+    assert (status, out) == (75, b"")
+    assert f"process {os.getpid()} has it open" in told
 
 
 def test_unknown_cursor_is_not_dropped(cli: Cli, events: Path) -> None:
     """Status 78, and which there are."""
-    status, out, told = cli.run("journal", "trim", "events.db", "--drop", "archive")
+    status, out, told = cli.run("journal", "trim", "events.journal", "--drop", "archive")
     assert (status, out) == (78, b"")
-    assert told == "mpsr: events.db has no cursor 'archive'; there are: 'reader'\n"
+    assert told == "mpsr: events.journal has no cursor 'archive'; there are: 'reader'\n"
 
 
 def test_trimming_without_cursors_says_why_nothing_happens(cli: Cli) -> None:
     """Nobody has said what may go."""
-    make(cli.directory / "events.db", [entry(b"one")])
-    status, out, told = cli.run("journal", "trim", "events.db")
+    make(cli.directory / "events.journal", [entry(b"one")])
+    status, out, told = cli.run("journal", "trim", "events.journal")
     assert (status, out.partition(b",")[0]) == (0, b"trimmed 0 positions; 1 left")
     assert "has no cursor" in told
 
@@ -136,137 +282,176 @@ def test_trimming_without_cursors_says_why_nothing_happens(cli: Cli) -> None:
 
 
 def test_salvaged_journal_takes_the_place_of_the_damaged_one(cli: Cli, events: Path) -> None:
-    """Positions, cursors and producers stay; what is missing is lost; the old file stays."""
+    """Positions, cursors and producers stay; what is missing is lost; the old files stay."""
     with Journal(events) as journal:
+        journal.append([entry(b"eleven", producer=CRON)], forget=[(34, CRON.id)])
         journal.move("reader", 5)
-        journal.put("identity", b"0123456789abcdef")
-        journal.trim()
+        known = journal.producers()
     damage(events, b"<7>")
-    before = files(cli.directory)
-    status, out, told = cli.run("journal", "salvage", "events.db")
-    assert (status, out) == (0, b"saved 4 messages in 2 batches to events.db.salvaged\n")
+    before = files(events)
+    status, out, told = cli.run("journal", "salvage", "events.journal/")
+    assert (status, out) == (0, b"saved 9 messages in 5 batches to events.journal.salvaged\n")
     assert told == "mpsr: 2 positions missing: 7 to 8\n"
-    after = files(cli.directory)
-    assert before.items() <= after.items()
-    assert after.keys() - before.keys() == {"events.db.salvaged"}
-    assert (cli.directory / "events.db.salvaged").stat().st_mode & 0o777 == 0o600
-    with Journal(cli.directory / "events.db.salvaged") as journal:
-        assert (journal.trimmed, journal.last, journal.cursors()) == (4, 10, {"reader": 5})
-        assert journal.tracks() == [TrackState(34, WEB, 1, 7)]
-        assert journal.get("identity") == b"0123456789abcdef"
-        found = [(record.position, record.entry.batch()) for record in journal.read(5)]
+    assert files(events) == before
+    assert sorted(os.listdir(cli.directory)) == ["events.journal", "events.journal.salvaged"]
+    salvaged = cli.directory / "events.journal.salvaged"
+    assert salvaged.stat().st_mode & 0o777 == 0o700
+    with Journal(salvaged) as journal, Journal(events) as old, journal.reader() as reader:
+        assert (journal.trimmed, journal.last, journal.cursors()) == (0, 11, {"reader": 5})
+        assert journal.producers() == known == [ProducerState(34, WEB, 1, 7)]
+        assert journal.id == old.id
+        found = [(record.position, record.entry.batch()) for record in reader.read(5)]
         assert [(position, list(batch)) for position, batch in found] == [
             (6, [b"[5]"]),
             (8, []),
             (10, [b"<9>", b"[9]"]),
+            (11, [b"eleven"]),
         ]
-        assert [batch.lost for _, batch in found] == [0, 2, 0]
-        assert journal.read(7)[0].entry.batch().lost == 1
-        assert journal.append([entry(b"next")]) == [11]
-    line = b"events.db.salvaged is whole: 5 messages in 3 batches, positions 5 to 11\n"
+        assert [batch.lost for _, batch in found] == [0, 2, 0, 0]
+        assert reader.read(7)[0].entry.batch().lost == 1
+        assert journal.append([entry(b"next")]) == [12]
+    line = b"events.journal.salvaged is whole: 10 messages in 6 batches, positions 1 to 12\n"
     line += b"2 positions missing: 7 to 8, as they were when it was salvaged\n"
-    assert cli.run("journal", "verify", "events.db.salvaged") == (0, line, "")
+    assert cli.run("journal", "verify", "events.journal.salvaged") == (0, line, "")
+
+
+def test_salvaged_journal_begins_where_the_damaged_one_did(cli: Cli) -> None:
+    """What was trimmed is not missing."""
+    path = cli.directory / "events.journal"
+    bodies = [b"%d:" % n + b"x" * 50_000 for n in range(1, 31)]
+    make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=20)
+    assert cli.run("journal", "trim", "events.journal")[0] == 0
+    damage(path, b"25:x")
+    first = int(segments(path)[0].stem)
+    assert 1 < first <= 21
+    status, _, told = cli.run("journal", "salvage", "events.journal")
+    assert (status, told) == (0, "mpsr: 1 position missing: 25\n")
+    with Journal(f"{path}.salvaged") as journal:
+        assert (journal.trimmed, journal.last, journal.cursors()) == (first - 1, 30, {"reader": 20})
+
+
+def test_salvaged_spool_is_the_same_spool(cli: Cli) -> None:
+    """Its identity is kept, by which a receiver knows what it has accepted."""
+    path = cli.directory / "unsent.spool"
+    with Journal(path, use=Use.SPOOL) as journal:
+        journal.append([entry(b"one", producer=ProducerIdentity(journal.id, "web"))])
+        log_id = journal.id
+    assert cli.run("journal", "salvage", "unsent.spool", "--output", "new.spool")[0] == 0
+    with Journal(cli.directory / "new.spool", use=Use.SPOOL) as journal:
+        assert (journal.id, journal.last) == (log_id, 1)
+
+
+def test_salvage_of_a_journal_in_use_is_as_it_was_then(cli: Cli, events: Path) -> None:
+    """Messages and producers go together, though its process goes on."""
+    with Journal(events) as journal:
+        journal.append([entry(b"1", seq=1)])
+        running = cli.start("journal", "salvage", "events.journal")
+        number = 1
+        while running.popen.poll() is None:
+            number += 1
+            journal.append([entry(b"%d" % number, seq=number)])
+        assert running.finish()[::2] == (0, "")
+    with Reader(f"{events}.salvaged") as reader:
+        state = reader.recover().state
+        copied = [record.entry for record in reader.read(10)]
+    assert state.producers == {(34, WEB.id): copied[-1].state}
+    assert [list(each.batch()) for each in copied] == [
+        [b"%d" % (n + 1)] for n in range(len(copied))
+    ]
 
 
 def test_salvaging_overwrites_nothing(cli: Cli, events: Path) -> None:
-    """Status 78 if the new file is there already."""
-    (cli.directory / "events.db.salvaged").write_bytes(b"mine")
-    assert cli.run("journal", "salvage", "events.db")[0] == 78
-    assert (cli.directory / "events.db.salvaged").read_bytes() == b"mine"
-    assert cli.run("journal", "salvage", "events.db", "--output", "other.db")[0] == 0
-    assert cli.run("journal", "verify", "other.db")[0] == 0
+    """Status 78 if the new one is there already, or something is where it is to be made."""
+    (cli.directory / "events.journal.salvaged").write_bytes(b"mine")
+    assert cli.run("journal", "salvage", "events.journal")[0] == 78
+    assert (cli.directory / "events.journal.salvaged").read_bytes() == b"mine"
+    beside = cli.directory / "new.journal.unfinished"
+    beside.mkdir()
+    (beside / "mine").write_bytes(b"mine")
+    assert cli.run("journal", "salvage", "events.journal", "--output", "new.journal")[0] == 78
+    assert os.listdir(beside) == ["mine"]
 
 
-def test_file_without_anything_to_read_makes_no_journal(cli: Cli) -> None:
-    """Status 65, and no new file."""
-    (cli.directory / "events.db").write_bytes(random.Random(1).randbytes(10 * PAGE))
-    status, out, told = cli.run("journal", "salvage", "events.db")
+def test_salvaging_goes_on_after_a_kill(cli: Cli, events: Path) -> None:
+    """What a killed one left is removed, but not what another is at."""
+    unfinished = cli.directory / "events.journal.salvaged.unfinished"
+    with Journal(unfinished) as journal:
+        journal.append([entry(b"half")])
+        status, out, told = cli.run("journal", "salvage", "events.journal")
+        assert (status, out) == (75, b"")
+        assert f"process {os.getpid()} has it open" in told
+    assert cli.run("journal", "salvage", "events.journal")[0] == 0
+    assert sorted(os.listdir(cli.directory)) == ["events.journal", "events.journal.salvaged"]
+
+
+def test_nothing_readable_makes_no_journal(cli: Cli, events: Path) -> None:
+    """Status 65, one line."""
+    (segment,) = segments(events)
+    segment.write_bytes(bytes(segment.stat().st_size))
+    status, out, told = cli.run("journal", "salvage", "events.journal")
     assert (status, out, told.count("\n")) == (65, b"", 1)
-    assert os.listdir(cli.directory) == ["events.db"]
+    assert os.listdir(cli.directory) == ["events.journal"]
 
 
 def test_full_disk_leaves_no_half_journal(cli: Cli) -> None:
     """Status 74, one line, and nothing is left behind."""
-    make(cli.directory / "events.db", [entry(b"x" * 2_000_000) for _ in range(4)])
-    (cli.directory / "events.db.lock").unlink()
+    make(cli.directory / "events.journal", [entry(b"x" * 2_000_000) for _ in range(4)])
     limited = ["prlimit", "--fsize=3000000"]
-    status, _, told = cli.run("journal", "salvage", "events.db", before=limited)
+    status, _, told = cli.run("journal", "salvage", "events.journal", before=limited)
     assert (status, told.count("\n")) == (74, 1)
-    assert os.listdir(cli.directory) == ["events.db"]
+    assert os.listdir(cli.directory) == ["events.journal"]
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.soak)])
 def test_salvage_finds_all_but_what_was_hit(tmp_path: Path, count: int) -> None:
     """Flips, zeroed sectors and cuts cost no more than the batches they hit; nothing is wrong."""
-    path = tmp_path / "events.db"
+    path = tmp_path / "events.journal"
     sizes = random.Random(0)
     entries: list[Entry] = []
     position = 1
-    with Journal(path) as journal:
+    with Journal(path, limit=MIN_JOURNAL_LIMIT) as journal:
         journal.cursor("reader")
         for _ in range(100):
-            number = sizes.choice([1, 3, 20])
-            entries.append(numbered(position, number, sizes.choice([10, 1_000, 5_000])))
+            number, size = sizes.choice([1, 3, 20]), sizes.choice([10, 1_000, 5_000])
+            bodies = [b"%d:" % (position + n) + sizes.randbytes(size) for n in range(number)]
+            entries.append(entry(*bodies, seq=position))
             position += number
-            journal.append(entries[-1:], [TrackState(7, PRODUCER, 1, position)])
-            if len(entries) == 80:
-                journal.checkpoint()
-        good = {name: (tmp_path / name).read_bytes() for name in ("events.db", "events.db-wal")}
-    expected = {n: message for entry in entries for n, message in _messages(entry)}
+            journal.append(entries[-1:])
+    good = files(path)
+    assert len(good) > 2
+    expected = {n: body for each in entries for n, body in enumerate(each.batch(), each.first_seq)}
     hits = 0
+    harmed = tmp_path / "harmed.journal"
+    harmed.mkdir()
     for seed in range(count):
         chance = random.Random(seed)
-        harmed = tmp_path / "harmed.db"
         for name, content in good.items():
             data = bytearray(content)
-            if name == "events.db" or chance.random() < 0.5:
+            if chance.random() < 0.5:
                 _harm(data, chance)
-            Path(str(harmed) + name.removeprefix("events.db")).write_bytes(data)
+            (harmed / name).write_bytes(data)
         with Salvage(harmed) as salvage:
-            done = salvage.trimmed
-            for last, entry_ in salvage.records():
-                done = last - entry_.span if done is None else done
-                assert done == last - entry_.span
-                messages = list(entry_.batch())
+            done = salvage.header.first - 1
+            for last, each in salvage.records():
+                assert done == last - each.span
+                messages = list(each.batch())
                 assert messages == [expected[n] for n in range(done + 1, last + 1)][: len(messages)]
-                assert len(messages) == entry_.length - entry_.gone
-                hits += entry_.gone
+                assert len(messages) == each.length - each.gone
+                hits += each.gone
                 done = last
     assert hits < count * len(expected) / 10
-
-
-def _messages(entry: Entry) -> list[tuple[int, bytes]]:
-    return list(enumerate(entry.batch(), entry.first_seq))
 
 
 def _harm(data: bytearray, chance: random.Random) -> None:
     used = len(data.rstrip(b"\0"))
     for _ in range(chance.choice([1, 5])):
         place = chance.randrange(used)
-        if chance.random() < 0.5:  # the begin of a page tells what it is
-            place = min(place - place % PAGE + chance.randrange(64), used - 1)
+        if chance.random() < 0.5:  # the header tells what it is
+            place %= HEADER_SIZE
         data[place] ^= 1 << chance.randrange(8)
     if chance.random() < 0.2:
         place = chance.randrange(used) // 512 * 512
         data[place : place + 512] = bytes(len(data[place : place + 512]))
-
-
-def test_whole_log_is_read_though_its_header_is_not(tmp_path: Path) -> None:
-    """What a crash left in the log is salvaged, too."""
-    path = tmp_path / "events.db"
-    with Journal(path) as journal:
-        journal.append([numbered(1, 3)])
-        copies = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
-        everything = read_all(journal)
-    for place in (0, 9, 17, 30):
-        harmed = tmp_path / "harmed.db"
-        log = bytearray(copies["-wal"])
-        log[place] ^= 4
-        harmed.write_bytes(copies[""])
-        Path(f"{harmed}-wal").write_bytes(log)
-        with Salvage(harmed) as salvage:
-            records = list(salvage.records())
-        assert [list(each.entry.batch()) for each in records] == [[*everything.values()]]
 
 
 @pytest.mark.parametrize("name", ["verify", "stats", "salvage"])
@@ -281,7 +466,7 @@ def test_long_work_shows_its_progress_on_a_terminal(cli: Cli, events: Path, name
     )
     master, slave = pty.openpty()
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, "journal", name, "events.db"],
+        [sys.executable, "-W", "error", "-c", script, "journal", name, "events.journal"],
         cwd=cli.directory,
         env={**os.environ, "TERM": "xterm"},
         stdout=subprocess.PIPE,

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
+from mpsr import Producer, Receiver
 from mpsr.batch import UNKNOWN_PEER
 from mpsr.cli.entry import run
-from mpsr.journal import Entry, Journal
-from tests.cli.conftest import Cli
-from tests.cli.journals import CRON, damage, entry, make
+from mpsr.limits import MIB, MIN_JOURNAL_LIMIT
+from mpsr.store.journal import Journal
+from mpsr.store.records import HEADER_SIZE, Entry
+from tests.cli.conftest import Cli, Running
+from tests.cli.journals import CRON, damage, entry, make, segments
 
 ENTRIES = [
     entry(b"one", b"two\n\xff", seq=1),
@@ -27,14 +37,14 @@ UTC = {"TZ": "UTC0"}
 @pytest.fixture
 def events(cli: Cli) -> Path:
     """Give a journal of a few batches."""
-    path = cli.directory / "events.db"
+    path = cli.directory / "events.journal"
     make(path, ENTRIES)
     return path
 
 
 def lines(cli: Cli, *arguments: str) -> list[str]:
     """Return the lines that it prints."""
-    status, out, told = cli.run("log", "events.db", *arguments, env=UTC)
+    status, out, told = cli.run("log", "events.journal", *arguments, env=UTC)
     assert (status, told) == (0, "")
     return out.decode().splitlines()
 
@@ -78,7 +88,7 @@ def test_json_tells_all(cli: Cli, events: Path) -> None:
 
 def test_cat_prints_bytes_untouched(cli: Cli, events: Path) -> None:
     """Nothing but the messages, each with a newline behind it."""
-    assert cli.run("log", "events.db", "-o", "text") == (0, b"\n".join([*BODIES, b""]), "")
+    assert cli.run("log", "events.journal", "-o", "text") == (0, b"\n".join([*BODIES, b""]), "")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,7 @@ def test_backwards_is_forwards_reversed(cli: Cli) -> None:
     sizes = [1, 700, 3, 5_000, 1, 1, 40]
     numbers = iter(range(10_000))
     make(
-        cli.directory / "events.db",
+        cli.directory / "events.journal",
         [entry(*(b"%d" % next(numbers) for _ in range(size))) for size in sizes],
     )
     forwards = lines(cli, "-o", "text")
@@ -130,11 +140,13 @@ def test_backwards_is_forwards_reversed(cli: Cli) -> None:
 
 def test_trimmed_messages_are_gone_and_gone_ones_are_told(cli: Cli) -> None:
     """It begins where the journal does; what damage took stands there as lost."""
-    path = cli.directory / "events.db"
+    path = cli.directory / "events.journal"
     with Journal(path) as journal:
-        journal.append([entry(b"old"), Entry(b"", 3, 0), entry(b"new")])
+        journal.append([entry(b"old")])
         journal.cursor("reader")
         journal.move("reader", 1)
+        assert journal.trim()
+        journal.append([Entry(b"", 3, 0), entry(b"new")])
     assert lines(cli) == [
         "- -[?]: -- 3 messages lost --",
         "2026-03-01T12:00:00.000000+00:00 web[12]: new",
@@ -145,40 +157,220 @@ def test_trimmed_messages_are_gone_and_gone_ones_are_told(cli: Cli) -> None:
     assert sum(each["lost"] for each in backwards[1:]) == 3
 
 
-def test_journal_in_use_is_named_with_its_process(cli: Cli, events: Path) -> None:
-    """Status 75, and the process that holds it."""
-    with Journal(events):
-        status, out, told = cli.run("log", "events.db")
-    assert (status, out) == (75, b"")
-    assert f"process {os.getpid()} has it open" in told
+@pytest.mark.parametrize("arguments", [[], ["-n", "9"]])
+def test_journal_in_use_is_read(cli: Cli, events: Path, arguments: list[str]) -> None:
+    """All that its owner has written so far; and the owner goes on."""
+    with Journal(events) as journal:
+        journal.append([entry(b"seven")])
+        bodies = [line.partition(": ")[2] for line in lines(cli, *arguments)]
+        assert bodies[-2:] == ["six", "seven"]
+        assert journal.append([entry(b"eight")]) == [9]
 
 
 def test_what_comes_before_damage_is_printed(cli: Cli, events: Path) -> None:
     """Then one line, and status 65."""
     damage(events, b"three")
-    status, out, told = cli.run("log", "events.db", "-o", "text")
+    status, out, told = cli.run("log", "events.journal", "-o", "text")
     assert (status, out) == (65, b"one\ntwo\n\xff\n")
     assert told.count("\n") == 1
     assert "position 3 cannot be read" in told
 
 
-def test_what_is_no_journal_is_left_alone(cli: Cli) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-f"], ["-r"]])
+def test_what_is_no_journal_is_left_alone(cli: Cli, arguments: list[str]) -> None:
     """Missing or foreign: status 78, and nothing is made beside it."""
     (cli.directory / "other.txt").write_bytes(b"something else " * 10)
-    for name in ("missing.db", "other.txt", "no/where.db"):
-        status, out, told = cli.run("log", name)
+    for name in ("missing.journal", "other.txt", "no/where.journal", "."):
+        status, out, told = cli.run("log", name, *arguments)
         assert (status, out, told.count("\n")) == (78, b"", 1)
     assert os.listdir(cli.directory) == ["other.txt"]
 
 
+@pytest.mark.parametrize("arguments", [[], ["-f"], ["-r"]])
+def test_journal_of_a_later_version_is_left_alone(
+    cli: Cli, events: Path, arguments: list[str]
+) -> None:
+    """Status 78, and which version it is of."""
+    (segment,) = segments(events)
+    data = bytearray(segment.read_bytes())
+    data[8:10], data[12:16] = b"\2\0", bytes(4)
+    data[12:16] = crc32(data[:HEADER_SIZE]).to_bytes(4, "little")
+    segment.write_bytes(data)
+    status, out, told = cli.run("log", "events.journal", *arguments)
+    assert (status, out, told.count("\n")) == (78, b"", 1)
+    assert "a later version of mpsr wrote it (format 2, this one knows 1)" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user")
+def test_journal_of_another_user_is_denied(cli: Cli, events: Path) -> None:
+    """Status 77, and one line."""
+    script = (
+        "import os, sys\n"
+        "from mpsr.cli.entry import run\n"
+        "run(['log', 'missing'])  # imports everything, as long as it may\n"
+        "os.setuid(65534)\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "log", str(events)],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (77, b"", 2)
+    assert b"Permission denied" in done.stderr
+
+
 def test_reader_that_leaves_ends_it(cli: Cli) -> None:
     """`mpsr log … | head -1` ends with status 141, and the journal is free again."""
-    path = cli.directory / "events.db"
+    path = cli.directory / "events.journal"
     make(path, [entry(*[b"x" * 1000] * 200) for _ in range(10)])
-    running = cli.start("log", "events.db")
+    running = cli.start("log", "events.journal")
     assert running.read_line().endswith(b"x\n")
     assert running.popen.stdout is not None
     running.popen.stdout.close()
     running.popen.stdout = None
     assert running.finish()[::2] == (141, "")
     Journal(path).close()
+
+
+def test_what_is_trimmed_while_it_reads_is_told(cli: Cli) -> None:
+    """It tells which positions, on one line, and goes on behind them."""
+    path = cli.directory / "events.journal"
+    bodies = [b"%d:" % n + b"x" * 50_000 for n in range(1, 100)]
+    make(path, [entry(body) for body in bodies], limit=8 * MIB, reader=0)
+    running = cli.start("log", "events.journal", "-o", "text")
+    begun = running.read_line()  # the pipe is full before the next segment
+    with Journal(path, limit=8 * MIB) as journal:
+        journal.move("reader", 90)
+        assert journal.trim()
+        trimmed = journal.trimmed
+    assert 50 < trimmed <= 90
+    status, out, told = running.finish()
+    found = [int(line.partition(b":")[0]) for line in (begun + out).splitlines()]
+    line = r"mpsr: positions (\d+) to (\d+) were trimmed while they were read\n"
+    match = re.fullmatch(line, told)
+    assert match is not None, told
+    first, last = int(match[1]), int(match[2])
+    assert (status, last) == (0, trimmed)
+    assert found == [*range(1, first), *range(last + 1, 100)]
+
+
+# -- following ----------------------------------------------------------------------------------
+
+
+def follow(cli: Cli, *arguments: str) -> Running:
+    """Start to follow the messages of a journal."""
+    return cli.start("log", "events.journal", "-f", "-o", "text", *arguments)
+
+
+def read(running: Running, size: int) -> bytes:
+    """Return so many bytes of its stdout, fewer at its end."""
+    assert running.popen.stdout is not None
+    data = bytearray()
+    while more := running.popen.stdout.read(size - len(data)):
+        data += more
+    return bytes(data)
+
+
+def test_follower_prints_what_a_live_receiver_gets(cli: Cli) -> None:
+    """In order, and once, through segments that begin and go; the receiver is not disturbed."""
+    path = cli.directory / "events.journal"
+    with (
+        Receiver(cli.address, journal=path, journal_limit=MIN_JOURNAL_LIMIT) as receiver,
+        Producer(cli.address) as producer,
+    ):
+        running = follow(cli)
+        first = segments(path)[0]
+        for number in range(24):
+            body = b"%d:" % number + b"x" * 100_000
+            producer.send(body)
+            assert receiver.receive(30) == body
+            assert read(running, len(body) + 1) == body + b"\n"
+        assert not first.exists()
+    assert running.finish(signal.SIGINT) == (130, b"", "")
+
+
+def test_follower_begins_with_the_last_ones(cli: Cli, events: Path) -> None:
+    """As many as are wanted, of what is there; then what comes."""
+    some, none = follow(cli, "-n", "2"), follow(cli, "-n", "0", "--producer", "web")
+    output = none.popen.stdout
+    assert output is not None
+    assert [some.read_line() for _ in range(2)] == [b"five\n", b"six\n"]
+    with Journal(events) as journal:
+        journal.append([entry(b"other", producer=CRON), entry(b"seven")])
+        assert [some.read_line() for _ in range(2)] == [b"other\n", b"seven\n"]
+        number = 0
+        while not select.select([output], [], [], 0.05)[0]:
+            number += 1  # it may not have begun to follow
+            journal.append([entry(b"other", producer=CRON), entry(b"%d" % number)])
+        assert none.read_line() in {b"seven\n", *(b"%d\n" % n for n in range(1, number + 1))}
+    assert none.finish(signal.SIGTERM)[0] == 143
+    assert some.finish(signal.SIGINT)[::2] == (130, "")
+
+
+def test_following_backwards_makes_no_sense(cli: Cli, events: Path) -> None:
+    """Status 2."""
+    status, out, told = cli.run("log", "events.journal", "-f", "-r")
+    assert (status, out, told.count("\n")) == (2, b"", 1)
+
+
+def test_follower_ends_once_nobody_reads(cli: Cli, events: Path) -> None:
+    """Status 141, though nothing comes that could be written."""
+    running = follow(cli)
+    assert running.read_line() == b"one\n"
+    assert running.popen.stdout is not None
+    running.popen.stdout.close()
+    running.popen.stdout = None
+    assert running.finish()[::2] == (141, "")
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "emptied"])
+def test_follower_of_a_journal_that_goes_away_tells(cli: Cli, events: Path, how: str) -> None:
+    """Status 78, and one line; what is in its place now is not taken for it."""
+    running = follow(cli, "-n", "1")
+    assert running.read_line() == b"six\n"
+    if how == "removed":
+        shutil.rmtree(events)
+    elif how == "emptied":
+        for file in events.iterdir():
+            file.unlink()
+    else:
+        events.rename(cli.directory / "aside.journal")
+    if how == "replaced":
+        make(events, ENTRIES * 2)
+    status, out, told = running.finish()
+    assert (status, out, told.count("\n")) == (78, b"", 1)
+    assert told.endswith("events.journal was moved or removed while it was followed\n")
+
+
+def test_follower_prints_what_comes_before_damage(cli: Cli, events: Path) -> None:
+    """Then one line, and status 65."""
+    damage(events, b"three")
+    running = follow(cli)
+    status, out, told = running.finish()
+    assert (status, out, told.count("\n")) == (65, b"one\ntwo\n\xff\n", 1)
+
+
+def test_receiver_starts_at_once_while_many_follow(cli: Cli, events: Path) -> None:
+    """Followers that come and go neither refuse it nor are refused."""
+    followers = [follow(cli) for _ in range(10)]
+    running = cli.recv("--journal", "events.journal", stdout=subprocess.DEVNULL)
+    followers += [follow(cli) for _ in range(10)]
+    for follower in followers[::2]:
+        follower.kill(signal.SIGKILL)
+    assert cli.run("send", "app.sock", "seven")[0] == 0
+    for follower in followers[1::2]:
+        for body in [b"one", b"two", b"\xff", *BODIES[2:], b"seven"]:
+            assert follower.read_line() == body + b"\n"
+        assert follower.finish(signal.SIGINT) == (130, b"", "")
+    assert running.finish(signal.SIGINT)[0] == 0
+    assert "received 7 messages" in running.told
+
+
+def test_much_is_printed_in_no_time(cli: Cli) -> None:
+    """A million short messages, the text of each as it was."""
+    each = 10_000
+    batches = [entry(*(b"%d" % n for n in range(at, at + each))) for at in range(0, 10**6, each)]
+    make(cli.directory / "events.journal", batches)
+    out = cli.run("log", "events.journal", "-o", "text")[1]
+    assert out == b"".join(b"%d\n" % n for n in range(10**6))

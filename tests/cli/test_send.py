@@ -533,26 +533,26 @@ def test_options_that_exclude_each_other_are_refused(
 def test_spool_keeps_what_nobody_is_there_to_accept(cli: Cli) -> None:
     """Status 0, and a line that says how many wait; the next run sends these first."""
     for feed, said in (
-        (("one", "two"), "sent 2, accepted 0; 2 left in unsent.db"),
-        (("three",), "sent 1 and 2 from before, accepted 0; 3 left in unsent.db"),
+        (("one", "two"), "sent 2, accepted 0; 2 left in unsent.spool"),
+        (("three",), "sent 1 and 2 from before, accepted 0; 3 left in unsent.spool"),
     ):
-        sender = cli.start("send", "app.sock", "--spool", "unsent.db", *feed)
+        sender = cli.start("send", "app.sock", "--spool", "unsent.spool", *feed)
         assert sender.finish() == (0, b"", f"mpsr: {said}\n")
     with mpsr.Receiver(cli.address) as receiver:
-        sender = cli.start("send", "app.sock", "--spool", "unsent.db", stdin=subprocess.DEVNULL)
+        sender = cli.start("send", "app.sock", "--spool", "unsent.spool", stdin=subprocess.DEVNULL)
         assert received(receiver, 3) == [b"one", b"two", b"three"]
         assert sender.finish() == (0, b"", "mpsr: sent 0 and 3 from before, accepted 3\n")
-        sender = cli.start("send", "app.sock", "--spool", "unsent.db", "four")
+        sender = cli.start("send", "app.sock", "--spool", "unsent.spool", "four")
         assert received(receiver, 1) == [b"four"]
         assert sender.finish() == (0, b"", "mpsr: sent 1, accepted 1\n")
 
 
 def test_spool_in_use_is_one_clear_line(cli: Cli) -> None:
     """It names the process that has it, and nothing is sent."""
-    sender = cli.start("send", "app.sock", "--spool", "unsent.db", stdin=PIPE)
-    while not os.path.exists(Path(cli.address).parent / "unsent.db-wal"):
+    sender = cli.start("send", "app.sock", "--spool", "unsent.spool", stdin=PIPE)
+    while not os.path.exists(Path(cli.address).parent / "unsent.spool/lock"):
         assert sender.popen.poll() is None
-    second = cli.start("send", "app.sock", "--spool", "unsent.db", "x")
+    second = cli.start("send", "app.sock", "--spool", "unsent.spool", "x")
     status, _, told = second.finish()
     assert status == 75
     assert f"process {sender.pid} has it open" in told

@@ -123,7 +123,7 @@ def test_no_more_is_acknowledged_than_was_handed_out(
     front: Front, address: str, tmp_path: Path, journaled: bool
 ) -> None:
     """A count beyond the batch is refused: it would accept messages that nobody has seen."""
-    journal = tmp_path / "events.db" if journaled else None
+    journal = tmp_path / "events.journal" if journaled else None
 
     async def test(front: Front) -> None:
         async with front.receiver(address, journal=journal) as receiver:
@@ -147,7 +147,7 @@ def test_a_readers_arguments_are_checked(front: Front, address: str, tmp_path: P
     """By what the journal holds, too."""
 
     async def test(front: Front) -> None:
-        async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+        async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
             with pytest.raises(mpsr.WrongType, match=r"^after='5': pass a whole number"):
                 await anext(receiver.batches(after="5"))
             with pytest.raises(mpsr.ConfigurationError, match=r"^after=-5: .* holds"):

@@ -50,7 +50,7 @@ def test_the_rest_of_a_batch_comes_before_the_next(
     front: Front, address: str, tmp_path: Path, way: str, journaled: bool
 ) -> None:
     """Who has had its first messages one by one, and then asks for batches, misses none."""
-    journal = tmp_path / "events.db" if journaled else None
+    journal = tmp_path / "events.journal" if journaled else None
 
     async def test(front: Front) -> None:
         async with (
@@ -81,7 +81,7 @@ def test_only_what_was_handed_out_of_a_batch_is_acknowledged(
     front: Front, address: str, tmp_path: Path, journaled: bool
 ) -> None:
     """The rest of a batch is counted from its own first message."""
-    journal = tmp_path / "events.db" if journaled else None
+    journal = tmp_path / "events.journal" if journaled else None
 
     async def test(front: Front) -> None:
         async with front.producer(address) as producer:

@@ -31,13 +31,13 @@ def test_flush_returns_once_the_journal_has_it(front: Front, address: str, tmp_p
 
     async def test(front: Front) -> None:
         async with front.producer(address) as producer:
-            async with front.receiver(address, journal=tmp_path / "events.db"):
+            async with front.receiver(address, journal=tmp_path / "events.journal"):
                 await producer.send_many(words(1, 10))
                 await producer.flush(5)
                 assert producer.stats().accepted == 10
-            async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+            async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
                 assert [await receiver.receive(5) for _ in range(4)] == words(1, 4)
-            async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+            async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
                 batch = await receiver.receive_batch(5)
                 assert (list(batch), batch.position, batch.first_seq) == (words(5, 10), 10, 4)
 
@@ -49,7 +49,7 @@ def test_stop_hands_out_all_that_had_come(front: Front, address: str, tmp_path: 
 
     async def test(front: Front) -> None:
         came: list[bytes] = []
-        async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+        async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
 
             async def produce() -> None:
                 async with front.producer(address) as producer:
@@ -68,7 +68,7 @@ def test_cursors_and_positions_are_followed(front: Front, address: str, tmp_path
     """Apart from the receiver's own cursor, each from its own place."""
 
     async def test(front: Front) -> None:
-        async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+        async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
             async with front.producer(address) as producer:
                 await producer.send_many(words(1, 10))
             receiver.stop()
@@ -94,13 +94,15 @@ def test_failed_handler_leaves_its_batch_to_the_next(
         async with front.producer(address) as producer:
             for _ in range(2):
                 with pytest.raises(ZeroDivisionError):
-                    async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+                    async with front.receiver(
+                        address, journal=tmp_path / "events.journal"
+                    ) as receiver:
                         if not producer.stats().sent:
                             await producer.send_many(words(1, 3))
                         async for batch in receiver.batches():
                             assert list(batch) == words(1, 3)
                             raise ZeroDivisionError
-            async with front.receiver(address, journal=tmp_path / "events.db") as receiver:
+            async with front.receiver(address, journal=tmp_path / "events.journal") as receiver:
                 assert await receiver.receive(5) == b"1"
 
     front.run(test)
@@ -114,7 +116,7 @@ def test_cancelled_receive_has_passed_nothing(front: Front, address: str, tmp_pa
         got: list[bytes] = []
         archived: list[bytes] = []
         async with (
-            front.receiver(address, journal=tmp_path / "events.db") as receiver,
+            front.receiver(address, journal=tmp_path / "events.journal") as receiver,
             front.producer(address, linger=0) as producer,
         ):
 

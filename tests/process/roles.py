@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
 import mpsr.inbox
-from mpsr import journal as journal_module
 from mpsr.limits import KIB
 from mpsr.window import Window
+from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
 if TYPE_CHECKING:
@@ -119,13 +119,8 @@ def receive_journaled(
     **options: Any,
 ) -> None:
     """Note every batch with its position; end at SIGTERM, or at a named point with SIGKILL."""
-    hits = count(1)
-
-    def at(point: str) -> None:
-        if point == kill_at and next(hits) == hit:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    journal_module._at = at
+    if kill_at:
+        points.die(kill_at, hit)
     notes = Record(record)
     with mpsr.Receiver(address, journal=journal, **options) as receiver:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())

@@ -142,7 +142,7 @@ def test_receiver_and_producers_of_one_thread_let_each_other_run(
     address: str, tmp_path: Path, world: str, how: str
 ) -> None:
     sending = {"framing": "lines"} if how == "lines" else {}
-    receiving = {"journal": str(tmp_path / "events.db")} if how == "journal" else {}
+    receiving = {"journal": str(tmp_path / "events.journal")} if how == "journal" else {}
     padding = 40_000 if how == "bulk" else 100  # in bulk a thread waits in the system call
     run(
         WORLDS[world],
@@ -190,7 +190,7 @@ def test_producer_with_a_spool_delivers_from_a_greenlet(address: str, tmp_path: 
 
         wait(spawn(send))
         """
-    got = received(address, WORLDS["gevent"], send, spool=str(tmp_path / "spool.db"))
+    got = received(address, WORLDS["gevent"], send, spool=str(tmp_path / "worker.spool"))
     assert got == [b"%d" % number for number in range(1000)]
 
 
@@ -272,7 +272,7 @@ def test_fork_leaves_a_receiver_that_waits_to_the_parent(
         receiver.close()
         assert got == [b"one"]
         """
-    receiving = {"journal": str(tmp_path / "events.db")} if journal else {}
+    receiving = {"journal": str(tmp_path / "events.journal")} if journal else {}
     run(WORLDS["gevent"], fork, address=address, receiving=receiving)
 
 
@@ -320,5 +320,5 @@ def test_nothing_inside_is_what_gevent_has_patched(address: str, tmp_path: Path)
                 look_inside(receiver, seen)
         assert len(seen) > 10
         """
-    files = {"spool": str(tmp_path / "spool.db"), "journal": str(tmp_path / "journal.db")}
+    files = {"spool": str(tmp_path / "worker.spool"), "journal": str(tmp_path / "events.journal")}
     run(WORLDS["gevent"], look, address=address, **files)

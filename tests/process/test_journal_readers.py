@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr.journal import Journal
 from mpsr.limits import MIB, MIN_JOURNAL_LIMIT
-from tests.journal.test_damage import harm
-from tests.journal.test_ownership import LOOK, run
+from mpsr.store.journal import Journal
+from mpsr.store.reader import Reader
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
 from tests.process.workers import PATIENCE, beside
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def journal(tmp_path: Path) -> str:
     """Give a path for a journal."""
-    return str(tmp_path / "events.db")
+    return str(tmp_path / "events.journal")
 
 
 def fill(address: str, journal: str, *batches: Iterable[bytes]) -> None:
@@ -61,23 +60,20 @@ def drained(receiver: mpsr.Receiver, **options: object) -> Iterator[mpsr.Batch]:
 def test_second_receiver_is_refused_and_told_who_has_the_journal(
     start: Start, address: str, journal: str
 ) -> None:
-    """Also after somebody looked at the file; and the first is not disturbed by it."""
+    """The first is not disturbed by it."""
     owner = start(roles.receive_on_word, address, journal)
     assert owner.hear() == "ready"
     sender = start(roles.send, address, 100)
     assert sender.wait() == 0
-    for look in (False, True):
-        if look:
-            assert run(LOOK, journal) == "database is locked"
-        with pytest.raises(mpsr.JournalInUse, match=f"process {owner.pid} has it open") as refused:
-            mpsr.Receiver(address + "2", journal=journal)
-        assert refused.value.pid == owner.pid
-        command = [sys.executable, "-m", "mpsr", "recv", address + "2", "--journal", journal]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (75, "")
-        assert done.stderr.startswith(f"mpsr: cannot open {journal}: process {owner.pid} has it")
-        assert len(done.stderr.splitlines()) == 1
-        assert not os.path.exists(address + "2")
+    with pytest.raises(mpsr.JournalInUse, match=f"process {owner.pid} has it open") as refused:
+        mpsr.Receiver(address + "2", journal=journal)
+    assert refused.value.pid == owner.pid
+    command = [sys.executable, "-m", "mpsr", "recv", address + "2", "--journal", journal]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr.startswith(f"mpsr: cannot open {journal}: process {owner.pid} has it")
+    assert len(done.stderr.splitlines()) == 1
+    assert not os.path.exists(address + "2")
     owner.tell("go on")
     assert start(roles.send, address, 100).wait() == 0
     owner.process.terminate()
@@ -158,9 +154,10 @@ def test_cursors_follow_at_their_own_pace(address: str, journal: str) -> None:
         assert archived == words(1, 100)
     with Journal(journal) as kept:
         assert kept.cursors()["main"] == 100
-        while kept.trim():
-            pass
-        assert kept.trimmed == min(kept.cursors().values()) > 0
+        assert not kept.trim()  # the other one has not passed the segment
+        kept.move("archive", 100)
+        assert kept.trim()
+        assert kept.trimmed == 100
 
 
 def test_reader_in_a_thread_ends_with_the_receiver(address: str, journal: str) -> None:
@@ -186,7 +183,7 @@ def test_position_resumes_exactly_behind_it(address: str, journal: str) -> None:
     """In mid-batch too; sequence numbers fit what is left of the batch."""
     fill(address, journal, words(1, 10), words(11, 20))
     for after, first_seqs in {0: [0, 10], 4: [4, 10], 10: [10], 19: [19], 20: []}.items():
-        copy = shutil.copyfile(journal, f"{journal}.{after}")
+        copy = shutil.copytree(journal, f"{journal}.{after}")
         with mpsr.Receiver(address, journal=copy) as receiver:
             batches = list(drained(receiver, after=after))
         assert [message for batch in batches for message in batch] == words(after + 1, 20)
@@ -207,10 +204,12 @@ def test_position_that_the_journal_does_not_hold_is_refused(
 
 def test_position_that_is_trimmed_is_refused(address: str, journal: str) -> None:
     """A handler that lost its results cannot have gone on."""
-    fill(address, journal, words(1, 20), words(21, 30))
+    fill(address, journal, words(1, 20))
     with mpsr.Receiver(address, journal=journal) as receiver:
         assert list(islice(receiver, 20)) == words(1, 20)
-    fill(address, journal, words(31, 40))
+    with Journal(journal) as kept:
+        assert kept.trim()
+    fill(address, journal, words(21, 40))
     with mpsr.Receiver(address, journal=journal) as receiver:
         with pytest.raises(mpsr.ConfigurationError, match=r"after=5: .* holds .* 20 to 40"):
             next(receiver.batches(after=5))
@@ -262,9 +261,10 @@ def test_close_tells_what_a_full_journal_did_not_take(
             while True:
                 sent += client.send(b"x" * 9_999 + b"\n")
     receiver.close()
-    with Journal(journal) as kept:
-        came = sum(entry.nbytes + entry.length for _, entry in kept.read(0, max_bytes=4 * MIB))
-        messages = kept.last
+    with Reader(journal) as kept:
+        records = kept.read(0, max_bytes=4 * MIB)
+        came = sum(entry.nbytes + entry.length for _, entry in records)
+        messages = records[-1].position
     discarded = receiver.stats().discarded
     assert "not handed out" in caplog.text
     assert 0 < messages * 10_000 == came < sent
@@ -347,25 +347,39 @@ def drain(receiver: mpsr.Receiver) -> str:
 # -- damage ----------------------------------------------------------------------------------
 
 
+def harm(journal: str, chance: random.Random) -> str:
+    """Flip bits of a segment, zero a block, or cut it; tell what was done."""
+    segment = chance.choice(sorted(Path(journal).glob("*.mpsr")))
+    data = bytearray(segment.read_bytes())
+    used = len(data.rstrip(b"\0"))
+    place = chance.randrange(used)
+    what = chance.choice(["flipped", "zeroed", "cut"])
+    if what == "cut":
+        del data[place:]
+    elif what == "zeroed":
+        data[place : place + 512] = bytes(len(data[place : place + 512]))
+    else:
+        data[place] ^= 1 << chance.randrange(8)
+    segment.write_bytes(data)
+    return f"{segment.name} {what} at {place} of {used}"
+
+
 @pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.soak)])
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is damaged is never closed
 @pytest.mark.timeout(300)
 def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
     start: Start, address: str, journal: str, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """It starts within 10 s, if need be with a new journal, tells so, and works."""
+    """It starts within 2 s, if need be with a new journal, tells so, and works."""
     owner = start(roles.receive_on_word, address, journal, journal_limit=16 * MIB)
     assert owner.hear() == "ready"
     with mpsr.Producer(address) as producer:
-        for first in range(0, 200, 10):
+        for first in range(0, 1000, 10):
             producer.send_many([stamped(first + n, size=3000) for n in range(10)])
             producer.flush(PATIENCE)
     owner.kill()
     outcomes = set()
     for seed in range(count):
-        path = f"{journal}.{seed}"
-        for suffix in ("", "-wal"):
-            shutil.copyfile(journal + suffix, path + suffix)
+        path = shutil.copytree(journal, f"{journal}.{seed}")
         done = harm(path, random.Random(seed))
         caplog.clear()
         before = time.monotonic()
@@ -376,15 +390,15 @@ def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
             try:
                 for batch in receiver.batches():
                     numbers += [stamp_of(message).number for message in batch]
-            except mpsr.JournalDamaged:
-                outcome = "unreadable"
-        assert time.monotonic() - before < 10, done
+            except mpsr.JournalDamaged as exc:
+                outcome = "unreadable" if exc.position == len(numbers) + 1 else str(exc)
+        assert time.monotonic() - before < 2, done
         assert numbers == [*range(len(numbers))], done
-        # A log that is cut, or harmed in its last commit, looks like one that a crash cut there.
-        torn = "-wal" in done and outcome == "whole" and len(numbers) % 10 == 0
-        assert torn or (len(numbers) == 200) == (outcome == "whole"), (done, outcome, len(numbers))
+        # What is harmed in the last write looks like a write that a crash has torn.
+        torn = outcome == "whole" and len(numbers) == 990
+        assert torn or (len(numbers) == 1000) == (outcome == "whole"), (done, outcome, len(numbers))
         if outcome == "set aside":
             assert "it was moved to" in caplog.text
             assert numbers == []
         outcomes.add(outcome)
-    assert outcomes >= {"whole", "set aside"}
+    assert outcomes >= {"unreadable", "set aside"}

@@ -75,7 +75,7 @@ def describe(batch: mpsr.Batch[Any]) -> tuple[Any, ...]:
 ERRORS: list[mpsr.MpsrError] = [
     mpsr.NoReceiver("nobody listens", address="@events", pid=5),
     mpsr.DecodeError("no JSON", body=b"{"),
-    mpsr.JournalFull("no room", path="events.db"),
+    mpsr.JournalFull("no room", path="events.journal"),
     mpsr.Rejected("malformed", code=3),
     mpsr.SendTimedOut("no room", messages=[b"a"]),
     mpsr.Undelivered("not delivered", messages=[b"a", b"b"]),
@@ -198,7 +198,7 @@ def test_a_datagram_producer_travels(address: str) -> None:
 
 def test_a_producer_that_cannot_travel_says_why(address: str, tmp_path: Path) -> None:
     with mpsr.Receiver(address):
-        with mpsr.Producer[bytes](address, spool=tmp_path / "spool.db") as producer:
+        with mpsr.Producer[bytes](address, spool=tmp_path / "worker.spool") as producer:
             with pytest.raises(TypeError, match=r"cannot be pickled: its spool belongs to this "):
                 pickle.dumps(producer)
         with pytest.raises(mpsr.Closed, match=r"is closed, and cannot be pickled"):
@@ -231,7 +231,7 @@ def test_a_receiver_says_where_to_make_it(kind: type[Any], address: str) -> None
 def test_a_batch_travels_with_all_that_is_known_of_it(
     pool: Pool, address: str, tmp_path: Path, journaled: bool
 ) -> None:
-    journal = tmp_path / "events.db" if journaled else None
+    journal = tmp_path / "events.journal" if journaled else None
     with (
         mpsr.Receiver(address, decode=json.loads, journal=journal) as receiver,
         mpsr.Producer[bytes](address, label="label") as producer,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -18,9 +18,11 @@ import anyio
 import pytest
 
 import mpsr
-from mpsr.journal import Journal
 from mpsr.limits import CLOSE_PATIENCE
 from mpsr.spool import Spool
+from mpsr.store import files
+from mpsr.store.journal import Journal
+from tests.process import points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +30,13 @@ if TYPE_CHECKING:
 WORKER = """
 import os, random, signal, sys, time
 import mpsr, mpsr.producer
-from mpsr import journal as module
+from tests.process import points
 
 address, spool, name, point, left = *sys.argv[1:5], int(sys.argv[5])
 
-def at(found):
-    global left
-    if found == point:
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-
 producer = mpsr.Producer(address, spool=spool, buffer=256 << 20)
-module._at = at
+if point:
+    points.die(point, left)
 mpsr.producer.SPOOL_SETTLE = 0.1
 chance = random.Random(name)
 sent = 0
@@ -52,23 +48,13 @@ while True:
         sent += 1
     producer.flush(timeout=30, spooled=True)
     os.write(1, b"%d\\n" % sent)
-    if point == "before-cursor":  # reached only where nothing is sent for a while
-        producer.flush()
-        time.sleep(0.5)
-"""
-LOOK = """
-import sqlite3, sys
-try:
-    sqlite3.connect(sys.argv[1], timeout=0).execute("SELECT * FROM sqlite_schema").fetchall()
-except sqlite3.OperationalError as exc:
-    print(exc)
 """
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> str:
     """Give a path for a spool."""
-    return str(tmp_path / "worker.db")
+    return str(tmp_path / "worker.spool")
 
 
 @contextmanager
@@ -140,20 +126,18 @@ def test_killed_producers_spool_reaches_the_receiver_exactly_once(
     check_runs(received, confirmed)
 
 
-POINTS = [("before-commit", 3), ("after-commit", 2), ("trim", 3), ("before-cursor", 1)]
-
-
-@pytest.mark.parametrize(("point", "hit"), [*POINTS, ("checkpoint", 1)])
+@pytest.mark.parametrize("point", points.POINTS)
 def test_producer_killed_at_the_store_is_continued_without_a_duplicate(
-    address: str, spool: str, point: str, hit: int
+    address: str, spool: str, point: str
 ) -> None:
-    """Killed within a commit or beside it, while a receiver accepts; the next goes on."""
+    """Killed within a write or beside it, while a receiver accepts; the next goes on."""
+    rare = point in {"segment", "trim"}
     with receiving(address) as received:
         confirmed = {
             f"run-{more}": run_until_killed(
-                address, spool, f"run-{more}", point=point, hit=hit + more
+                address, spool, f"run-{more}", point=point, hit=1 + more if rare else 4 + more
             )
-            for more in range(1 if point == "checkpoint" else 2)
+            for more in range(2)
         }
         deliver(address, spool)
     check_runs(received, confirmed)
@@ -162,16 +146,17 @@ def test_producer_killed_at_the_store_is_continued_without_a_duplicate(
 def test_nothing_reaches_a_receiver_before_it_is_committed(
     address: str, spool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a commit is under way nothing of it arrives."""
+    """While it is being synced nothing of it arrives."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def at(point: str) -> None:
-        if point == "before-commit":
-            begun.set()
-            go_on.wait(10)
+    def sync(file: int) -> None:
+        begun.set()
+        go_on.wait(10)
+        synced(file)
 
+    synced = files.sync
     with mpsr.Receiver(address) as receiver, mpsr.Producer(address, spool=spool) as producer:
-        monkeypatch.setattr("mpsr.journal._at", at)
+        monkeypatch.setattr(files, "sync", sync)
         producer.send(b"one")
         assert begun.wait(10)
         with pytest.raises(mpsr.TimedOut):
@@ -239,21 +224,15 @@ def test_what_was_dropped_before_a_kill_is_told_after_it(address: str, spool: st
         assert producer.stats()[:4] == (5, 1, 4, 0)
 
 
-def test_second_producer_is_refused_also_after_somebody_looked(address: str, spool: str) -> None:
-    """In this process or another, and though SQLite's own locks may be gone."""
+def test_second_producer_is_refused_and_told_who_has_it(address: str, spool: str) -> None:
+    """In this process or another."""
     refused = f"import mpsr; mpsr.Producer({address!r}, spool={spool!r})"
     with mpsr.Producer(address, spool=spool):
-        for look in (False, True):
-            if look:
-                subprocess.run([sys.executable, "-c", LOOK, spool], check=True)
-                with closing(sqlite3.connect(spool, timeout=0)) as other:
-                    with pytest.raises(sqlite3.OperationalError):
-                        other.execute("SELECT * FROM batches")
-            with pytest.raises(mpsr.JournalInUse, match="this very process"):
-                mpsr.Producer(address, spool=spool)
-            command = [sys.executable, "-c", refused]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert f"process {os.getpid()} has it open" in done.stderr
+        with pytest.raises(mpsr.JournalInUse, match="this very process"):
+            mpsr.Producer(address, spool=spool)
+        command = [sys.executable, "-c", refused]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()} has it open" in done.stderr
     mpsr.Producer(address, spool=spool).close()
 
 
@@ -308,7 +287,7 @@ def test_spool_that_fails_raises_and_gives_back_what_is_not_in_it(address: str, 
         producer.send(b"safe")
         assert receiver.receive(timeout=10) == b"safe"
         receiver.acknowledge()
-        os.unlink(spool)
+        shutil.rmtree(spool)
         producer.send(b"late")
         with pytest.raises(mpsr.JournalError, match="removed or replaced"):
             producer.flush(spooled=True, timeout=10)
@@ -327,7 +306,7 @@ def test_full_disk_holds_senders_up_until_there_is_room(address: str, tmp_path: 
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     try:
-        producer = mpsr.Producer(address, spool=tmp_path / "worker.db", buffer=8 << 20)
+        producer = mpsr.Producer(address, spool=tmp_path / "worker.spool", buffer=8 << 20)
         sent = 0
         with pytest.raises(mpsr.SendTimedOut, match=r"goes on once|No space"):
             while True:
@@ -378,9 +357,10 @@ def test_damaged_spool_is_set_aside_and_another_begun(
     """The new one has a new identity, and a warning tells where the old one is."""
     with mpsr.Producer(address, spool=spool) as first:
         first.send(b"lost")
-    data = bytearray(Path(spool).read_bytes())
-    data[100:4000] = bytes(3900)
-    Path(spool).write_bytes(data)
+    (segment,) = Path(spool).glob("*.mpsr")
+    data = bytearray(segment.read_bytes())
+    data[:64] = bytes(64)
+    segment.write_bytes(data)
     with mpsr.Producer(address, spool=spool) as second:
         assert (second.id == first.id, second.stats().sent) == (False, 0)
     assert "was moved to" in caplog.text

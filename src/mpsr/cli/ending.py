@@ -25,7 +25,7 @@ class Ending:
         address: where the messages go.
         kind: its type of socket.
         framing: its framing.
-        spool: the file of the spool, if there is one.
+        spool: the directory of the spool, if there is one.
         left: messages that it held at the start.
 
     Attributes:

@@ -63,8 +63,9 @@ Examples:
   mpsr recv app.sock                     print what arrives
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
-  mpsr log events.db -n 20               the last 20 messages of a journal
-  mpsr journal verify events.db          whether a journal is whole
+  mpsr log events.journal -n 20          the last 20 messages of a journal
+  mpsr log events.journal -f             its messages, as they come
+  mpsr journal verify events.journal     whether a journal is whole
   mpsr demo                              watch five producers and a receiver
   mpsr bench                             measure it on this machine
 

@@ -7,6 +7,7 @@ from binascii import hexlify
 from datetime import datetime
 from functools import lru_cache
 from json import JSONEncoder
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -89,6 +90,6 @@ def origin(time: str | None, peer: Peer, producer: ProducerIdentity | None) -> s
 def content(body: bytes) -> str:
     """Return the item of an object that holds the message."""
     try:
-        return '"body":' + _encode(body.decode())
+        return '"body":' + encode_basestring(body.decode())
     except UnicodeDecodeError:
         return '"body_b64":"' + b64encode(body).decode() + '"'

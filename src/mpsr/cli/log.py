@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import pwd
 from binascii import hexlify
-from collections import deque
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import click
 
 from mpsr.cli import types
 from mpsr.cli.formats import FORMATS, content, local_time, origin
 from mpsr.cli.signals import immediate_end
-from mpsr.cli.status import Status
+from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, printable
-from mpsr.errors import JournalError
-from mpsr.journal import Journal, Record
+from mpsr.cli.trimmed import first_of, tell_trimmed
+from mpsr.errors import JournalError, NoJournal, NotAJournal
 from mpsr.limits import KIB, MIB
+from mpsr.store.reader import Reader
+from mpsr.store.segments import Segment, list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpsr.journal import Entry
+    from mpsr.store.records import Entry, Record
+
+    Filter = Callable[[Entry], bool]
 
 _WRITE: Final = 64 * KIB  # bytes that are printed at once
 _WINDOW: Final = 4 * MIB  # bytes, about, that are read at once when going backwards
+_MOST: Final = 4096  # messages of a batch that are made ready at once
+_LOOK: Final = 0.1  # seconds between two looks for what is new
 _MICROSECOND: Final = 1000  # nanoseconds
 _SHORTEST_ID: Final = 8  # digits of a producer's id that stand for it
 
@@ -37,25 +43,43 @@ until they are trimmed.
 
 \b
 Examples:
-  mpsr log events.db
-  mpsr log events.db -n 20 -r
-  mpsr log events.db --since -1h --producer web
-  mpsr log events.db --since yesterday --until today -o json | jq .body
-  mpsr log events.db -o text > messages
+  mpsr log events.journal
+  mpsr log events.journal -f
+  mpsr log events.journal -n 20 -r
+  mpsr log events.journal --since -1h --producer web
+  mpsr log events.journal --since yesterday --until today -o json | jq .body
+  mpsr log events.journal -o text > messages
 
-One process uses a journal at a time: while a receiver has it open this is refused (exit 75), and
-while this reads, a receiver is.
+DIR may be in use, and be read-only: this changes nothing in it, and no receiver waits for it.
 """
 
 
-class _Item(NamedTuple):
-    """What stands at a position: a message, or that messages were lost."""
+class _Part(NamedTuple):
+    """Messages of one batch that follow each other, or that messages were lost."""
 
     position: int
+    """Of the first."""
     seq: int
+    """Of the first."""
     lost: int
-    body: bytes | None
+    """How many messages were lost before the first."""
+    bodies: list[bytes]
+    """None where messages were lost and this is all there is to tell."""
     entry: Entry
+
+    @property
+    def size(self) -> int:
+        """How many lines it counts as."""
+        return len(self.bodies) or 1
+
+    def cut(self, begin: int, end: int) -> _Part:
+        """Return some of its messages; all that is told of a loss is told with the first."""
+        if (begin, end) == (0, self.size):
+            return self
+        lost = 0 if begin else self.lost
+        return _Part(
+            self.position + begin, self.seq + begin, lost, self.bodies[begin:end], self.entry
+        )
 
 
 def _uid(text: str) -> int:
@@ -71,11 +95,17 @@ def _uid(text: str) -> int:
     short_help="Print the messages that a journal holds.",
     epilog="Exit statuses: see mpsr --help.",
 )
-@click.argument("file")
+@click.argument("directory", metavar="DIR")
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Only the last N of them."
 )
 @click.option("-r", "--reverse", is_flag=True, help="The newest first.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Then print what comes, as it comes, until Ctrl-C; with -n 0, only that.",
+)
 @click.option(
     "--since",
     type=types.moment,
@@ -109,9 +139,10 @@ def _uid(text: str) -> int:
 )
 def log(
     *,
-    file: str,
+    directory: str,
     lines: int | None,
     reverse: bool,
+    follow: bool,
     since: int | None,
     until: int | None,
     producers: tuple[str, ...],
@@ -119,6 +150,8 @@ def log(
     output: str,
 ) -> Status:
     """Run ``mpsr log``."""
+    if follow and reverse:
+        raise click.UsageError("--follow and --reverse exclude each other: there is no newest yet")
     screen = Stdout()
 
     def wanted(entry: Entry) -> bool:
@@ -130,13 +163,24 @@ def log(
             and not (output not in _TELL_LOSSES and entry.empty)
         )
 
-    with immediate_end(), Journal(file, create=False) as journal:
-        backwards = reverse or lines is not None
-        items = (_backwards if backwards else _forwards)(journal, wanted)
-        if lines is not None:
-            items = islice(items, lines)
-            items = items if reverse else iter(_reversed(items))
-        _print(screen, map(_FORMATS[output], items))
+    with (
+        immediate_end(),
+        Reader(directory) as reader,
+        _Printer(screen, _FORMATS[output]) as printer,
+    ):
+        position = reader.trimmed
+        if reverse or lines is not None:
+            position = reader.recover().state.last
+            backwards = _backwards(reader, position, wanted)
+            if reverse:
+                printer.print(islice((each for part in backwards for each in _single(part)), lines))
+            else:
+                printer.print(_last(backwards, lines or 0))
+        else:
+            position = _print_rest(reader, position, wanted, printer)
+        if follow:
+            printer.flush()
+            _follow(reader, position, wanted, printer, screen)
     return Status.OK
 
 
@@ -150,112 +194,185 @@ def _is_of(entry: Entry, name: str) -> bool:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _forwards(journal: Journal, wanted: Callable[[Entry], bool]) -> Iterator[_Item]:
-    for record in _records(journal, journal.trimmed, journal.last):
-        if wanted(record.entry):
-            yield from _items(record)
+def _print_rest(reader: Reader, position: int, wanted: Filter, printer: _Printer) -> int:
+    """Print what follows a position; return where it ends."""
+    while records := reader.read(position):
+        tell_trimmed(position + 1, first_of(records[0]) - 1)
+        for record in records:
+            if wanted(record.entry):
+                printer.print(_parts(record))
+        position = records[-1].position
+    return position
 
 
-def _backwards(journal: Journal, wanted: Callable[[Entry], bool]) -> Iterator[_Item]:
+def _follow(
+    reader: Reader, position: int, wanted: Filter, printer: _Printer, screen: Stdout
+) -> None:
+    """Print what comes behind a position, until a signal ends it, or nobody reads any more."""
+    followed = _log_id(reader.path)
+    while True:
+        screen.pause(_LOOK)
+        try:
+            position = _print_rest(reader, position, wanted, printer)
+        except (NoJournal, NotAJournal):
+            gone = True
+        else:
+            gone = followed != _log_id(reader.path, followed)
+        printer.flush()
+        if gone:
+            line = f"{reader.path} was moved or removed while it was followed"
+            raise CommandFailed(Status.CONFIGURATION, line)
+
+
+def _log_id(path: str, unknown: bytes = b"") -> bytes:
+    """Return what tells the journal that is at a path from all others."""
+    with suppress(OSError, IndexError), Segment(path, list_segments(path)[-1]) as newest:
+        return newest.header.id if newest.header is not None else unknown
+    return unknown
+
+
+def _backwards(reader: Reader, last: int, wanted: Filter) -> Iterator[_Part]:
     """Give the newest first, from windows of positions; a batch may come in pieces."""
-    before, window = journal.last, 1
-    while before > journal.trimmed:
-        after = max(journal.trimmed, before - window)
-        nbytes = 1
-        items: list[_Item] = []
-        for record in _records(journal, after, before):
+    floor, before, window = reader.trimmed, last, 1
+    while before > floor:
+        after = max(floor, before - window)
+        nbytes, begin = 1, before + 1
+        parts: list[_Part] = []
+        for record in _records(reader, after, before):
+            begin = min(begin, first_of(record))
             nbytes += record.entry.nbytes
             if wanted(record.entry):
-                items += _items(record)
-        yield from (item for item in reversed(items) if item.position <= before)
+                parts += _parts(record)
+        for part in reversed(parts):
+            if part.position <= before:
+                yield part.cut(0, min(part.size, before + 1 - part.position))
+        if begin > after + 1:  # then all before it is gone, too
+            return tell_trimmed(floor + 1, begin - 1)
         before, window = after, max(1, min(2 * window, window * _WINDOW // nbytes))
+    return None
 
 
-def _records(journal: Journal, after: int, until: int) -> Iterator[Record]:
+def _records(reader: Reader, after: int, until: int) -> Iterator[Record]:
     """Give what holds the positions from ``after`` to ``until``; a batch may go beyond."""
     while after < until:
-        for record in journal.read(after):
+        records = reader.read(after)
+        for record in records:
+            if first_of(record) > until:
+                return
             after, entry = record
             beyond = after - until
             if beyond > 0 and entry.gone:  # nobody will count them one by one
-                record = Record(  # noqa: PLW2901 - its part
-                    until, entry._replace(length=entry.length - beyond)
+                yield record._replace(
+                    position=until, entry=entry._replace(length=entry.length - beyond)
                 )
-            yield record
+            else:
+                yield record
             if beyond >= 0:
                 return
+        if not records:
+            return
 
 
-def _items(record: Record) -> list[_Item]:
+def _parts(record: Record) -> Iterator[_Part]:
     position, entry = record
     batch = entry.batch()
+    whole = _Part(position, entry.first_seq, batch.lost, batch.raw, entry)
     if not batch:
-        return [_Item(position, entry.first_seq, batch.lost, None, entry)]
-    first = position - len(batch)
-    items = [
-        _Item(first + n, entry.first_seq + n - 1, 0, body, entry)
-        for n, body in enumerate(batch.raw, 1)
-    ]
-    items[0] = items[0]._replace(lost=batch.lost)
-    return items
+        yield whole
+        return
+    whole = whole._replace(position=first_of(record))
+    for begin in range(0, whole.size, _MOST):
+        yield whole.cut(begin, min(begin + _MOST, whole.size))
 
 
-def _reversed(items: Iterable[_Item]) -> deque[_Item]:
-    found: deque[_Item] = deque()
-    found.extendleft(items)
-    return found
+def _single(part: _Part) -> Iterator[_Part]:
+    """Give one message after the other, the last first."""
+    return (part.cut(index, index + 1) for index in reversed(range(part.size)))
+
+
+def _last(backwards: Iterator[_Part], count: int) -> Iterator[_Part]:
+    """Give the newest ``count`` messages, the oldest first."""
+    found: list[_Part] = []
+    while count > 0 and (part := next(backwards, None)) is not None:
+        found.append(part.cut(max(0, part.size - count), part.size))
+        count -= part.size
+    return reversed(found)
 
 
 # -- printing -----------------------------------------------------------------------------------
 
 
-def _print(screen: Stdout, lines: Iterable[bytes]) -> None:
-    waiting: list[bytes] = []
-    size = 0
-    try:
-        for line in lines:
-            waiting.append(line)
-            size += len(line)
-            if size >= _WRITE:
-                data = b"".join(waiting)
-                waiting, size = [], 0
-                screen.write(data)
-    except JournalError:  # what comes before the damage is good
-        screen.write(b"".join(waiting))
-        raise
-    screen.write(b"".join(waiting))
+class _Printer:
+    """Prints in one format, much at once; at its end, what is left, also before a damage."""
+
+    def __init__(self, screen: Stdout, form: Callable[[_Part], bytes]) -> None:
+        self._screen = screen
+        self._form = form
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def print(self, parts: Iterable[_Part]) -> None:
+        """Print messages, sooner or later."""
+        for part in parts:
+            text = self._form(part)
+            self._waiting.append(text)
+            self._size += len(text)
+            if self._size >= _WRITE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Print what waits."""
+        text = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        self._screen.write(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or isinstance(error, JournalError):
+            self.flush()
 
 
-def _short(item: _Item) -> bytes:
-    entry = item.entry
+def _short(part: _Part) -> bytes:
+    entry = part.entry
     label = printable(entry.producer.label) if entry.producer is not None else ""
     pid = "?" if entry.peer.pid is None else entry.peer.pid
     head = f"{local_time(entry.received_at) or '-'} {label or '-'}[{pid}]: "
-    text = f"{head}-- {plural(item.lost, 'message')} lost --\n" if item.lost else ""
-    if item.body is not None:
-        text += f"{head}{printable(item.body.decode('utf-8', 'backslashreplace'))}\n"
-    return text.encode("utf-8", "backslashreplace")
+    texts = [body.decode("utf-8", "backslashreplace") for body in part.bodies]
+    if not "".join(texts).isprintable():
+        texts = [*map(printable, texts)]
+    if part.lost:
+        texts.insert(0, f"-- {plural(part.lost, 'message')} lost --")
+    lines = [f"\n{head}".join(texts), "\n"]
+    return "".join([head, *lines] if texts else []).encode("utf-8", "backslashreplace")
 
 
-def _json(item: _Item) -> bytes:
-    entry = item.entry
-    head = origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]
-    losing = f',"lost":{item.lost}' if item.lost else ""
-    body = "" if item.body is None else f",{content(item.body)}"
-    line = f'{{"position":{item.position},{head},"seq":{item.seq}{losing}{body}}}\n'
-    return line.encode()
+def _json(part: _Part) -> bytes:
+    entry = part.entry
+    head = f',{origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]},"seq":'
+    losing = f',"lost":{part.lost}' if part.lost else ""
+    if not part.bodies:
+        return f'{{"position":{part.position}{head}{part.seq}{losing}}}\n'.encode()
+    lines: list[str] = []
+    ahead = part.seq - part.position
+    for position, body in enumerate(part.bodies, part.position):
+        lines.append(f'{{"position":{position}{head}{position + ahead}{losing},{content(body)}}}\n')
+        losing = ""
+    return "".join(lines).encode()
 
 
-def _text(item: _Item) -> bytes:
-    return _raw(item) + b"\n"
+def _text(part: _Part) -> bytes:
+    return b"\n".join([*part.bodies, b""])
 
 
-def _hex(item: _Item) -> bytes:
-    return hexlify(_raw(item)) + b"\n"
+def _hex(part: _Part) -> bytes:
+    return b"\n".join([*map(hexlify, part.bodies), b""])
 
 
-def _raw(item: _Item) -> bytes:
-    return item.body or b""
+def _raw(part: _Part) -> bytes:
+    return b"".join(part.bodies)
 
 
 _FORMATS: Final = {"short": _short, "text": _text, "json": _json, "hex": _hex, "raw": _raw}

@@ -42,11 +42,10 @@ Examples:
   mpsr recv app.sock -0 | xargs -0 -n1 echo
   mpsr recv /run/app.sock --mode 660 --group www-data
   mpsr recv @app --type dgram
-  mpsr recv app.sock --journal app.db
+  mpsr recv app.sock --journal events.journal
 
 A message is acknowledged to its producer once it is printed; with --journal, once it is on the
-disk. Ctrl-C prints what has arrived
-and ends; a second Ctrl-C ends at once.
+disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 """
 
 
@@ -115,9 +114,10 @@ and ends; a second Ctrl-C ends at once.
 )
 @click.option(
     "--journal",
-    metavar="FILE",
-    help="Commit messages to FILE before they are acknowledged, and print them from there: what "
-    "was not printed when it ends, or is killed, is printed by the next one. See mpsr log.",
+    metavar="DIR",
+    help="Commit messages to the directory DIR, which is made if it is missing, before they are "
+    "acknowledged, and print them from there: what was not printed when it ends, or is killed, is "
+    "printed by the next one. See mpsr log.",
 )
 @click.option(
     "--journal-limit",

@@ -38,7 +38,7 @@ Examples:
   mpsr send app.sock --whole < report.json
   mpsr send /dev/log --type dgram "<13>hello"
   mpsr send server.sock --framing lines "for a foreign server"
-  mpsr send app.sock --spool unsent.db "safe, also while no receiver is there"
+  mpsr send app.sock --spool unsent.spool "safe, also while no receiver is there"
 
 Lines leave as they come. It ends well once the receiver has accepted every message.
 """
@@ -86,9 +86,10 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
 )
 @click.option(
     "--spool",
-    metavar="FILE",
-    help="Keep in FILE what no receiver has accepted yet; the next run sends it first. No receiver "
-    "need be there: it ends well once every message is accepted or safe in FILE.",
+    metavar="DIR",
+    help="Keep in the directory DIR, which is made if it is missing, what no receiver has accepted "
+    "yet; the next run sends it first. No receiver need be there: it ends well once every message "
+    "is accepted or safe in DIR.",
 )
 @click.option(
     "--receiver-uid",

@@ -81,15 +81,29 @@ class Stdout:
                 line = f"stdout cannot be written: {exc.strerror}; make room, or write elsewhere"
                 raise CommandFailed(Status.IO, line) from exc
 
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until the last reader has gone."""
+        poll = select.poll()
+        if self._has_reader:
+            poll.register(self._descriptor, 0)  # errors and hang-ups are told unasked
+        if poll.poll(seconds * 1000):
+            self.deserted = True
+            raise CommandFailed(Status.STDOUT_CLOSED)
+
     def watch(self, stop: Callable[[], None]) -> None:
         """Call ``stop``, in another thread, once the last reader has gone.
 
         A write would tell, too, but only with the next message: ``mpsr recv … | head -1`` is to
         end with the first.
         """
-        mode = os.fstat(self._descriptor).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        if self._has_reader:
             start_thread(partial(self._wait_until_deserted, stop), name="watch the output")
+
+    @property
+    def _has_reader(self) -> bool:
+        """Whether it is something that a reader can leave."""
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def _wait_until_deserted(self, stop: Callable[[], None]) -> None:
         poll = select.poll()

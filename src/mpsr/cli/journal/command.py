@@ -9,29 +9,32 @@ import click
 
 from mpsr.cli.journal import rescue
 from mpsr.cli.journal.progress import shown
-from mpsr.cli.journal.report import as_json, as_text
-from mpsr.cli.journal.tally import Tally
+from mpsr.cli.journal.report import Survey, as_json, as_text
+from mpsr.cli.journal.tally import Tally, missing_text
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import JournalDamaged
-from mpsr.journal import Journal
-from mpsr.salvage import Salvage
+from mpsr.cli.trimmed import first_of, tell_trimmed
+from mpsr.store.journal import Journal
+from mpsr.store.reader import Reader
+from mpsr.store.salvage import Salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpsr.journal import Record
+    from mpsr.store.records import Record
 
 _HELP: Final = """\
-Look after the FILE of a journal or spool, while no process uses it.
+Look after DIR, a journal or a spool.
 
 \b
 Examples:
-  mpsr journal verify events.db
-  mpsr journal stats events.db
-  mpsr journal trim events.db --drop archive
-  mpsr journal salvage events.db.damaged-20260301T120000
+  mpsr journal verify events.journal
+  mpsr journal stats events.journal
+  mpsr journal trim events.journal --drop archive
+  mpsr journal salvage events.journal.damaged-20260301T120000
+
+DIR may be in use, and be read-only; but trim takes one that no process uses.
 """
 _EPILOG: Final = "Exit statuses: see mpsr --help."
 
@@ -42,123 +45,125 @@ def journal() -> None:
 
 
 @journal.command(epilog=_EPILOG)
-@click.argument("file")
-def verify(file: str) -> Status:
+@click.argument("directory", metavar="DIR")
+def verify(directory: str) -> Status:
     """Read all of a journal, and tell whether it is whole (exit 65 if it is not)."""
     screen = Stdout()
-    with immediate_end():
-        try:
-            with Journal(file, create=False) as opened:
-                tally = _counted(opened, "verifying")
-                opened.check()
-                span = f", positions {opened.trimmed + 1} to {opened.last}"
-        except JournalDamaged:
-            with Salvage(file) as salvage:
-                tally = _salvaged(salvage, "verifying")
-            _show(screen, f"{file} is damaged: {tally} can be read")
-            _tell_missing(tally, salvage)
-            raise
-        _show(screen, f"{file} is whole: {tally}{span if tally.batches else ''}")
-        if tally.missing:
-            _show(screen, f"{tally.missing_text()}, as they were when it was salvaged")
+    with immediate_end(), Salvage(directory) as found:
+        tally = Tally()
+        last = found.state.last
+        with shown("verifying", found.nbytes) as advance:
+            for record in _adding(tally, found.records(torn=False), advance):
+                last = record.position
+        if tally.missing or found.doubt is not None:
+            _show(screen, f"{directory} is damaged: {tally} can be read")
+            _tell_missing(tally, found)
+            raise found.doubt or CommandFailed(
+                Status.DATA,
+                f"{found.path} is damaged; copy what can be read with: mpsr journal salvage",
+            )
+        span = f", positions {found.header.first} to {last}" if tally.batches else ""
+        _show(screen, f"{directory} is whole: {tally}{span}")
+        if tally.noted:
+            _show(screen, f"{missing_text(tally.noted)}, as they were when it was salvaged")
     return Status.OK
 
 
 @journal.command(epilog=_EPILOG)
-@click.argument("file")
+@click.argument("directory", metavar="DIR")
 @click.option("--json", "json", is_flag=True, help="Print everything as one JSON document.")
-def stats(file: str, *, json: bool) -> Status:
+def stats(directory: str, *, json: bool) -> Status:
     """Tell what a journal holds: of whom, since when, and how far its readers are."""
     screen = Stdout()
-    with immediate_end(), Journal(file, create=False) as opened:
-        tally = _counted(opened, "counting")
-        screen.write((as_json if json else as_text)(opened, tally).encode())
+    with immediate_end(), Reader(directory) as reader:
+        state, trimmed, used = reader.recover().state, reader.trimmed, reader.used
+        tally = Tally()
+        with shown("counting", used) as advance:
+            for _ in _adding(tally, _records(reader, trimmed, state.last), advance):
+                pass
+        survey = Survey(reader.path, used, trimmed, state, tally)
+        screen.write((as_json if json else as_text)(survey).encode())
     return Status.OK
 
 
 @journal.command(epilog=_EPILOG)
-@click.argument("file")
+@click.argument("directory", metavar="DIR")
 @click.option(
     "--drop",
     multiple=True,
     metavar="CURSOR",
     help="First remove the cursor of this name: its reader will not come back.",
 )
-def trim(file: str, drop: tuple[str, ...]) -> Status:
-    """Remove what all readers of a journal are done with; its file keeps its size.
+def trim(directory: str, drop: tuple[str, ...]) -> Status:
+    """Remove what all readers of a journal are done with.
 
-    A running receiver does so by itself. The room is used for what comes next.
+    Only whole segments go: something that all are done with may stay. A running receiver trims by
+    itself, and while it runs, this is refused (exit 75).
     """
     screen = Stdout()
-    with immediate_end(), Journal(file, create=False) as opened:
-        unknown = [name for name in drop if name not in opened.cursors()]
-        if unknown:
-            known = ", ".join(map(repr, opened.cursors())) or "none"
-            line = f"{file} has no cursor {unknown[0]!r}; there are: {known}"
-            raise CommandFailed(Status.CONFIGURATION, line)
-        for name in drop:
-            opened.drop(name)
-        before, used = opened.trimmed, opened.used
-        with shown("trimming", used) as advance:
-            while opened.trim():
-                advance(used - opened.used)
-                used = opened.used
+    with immediate_end():
+        with Journal(directory, create=False, use=None) as opened:
+            unknown = [name for name in drop if name not in opened.cursors()]
+            if unknown:
+                known = ", ".join(map(repr, opened.cursors())) or "none"
+                line = f"{directory} has no cursor {unknown[0]!r}; there are: {known}"
+                raise CommandFailed(Status.CONFIGURATION, line)
+            for name in drop:
+                opened.drop(name)
+            before, used = opened.trimmed, opened.used
+            with shown("trimming", used) as advance:
+                while opened.trim():
+                    advance(used - opened.used)
+                    used = opened.used
         trimmed = plural(opened.trimmed - before, "position")
         left = opened.last - opened.trimmed
-        _show(screen, f"trimmed {trimmed}; {left} left, {opened.used} bytes in use")
+        _show(screen, f"trimmed {trimmed}; {left} left, {opened.used} bytes on the disk")
         if left and not opened.cursors():
-            say(f"{file} has no cursor: nobody has said what may be trimmed")
+            say(f"{directory} has no cursor: nobody has said what may be trimmed")
     return Status.OK
 
 
 @journal.command(epilog=_EPILOG)
-@click.argument("file")
-@click.option("--output", metavar="PATH", help="The new journal.  [default: FILE.salvaged]")
-def salvage(file: str, output: str | None) -> Status:
+@click.argument("directory", metavar="DIR")
+@click.option("--output", metavar="PATH", help="The new journal.  [default: DIR.salvaged]")
+def salvage(directory: str, output: str | None) -> Status:
     """Copy what can be read of a damaged journal into a new one (exit 65 if nothing can).
 
-    FILE stays as it is. Messages keep their positions, cursors theirs, and the receiver goes on
-    knowing its producers; what is missing, readers see as lost.
+    DIR stays as it is, and may be in use. Messages keep their positions, cursors theirs, and the
+    receiver goes on knowing its producers; what is missing, readers see as lost.
     """
     screen = Stdout()
-    output = output or f"{file}.salvaged"
+    output = output or f"{_name_of(directory)}.salvaged"
     if os.path.lexists(output):
         raise CommandFailed(
             Status.CONFIGURATION, f"{output} is there already; remove it, or choose --output"
         )
-    with immediate_end(), Salvage(file) as found:
+    with immediate_end(), Salvage(directory) as found:
+        if not found.header.id:
+            line = f"nothing in {directory} can be read: no journal is made"
+            raise CommandFailed(Status.DATA, line)
         tally = Tally()
         with shown("salvaging", found.nbytes) as advance:
-            records = _adding(tally, found.records(), advance)
-            rescue.write(found, records, output)
-        if not (tally.batches or found.cursors or found.tracks or found.values):
-            os.unlink(output)
-            raise CommandFailed(Status.DATA, f"nothing in {file} can be read: no journal is made")
+            rescue.write(found, _adding(tally, rescue.to_save(found), advance), output)
         _show(screen, f"saved {tally} to {output}")
         _tell_missing(tally, found)
     return Status.OK
 
 
-def _counted(opened: Journal, doing: str) -> Tally:
-    tally = Tally()
-    with shown(doing, opened.used) as advance:
-        for _ in _adding(tally, _records(opened), advance):
-            pass
-    return tally
+def _name_of(directory: str) -> str:
+    """Return a path that something can be appended to."""
+    name = directory.rstrip("/")
+    return os.path.realpath(directory) if os.path.basename(name) in {"", ".", ".."} else name
 
 
-def _salvaged(found: Salvage, doing: str) -> Tally:
-    tally = Tally()
-    with shown(doing, found.nbytes) as advance:
-        for _ in _adding(tally, found.records(), advance):
-            pass
-    return tally
-
-
-def _records(opened: Journal) -> Iterator[Record]:
-    position = opened.trimmed
-    while records := opened.read(position):
-        yield from records
+def _records(reader: Reader, position: int, until: int) -> Iterator[Record]:
+    """Give what is behind a position, up to another: no journal in use keeps this busy for ever."""
+    while position < until and (records := reader.read(position)):
+        tell_trimmed(position + 1, min(until, first_of(records[0]) - 1))
+        for record in records:
+            if record.position > until:
+                return
+            yield record
         position = records[-1].position
 
 
@@ -173,13 +178,11 @@ def _adding(
 
 def _tell_missing(tally: Tally, found: Salvage) -> None:
     if tally.missing:
-        say(tally.missing_text())
-    if found.last is None:
-        say("how far it went cannot be read: messages may be missing at its ends")
-    if not found.complete:
+        say(missing_text(tally.missing))
+    if found.doubt is not None:
         say(
-            "not all that it knew of readers and producers can be read: some may come or be sent "
-            "once more"
+            "not all that it knew of readers and producers can be read, nor how far it went: "
+            "messages may be missing at its end, and some may come or be sent once more"
         )
 
 

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpsr.cli.formats import local_time
+from mpsr.cli.journal.tally import missing_text
 from mpsr.cli.stdio import printable
 
 if TYPE_CHECKING:
     from mpsr.cli.journal.tally import Tally
-    from mpsr.journal import Journal
+    from mpsr.store.state import State
 
 
-def as_text(journal: Journal, tally: Tally) -> str:
+class Survey(NamedTuple):
+    """A journal at one moment."""
+
+    path: str
+    used: int
+    """Bytes that it takes on the disk."""
+    trimmed: int
+    """The position up to which everything is gone."""
+    state: State
+    tally: Tally
+
+
+def as_text(survey: Survey) -> str:
     """Return a few lines."""
-    first, last = journal.trimmed + 1, journal.last
+    path, used, trimmed, state, tally = survey
     lines = [
-        ("file", f"{printable(journal.path)}, {journal.used:,} bytes in use"),
+        ("journal", f"{printable(path)}, {used:,} bytes on the disk"),
         ("messages", f"{tally}, {tally.total.nbytes:,} bytes"),
     ]
-    if first <= last:
-        lines.append(("positions", f"{first:,} to {last:,}"))
+    if trimmed < state.last:
+        lines.append(("positions", f"{trimmed + 1:,} to {state.last:,}"))
     if tally.first:
         lines.append(("received", f"{local_time(tally.first)} to {local_time(tally.last)}"))
     if tally.lost:
         lines.append(("lost", f"{tally.lost:,}, as the producers reported"))
-    if tally.missing:
-        lines.append(("missing", tally.missing_text()))
-    for name, position in sorted(journal.cursors().items()):
-        lines.append(("cursor", f"{printable(name)} at {position:,}, {last - position:,} behind"))
+    if tally.noted:
+        lines.append(("missing", missing_text(tally.noted)))
+    for name, position in sorted(state.cursors.items()):
+        behind = f"{state.last - position:,} behind"
+        lines.append(("cursor", f"{printable(name)} at {position:,}, {behind}"))
     for (uid, producer), count in tally.by_producer.items():
         who = (
             "others"
@@ -39,25 +53,26 @@ def as_text(journal: Journal, tally: Tally) -> str:
         by = "an unknown user" if uid is None else f"uid {uid}"
         held = f"{count.messages:,} messages, {count.nbytes:,} bytes"
         lines.append(("producer", f"{who} of {by}: {held}"))
-    lines.append(("known", f"{len(journal.tracks()):,} producers, by their sequence numbers"))
+    lines.append(("known", f"{len(state.producers):,} producers, by their sequence numbers"))
     return "".join(f"{what:<11} {text}\n" for what, text in lines)
 
 
-def as_json(journal: Journal, tally: Tally) -> str:
+def as_json(survey: Survey) -> str:
     """Return one document."""
+    path, used, trimmed, state, tally = survey
     document = {
-        "path": journal.path,
-        "used_bytes": journal.used,
-        "trimmed": journal.trimmed,
-        "last": journal.last,
+        "path": path,
+        "used_bytes": used,
+        "trimmed": trimmed,
+        "last": state.last,
         "batches": tally.batches,
         "messages": tally.total.messages,
         "bytes": tally.total.nbytes,
         "lost": tally.lost,
-        "missing": tally.missing,
+        "missing": tally.noted,
         "first_received": local_time(tally.first),
         "last_received": local_time(tally.last),
-        "cursors": journal.cursors(),
+        "cursors": state.cursors,
         "producers": [
             {
                 "uid": uid,
@@ -68,6 +83,6 @@ def as_json(journal: Journal, tally: Tally) -> str:
             }
             for (uid, producer), count in tally.by_producer.items()
         ],
-        "known_producers": len(journal.tracks()),
+        "known_producers": len(state.producers),
     }
     return json.dumps(document, indent=2) + "\n"

@@ -3,48 +3,67 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from mpsr.journal import Entry, Journal
+from mpsr import lockfile
+from mpsr.errors import JournalError, JournalInUse
 from mpsr.limits import GROUP_SIZE, JOURNAL_LIMIT, MIB
+from mpsr.store import faults, files
+from mpsr.store.journal import Journal
+from mpsr.store.reader import Reader
+from mpsr.store.recovery import LOCK, find_segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mpsr.journal import Record
-    from mpsr.salvage import Salvage
+    from mpsr.store.records import Record
+    from mpsr.store.salvage import Salvage
 
 _GROUP_ROWS: Final = 1000
 
 
-def write(salvage: Salvage, records: Iterable[Record], path: str) -> None:
+def to_save(found: Salvage) -> Iterator[Record]:
+    """Give all that can be read, and no more than that of a journal in use as it was surveyed.
+
+    What is behind its end otherwise is of a write that was torn, or damaged.
+    """
+    last = found.state.last
+    checked = False
+    for record in found.records():
+        if record.position > last and not checked:
+            if _end_of(found.path) > last:
+                return
+            checked = True
+        yield record
+
+
+def _end_of(path: str) -> int:
+    with suppress(JournalError), Reader(path) as reader:
+        return reader.recover().state.last
+    return 0
+
+
+def write(found: Salvage, records: Iterable[Record], path: str) -> None:
     """Make a journal of the records, each at its position, and of what is known beside them.
 
     There is nothing at the path unless it is all there.
     """
+    state = found.state
+    limit = max(JOURNAL_LIMIT, 2 * found.nbytes + 64 * MIB)
     with _unfinished(path) as unfinished:
-        limit = max(JOURNAL_LIMIT, 2 * salvage.nbytes + 64 * MIB)
-        with Journal(unfinished, limit=limit) as journal:
+        with Journal(unfinished, limit=limit, use=None, begin=found.header) as journal:
             for group in _groups(records):
-                if not journal.last and salvage.trimmed:
-                    _begin_after(journal, salvage.trimmed)
                 journal.append([record.entry for record in group])
-            journal.append([], salvage.tracks)
-            for key, value in salvage.values.items():
-                journal.put(key, value)
-            for name, position in salvage.cursors.items():
+            for name, position in state.cursors.items():
                 within = max(position, journal.cursor(name))
                 journal.move(name, min(within, journal.last))
-
-
-def _begin_after(journal: Journal, position: int) -> None:
-    """Let an empty journal begin behind a position, as if all up to it had been trimmed."""
-    journal.append([Entry(b"", position, 0)])
-    journal.cursor("salvage")
-    journal.move("salvage", position)
-    journal.trim()
-    journal.drop("salvage")
+            forget = {each.key for each in journal.producers()} - state.producers.keys()
+            journal.append([], producers=state.producers.values(), forget=forget)
+        with faults.translating("make", path):
+            files.rename(unfinished, path)
+            files.sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -52,26 +71,39 @@ def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
     size = 0
     for record in records:
         group.append(record)
-        size += record.entry.nbytes
+        size += memoryview(record.entry.payload).nbytes
         if size >= GROUP_SIZE or len(group) >= _GROUP_ROWS:
             yield group
             group, size = [], 0
-    yield group
+    if group:
+        yield group
 
 
 @contextmanager
 def _unfinished(path: str) -> Iterator[str]:
-    """Give a path beside; what is there afterwards is moved, or removed after a failure."""
+    """Give a path beside, where nothing is; what is left there after a failure is removed."""
     beside = f"{path}.unfinished"
+    _remove_journal(beside)
     try:
-        _remove(beside)
         yield beside
-        os.rename(beside, path)
-    finally:
-        _remove(beside)
+    except BaseException:
+        with suppress(JournalError):
+            _remove_journal(beside)
+        raise
 
 
-def _remove(path: str) -> None:
-    for suffix in ("", "-wal", ".lock"):
-        with suppress(FileNotFoundError):
-            os.unlink(path + suffix)
+def _remove_journal(path: str) -> None:
+    """Remove a journal, if there is one that nobody has open; anything else is an error."""
+    with faults.translating("remove", path), suppress(FileNotFoundError):
+        find_segments(path)
+        try:
+            lock = lockfile.take(os.path.join(path, LOCK))
+        except lockfile.Held as exc:
+            error = f"cannot remove {path}: {exc} has it open"
+            raise JournalInUse(error, path=path, pid=exc.pid) from None
+        except lockfile.NotALock as exc:
+            raise faults.foreign(path, f"has a file of another kind: {exc}") from None
+        try:
+            shutil.rmtree(path)
+        finally:
+            lockfile.give_back(lock)

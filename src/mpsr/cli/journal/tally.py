@@ -8,7 +8,7 @@ from mpsr.cli.stdio import plural
 
 if TYPE_CHECKING:
     from mpsr.batch import ProducerIdentity
-    from mpsr.journal import Record
+    from mpsr.store.records import Record
 
 _MOST_RUNS: Final = 20  # runs of missing positions that a line names
 
@@ -34,7 +34,8 @@ class Tally:
         total: all messages.
         by_producer: those of each uid and native producer; None for all in other framings.
         lost: how many messages the producers reported as lost.
-        missing: the runs of positions, first and last, whose messages damage has taken.
+        missing: the runs of positions, first and last, that should be there and cannot be read.
+        noted: those that could not be read when the journal was copied from a damaged one.
         first, last: nanoseconds since 1970 of the earliest and latest reception; 0 if there are
             none.
 
@@ -46,16 +47,18 @@ class Tally:
         self.by_producer: dict[tuple[int | None, ProducerIdentity | None], Count] = {}
         self.lost = 0
         self.missing: list[tuple[int, int]] = []
+        self.noted: list[tuple[int, int]] = []
         self.first = self.last = 0
 
     def add(self, record: Record) -> None:
         """Count a record."""
         entry = record.entry
         if entry.gone:
+            runs = self.missing if entry.checksum is None else self.noted  # in a record of its own
             first = record.position - entry.span + 1
-            if self.missing and self.missing[-1][1] == first - 1:
-                first, _ = self.missing.pop()
-            self.missing.append((first, record.position))
+            if runs and runs[-1][1] == first - 1:
+                first, _ = runs.pop()
+            runs.append((first, record.position))
             return
         self.batches += 1
         self.lost += entry.lost
@@ -70,10 +73,11 @@ class Tally:
         batches = f"{self.batches} batch{'es' if self.batches != 1 else ''}"
         return f"{plural(self.total.messages, 'message')} in {batches}"
 
-    def missing_text(self) -> str:
-        """Return in words which positions are missing."""
-        runs = [f"{a} to {b}" if a < b else str(a) for a, b in self.missing[:_MOST_RUNS]]
-        count = sum(b - a + 1 for a, b in self.missing)
-        more = len(self.missing) - len(runs)
-        text = f"{plural(count, 'position')} missing: {', '.join(runs)}"
-        return text + (f" and {more} more runs" if more else "")
+
+def missing_text(runs: list[tuple[int, int]]) -> str:
+    """Return in words which positions are missing."""
+    named = [f"{a} to {b}" if a < b else str(a) for a, b in runs[:_MOST_RUNS]]
+    count = sum(b - a + 1 for a, b in runs)
+    more = len(runs) - len(named)
+    text = f"{plural(count, 'position')} missing: {', '.join(named)}"
+    return text + (f" and {more} more runs" if more else "")

@@ -10,4 +10,4 @@ import pytest
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """Give a path for a journal, in a directory of its own."""
-    return str(tmp_path / "events.db")
+    return str(tmp_path / "events.journal")

@@ -6,13 +6,13 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.journal import Entry
+from mpsr.store.records import Entry, Record
 from mpsr.wire.codec import pack_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mpsr.journal import Journal
+    from mpsr.store.journal import Journal
 
 PEER: Final = Peer(12, 34, 56)
 PRODUCER: Final = ProducerIdentity(b"0123456789abcdef", "a läbel")
@@ -44,15 +44,25 @@ def numbered(first: int, count: int, size: int = 0) -> Entry:
     return entry_of([body(first + n, size) for n in range(count)], first)
 
 
+def read(journal: Journal, after: int = 0, *, max_bytes: int = 1 << 20) -> list[Record]:
+    """Return what is read once, with payloads and checksums as they are appended."""
+    with journal.reader() as reader:
+        return [
+            Record(last, entry._replace(payload=bytes(entry.payload), checksum=None))
+            for last, entry in reader.read(after, max_bytes=max_bytes)
+        ]
+
+
 def read_all(journal: Journal, after: int = 0, *, max_bytes: int = 1 << 18) -> dict[int, bytes]:
     """Return every message by its position; fail if they do not follow one another."""
     found: dict[int, bytes] = {}
     position = max(after, journal.trimmed)
-    while records := journal.read(position, max_bytes=max_bytes):
-        for last, entry in records:
-            messages = list(entry.batch())
-            assert sum(map(len, messages)) == entry.nbytes
-            assert last == position + entry.span
-            found.update(enumerate(messages, position + 1))
-            position = last
+    with journal.reader() as reader:
+        while records := reader.read(position, max_bytes=max_bytes):
+            for last, entry in records:
+                messages = list(entry.batch())
+                assert sum(map(len, messages)) == entry.nbytes
+                assert last == position + entry.span
+                found.update(enumerate(messages, position + 1))
+                position = last
     return found

@@ -1,0 +1,1 @@
+"""Keep batches on the disk, in an append-only log of segments."""

@@ -1,0 +1,68 @@
+"""Say in the words of ``mpsr.errors`` what went wrong with a journal."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from mpsr.errors import (
+    JournalDamaged,
+    JournalDenied,
+    JournalError,
+    JournalFull,
+    NewerJournal,
+    NoJournal,
+    NotAJournal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BY_ERRNO: Final[dict[int | None, type[JournalError]]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), JournalFull),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), JournalDenied),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), NoJournal),
+}
+
+
+@contextmanager
+def translating(doing: str, path: str) -> Iterator[None]:
+    """Raise a JournalError for an OSError of the block."""
+    try:
+        yield
+    except OSError as exc:
+        raise of_system(doing, path, exc) from exc
+
+
+def of_system(doing: str, path: str, exc: OSError) -> JournalError:
+    """Return the error for what the system says."""
+    kind = _BY_ERRNO.get(exc.errno, JournalError)
+    why = f"cannot {doing} {path}: {exc.strerror or exc}"
+    return kind(f"{why}; it goes on once there is room" if kind is JournalFull else why, path=path)
+
+
+def damaged(path: str, why: str, position: int | None = None) -> JournalDamaged:
+    """Return the error for what is not as it was written."""
+    error = f"{path} is damaged: {why}; copy what can be read with: mpsr journal salvage"
+    return JournalDamaged(error, path=path, position=position)
+
+
+def unreadable(path: str, position: int) -> JournalDamaged:
+    """Return the error for a message that cannot be read."""
+    return damaged(path, f"position {position} cannot be read", position)
+
+
+def foreign(path: str, what: str) -> NotAJournal:
+    """Return the error for what is no journal, or another's."""
+    error = f"cannot open {path}: it {what}; it was left as it is: choose another path"
+    return NotAJournal(error, path=path)
+
+
+def newer(path: str, version: int, known: int) -> NewerJournal:
+    """Return the error for a format that is not known yet."""
+    error = (
+        f"cannot open {path}: a later version of mpsr wrote it (format {version}, this one knows "
+        f"{known}); use that, or another path"
+    )
+    return NewerJournal(error, path=path)

@@ -1,0 +1,198 @@
+"""Read a log by position, without a lock: while its owner writes, and trims, or after its end."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from mpsr.errors import JournalDamaged, NoJournal
+from mpsr.limits import MIB
+from mpsr.store import faults
+from mpsr.store.records import HEADER_SIZE, VERSION, Kind, Record, unpack_entry
+from mpsr.store.recovery import Recovery, find_segments, recover
+from mpsr.store.segments import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpsr.store.segments import Found
+
+_STRIDE: Final = MIB  # bytes of a segment between two places that are remembered
+
+
+class Reader:
+    """Reads a log. It takes no lock and changes nothing; only one thread may use it.
+
+    Args:
+        path: the directory of the log.
+        until: tells the last position that is on the disk; what comes before the first segment
+            is then missing, not trimmed. Without it, whatever is written may be read, though it
+            may not be synced yet.
+
+    Raises:
+        JournalError: it cannot be read; its subclasses say why.
+
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, until: Callable[[], int] | None = None
+    ) -> None:
+        self.path = os.path.realpath(os.fsdecode(path))
+        self._until = until
+        self._segment: Segment | None = None
+        self._id: bytes | None = None  # of the log, once a segment has told it
+        self._offset = self._next = 0  # where the last read ended, and the position there
+        self._places: dict[int, list[tuple[int, int]]] = {}  # positions and offsets, by segment
+        self._names: list[int] = []
+        self._look()
+
+    @property
+    def trimmed(self) -> int:
+        """The position up to which everything is gone, as it was when it was read last."""
+        return self._names[0] - 1
+
+    @property
+    def used(self) -> int:
+        """Bytes that the log takes on the disk."""
+        used = 0
+        with faults.translating("read", self.path), os.scandir(self.path) as files:
+            for file in files:
+                with suppress(FileNotFoundError):  # if it is trimmed
+                    used += file.stat().st_blocks * 512
+        return used
+
+    def recover(self) -> Recovery:
+        """Return what the log has come to; raise JournalDamaged where that is not sure."""
+        self._look()
+        while True:
+            newest = self._names[-1]
+            try:
+                with faults.translating("read", self.path), Segment(self.path, newest) as segment:
+                    return recover(self.path, segment)
+            except (JournalDamaged, NoJournal):
+                self._look()
+                if self._names[-1] == newest:
+                    raise  # else the owner has ended it meanwhile, and begun another
+
+    def read(self, after: int, *, max_bytes: int = MIB) -> list[Record]:
+        """Return what follows a position, in order: some records, or none at the end.
+
+        The first begins at the message after ``after``, which may be in the middle of a batch,
+        or where what is trimmed ends. ``max_bytes`` bounds the payloads, but for the last.
+
+        Raises:
+            JournalDamaged: the next record cannot be read. Those before it were.
+
+        """
+        until = None if self._until is None else self._until()
+        self._look()
+        start = max(after + 1, self._names[0])
+        if until is not None:
+            if start > until:
+                return []
+            if start > after + 1:  # a cursor keeps all behind it from being trimmed
+                raise faults.unreadable(self.path, after + 1)
+        records: list[Record] = []
+        names = self._names
+        whole: bool | None = None
+        with faults.translating("read", self.path), suppress(FileNotFoundError):  # if it is trimmed
+            whole = self._collect(records, start, until, max_bytes)
+        if whole or records:
+            return records
+        if self._look() <= start and (whole is False or self._names == names):
+            raise faults.unreadable(self.path, start)
+        return self.read(after, max_bytes=max_bytes)  # it was trimmed meanwhile
+
+    def _collect(
+        self, records: list[Record], start: int, until: int | None, max_bytes: int
+    ) -> bool:
+        """Add records up to a size, or up to the end; tell whether nothing is missing."""
+        expected, size = start, 0
+        for found in self._batches(start):
+            position = found.head.place.position
+            entry = unpack_entry(found.head, found.payload or b"")
+            ends = position + entry.span - 1
+            if ends < expected:
+                continue
+            if until is not None and ends > until:
+                break
+            if position > expected or found.payload is None:
+                return False
+            records.append(Record(ends, entry.after(max(0, start - position))))
+            self._offset, self._next = found.head.end, ends + 1
+            expected = ends + 1
+            size += found.head.length
+            if size >= max_bytes or (until is not None and expected > until):
+                return True
+        return until is None or expected > until
+
+    def close(self) -> None:
+        """Part with the files."""
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _look(self) -> int:
+        """See which segments there are; return the position that the first begins with."""
+        with faults.translating("read", self.path):
+            self._names = find_segments(self.path)
+        if not self._names:
+            raise faults.foreign(self.path, "is an empty directory")
+        return self._names[0]
+
+    def _batches(self, start: int) -> Iterator[Found]:
+        """Give the batches from one on that does not begin behind a position."""
+        segment, offset = self._seek(start)
+        while True:
+            at = bisect_right(self._names, segment.named)
+            behind = self._names[at] if at < len(self._names) else None
+            for found in segment.walk(offset, newest=behind is None):
+                place = found.head.place
+                self._id = self._id or place.id
+                if place.id != self._id:
+                    break  # a segment of another log
+                if behind is not None and place.position >= behind:
+                    break
+                if found.head.kind == Kind.BATCH:
+                    self._remember(segment, place.position, place.offset)
+                    yield found
+            if behind is None:
+                return
+            segment, offset = self._opened(behind), HEADER_SIZE
+
+    def _seek(self, start: int) -> tuple[Segment, int]:
+        segment = self._segment
+        if segment is not None and self._next == start and not segment.replaced:
+            return segment, self._offset
+        named = self._names[bisect_right(self._names, start) - 1]
+        if segment is None or segment.named != named or segment.replaced:
+            segment = self._opened(named)
+        places = self._places.get(named, [])
+        at = bisect_right(places, start, key=lambda place: place[0])
+        return segment, places[at - 1][1] if at else HEADER_SIZE
+
+    def _opened(self, named: int) -> Segment:
+        segment = Segment(self.path, named)
+        self.close()
+        self._segment = segment
+        self._offset, self._next = HEADER_SIZE, named
+        if named == self._names[-1]:
+            self._places.pop(named, None)  # it may have replaced another
+        if segment.header is not None and segment.version > VERSION:
+            raise faults.newer(self.path, segment.version, VERSION)
+        return segment
+
+    def _remember(self, segment: Segment, position: int, offset: int) -> None:
+        places = self._places.setdefault(segment.named, [])
+        if not places or offset >= places[-1][1] + _STRIDE:
+            places.append((position, offset))
