@@ -101,7 +101,7 @@ def _describe(names: set[str]) -> dict[str, dict[str, str]]:
 
 
 def _measure_case(plan: Plan, case: Case, lanes: list[Lane]) -> None:
-    repetitions = 1 if case.once else plan.repetitions
+    repetitions = case.repetitions or plan.repetitions
     if case.kind == "import":
         _measure_imports(lanes, repetitions * IMPORT_RUNS)
         return

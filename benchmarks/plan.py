@@ -24,8 +24,8 @@ class Case:
     """Messages in all; 0: as many as a run's time takes."""
     rate: float = 0.0
     holders: int = 0
-    once: bool = False
-    """Whether one repetition will do, because it takes long and varies little."""
+    repetitions: int = 0
+    """How often it is repeated; 0: as often as the plan says."""
 
     def spec(self, kind: Kind, peer: str, interface: Interface, count: int) -> Spec:
         """Return what one run of one lane does."""
@@ -85,6 +85,7 @@ HUGE_LANES: Final[Lanes] = {
 }
 CORE_LANES: Final[Lanes] = {"message": ("mpsr", "tokio", "pyzmq"), "batch": ("mpsr", "tokio")}
 DISK_LANES: Final[Lanes] = {"bytes": ("file", "mpsr's journal")}
+READING_LANES: Final[Lanes] = {"bytes": ("mpsr's journal, read",)}
 LATENCY_LANES: Final[Lanes] = {
     "message": (
         "mpsr",
@@ -105,6 +106,7 @@ IMPORT_LANES: Final[Lanes] = {
 }
 
 SIZES: Final = {"16B": 16, "100B": 100, "1000B": 1000, "64kB": 64_000, "16MB": 16_000_000}
+GIB: Final = 1024**3
 CROWDS: Final = (1, 10, 100, 1000)  # producers that share the same total work
 
 
@@ -119,7 +121,9 @@ def plan(effort: Effort) -> Plan:
         _throughput("16MB", 4, HUGE_LANES),
         _throughput("100B", 1, CORE_LANES),
         _throughput("100B", 64, CORE_LANES),
-        Case("disk", "throughput", 100, 1, DISK_LANES, {"quick": 1_000_000}.get(effort, 4_000_000)),
+        _disk("100B", effort),
+        _disk("64kB", effort),
+        Case("reading", "throughput", 100, 1, READING_LANES, GIB // 100, repetitions=1),
         _latency(producers=1, seconds=3 * seconds),
         _idle(1000),
         _idle(10_000),
@@ -141,6 +145,15 @@ def _throughput(size: str, producers: int, lanes: Lanes) -> Case:
     return Case(f"{size}-{producers}p", "throughput", SIZES[size], producers, lanes)
 
 
+def _disk(size: str, effort: Effort) -> Case:
+    """Short rounds, many of them: a disk is slow and fast by turns."""
+    nbytes, repetitions = {"quick": (64_000_000, 5)}.get(effort, (256_000_000, 9))
+    count = nbytes // SIZES[size]
+    return Case(
+        f"disk-{size}", "throughput", SIZES[size], 1, DISK_LANES, count, repetitions=repetitions
+    )
+
+
 def _latency(*, producers: int, seconds: float) -> Case:
     rate = 2000.0
     return Case(
@@ -151,7 +164,7 @@ def _latency(*, producers: int, seconds: float) -> Case:
 def _idle(connections: int) -> Case:
     """Four processes hold the connections; now and then one of them says something."""
     return Case(
-        f"idle-{connections}", "idle", 100, connections, IDLE_LANES, 400, 200.0, 4, once=True
+        f"idle-{connections}", "idle", 100, connections, IDLE_LANES, 400, 200.0, 4, repetitions=1
     )
 
 
@@ -169,7 +182,14 @@ def _with_every_lane(case: Case) -> Case:
 def _for_the_bars(case: Case) -> Case:
     """Leave only the peers that a bar is measured against."""
     wanted = {
-        *("mpsr", "mpsr, pure Python", "mpsr, journal", "mpsr's journal", "file"),
+        *(
+            "mpsr",
+            "mpsr, pure Python",
+            "mpsr, journal",
+            "mpsr's journal",
+            "mpsr's journal, read",
+            "file",
+        ),
         *("raw socket", "tokio", "pyzmq", "multiprocessing.Queue"),
     }
     lanes: Lanes = {

@@ -99,11 +99,12 @@ def title(case: CaseResult) -> str:
             return f"Memory with {case['producers']:,} idle connections"
         case "import":
             return "Time to import"
-    if case["name"] == "disk":
-        return f"{size}, to the disk in groups of 1 MiB, each synced"
-    if case["name"].startswith("crowd"):
-        return f"{size}, the same work from {producers}"
-    return f"{size}, {producers}"
+    what = {
+        "disk": "to the disk in groups of 1 MiB, each synced",
+        "reading": "read back from a journal of 1 GiB",
+        "crowd": f"the same work from {producers}",
+    }
+    return f"{size}, {what.get(case['name'].partition('-')[0], producers)}"
 
 
 def throughput_table(case: CaseResult) -> str:

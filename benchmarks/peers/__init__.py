@@ -22,6 +22,7 @@ PEERS: Final = {
     "mpsr, pure Python": Entry("ours", "Mpsr", {"MPSR_SPEEDUPS": "off"}),
     "mpsr, journal": Entry("durable", "Journaled", {}),
     "mpsr's journal": Entry("durable", "Store", {}),
+    "mpsr's journal, read": Entry("durable", "Reading", {}),
     "file": Entry("durable", "File", {}),
     "raw socket": Entry("raw", "RawSocket", {}),
     "tokio": Entry("tokio", "Tokio", {}),

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from tempfile import TemporaryDirectory
 from time import monotonic_ns
 from typing import Any, Final
+from zlib import crc32
 
 import mpsr
 from benchmarks.peers.base import Peer
@@ -16,21 +17,25 @@ from benchmarks.results import ROOT
 from benchmarks.sink import Sink
 from benchmarks.spec import Spec
 from benchmarks.work import Work, cpu_seconds
-from mpsr.journal import Entry, Journal
+from mpsr.store.journal import Journal
+from mpsr.store.reader import Reader
+from mpsr.store.records import Entry
 from mpsr.wire.codec import pack_batch
 from mpsr.wire.frames import HEADER
 
 GROUP: Final = 1_048_576  # bytes written, then synced, at once
-BATCH: Final = 1000  # messages
-MESSAGES: Final = 50_000  # distinct ones: a few groups
+BATCH: Final = 262_144  # bytes of a batch, at most,
+MESSAGES: Final = 1000  # and messages
+GROUPS: Final = 5  # distinct ones
+LIMIT: Final = 4 * 1024**3  # bytes that a journal may take
 
 
 class Journaled(Mpsr):
     """The same, through a journal: acknowledged once it is on the disk, handed out after."""
 
     settings = (
-        "as mpsr, with a journal of 1 GiB on the disk of the checkout: one commit about every "
-        "5 ms or MiB, synced before it is acknowledged"
+        "as mpsr, with a journal of 1 GiB on the disk of the checkout: what came within a "
+        "millisecond, or 4 MiB, is written and synced before it is acknowledged"
     )
 
     def __init__(self, spec: Spec, folder: str) -> None:
@@ -38,7 +43,7 @@ class Journaled(Mpsr):
         self._disk = TemporaryDirectory(prefix=".bench-", dir=ROOT)
 
     def receive(self, sink: Sink) -> None:
-        journal = os.path.join(self._disk.name, "journal.db")
+        journal = os.path.join(self._disk.name, "events.journal")
         with self._disk, mpsr.Receiver(self.path, journal=journal) as receiver:
             if self.spec.interface == "message":
                 sink.pull(receiver)
@@ -46,8 +51,8 @@ class Journaled(Mpsr):
                 sink.pull_batches(receiver.batches())
 
 
-class _Writer(Peer):
-    """Writes groups of batches, by itself, and syncs each."""
+class _Disk(Peer):
+    """Works on the disk, by itself."""
 
     def produce(self, work: Work) -> None:
         raise NotImplementedError
@@ -57,32 +62,56 @@ class _Writer(Peer):
 
     @classmethod
     def measure(cls, spec: Spec, folder: str) -> dict[str, Any]:  # noqa: ARG003 - not on the disk
-        messages = [b"%08d" % index + b"x" * (spec.size - 8) for index in range(MESSAGES)]
-        batches = [
-            pack_batch(messages[at : at + BATCH], at)[HEADER.size :]
-            for at in range(0, MESSAGES, BATCH)
-        ]
-        each = max(1, GROUP // len(batches[0]))
-        groups = [batches[at : at + each] for at in range(0, len(batches), each)]
-        count = max(1, spec.total // (each * BATCH))
         with TemporaryDirectory(prefix=".bench-", dir=ROOT) as disk:
-            cpu, began, nbytes = cpu_seconds(), monotonic_ns(), 0
-            write, close = cls.open(os.path.join(disk, "file"))
-            for group in islice(cycle(groups), count):
-                write(group)
-                nbytes += sum(map(len, group))
-            seconds = (monotonic_ns() - began) / 1e9
-            close()
+            return cls.work(spec, os.path.join(disk, "file"))
+
+    @classmethod
+    def work(cls, spec: Spec, path: str) -> dict[str, Any]:
+        """Do the work; return its figures."""
+        raise NotImplementedError
+
+
+def groups_of(spec: Spec) -> list[list[Entry]]:
+    """Return a few groups of batches, with their checksums."""
+    count = max(1, min(MESSAGES, BATCH // spec.size))
+    each = max(1, GROUP // (count * spec.size))
+    messages = [b"%08d" % index + b"x" * (spec.size - 8) for index in range(count)]
+    groups = []
+    for _ in range(GROUPS):
+        payloads = [pack_batch(messages, 0)[HEADER.size :] for _ in range(each)]
+        groups.append(
+            [
+                Entry(payload, count, count * spec.size, checksum=crc32(payload))
+                for payload in payloads
+            ]
+        )
+    return groups
+
+
+class _Writer(_Disk):
+    """Writes groups of batches, and syncs each."""
+
+    @classmethod
+    def work(cls, spec: Spec, path: str) -> dict[str, Any]:
+        groups = groups_of(spec)
+        group_messages = sum(entry.length for entry in groups[0])
+        count = max(1, spec.total // group_messages)
+        write, close = cls.open(path)
+        cpu, began = cpu_seconds(), monotonic_ns()
+        for group in islice(cycle(groups), count):
+            write(group)
+        seconds = (monotonic_ns() - began) / 1e9
+        close()
         return {
             "seconds": seconds,
-            "messages": nbytes // (len(batches[0]) // BATCH),
-            "nbytes": nbytes,
+            "messages": count * group_messages,
+            "nbytes": count * group_messages * spec.size,
             "producer_cpu": 0.0,
             "receiver_cpu": cpu_seconds() - cpu,
         }
 
     @staticmethod
-    def open(path: str) -> tuple[Callable[[Sequence[bytes]], object], Callable[[], object]]:
+    def open(path: str) -> tuple[Callable[[Sequence[Entry]], object], Callable[[], object]]:
         """Return what writes a group, and what ends it."""
         raise NotImplementedError
 
@@ -90,15 +119,17 @@ class _Writer(Peer):
 class Store(_Writer):
     """mpsr's journal, without sockets."""
 
-    settings = "one row a batch of 1,000 messages, one commit a group of 1 MiB, as the receiver"
+    settings = (
+        "groups of 1 MiB of batches (of 1,000 messages, or 256 KiB); their checksums, which a "
+        "receiver makes while the group before syncs, are made beforehand; a cursor follows"
+    )
 
     @staticmethod
-    def open(path: str) -> tuple[Callable[[Sequence[bytes]], object], Callable[[], object]]:
+    def open(path: str) -> tuple[Callable[[Sequence[Entry]], object], Callable[[], object]]:
         journal = Journal(path)
 
-        def write(group: Sequence[bytes]) -> None:
-            entries = [Entry(payload, BATCH, len(payload)) for payload in group]
-            journal.move("reader", journal.append(entries)[-1])
+        def write(group: Sequence[Entry]) -> None:
+            journal.move("reader", journal.append(group)[-1])
 
         return write, journal.close
 
@@ -106,14 +137,48 @@ class Store(_Writer):
 class File(_Writer):
     """The least that makes bytes durable."""
 
-    settings = "the same bytes appended to a file, `fdatasync` after each group of 1 MiB"
+    settings = "the same batches appended to a file, `fdatasync` after each group of 1 MiB"
 
     @staticmethod
-    def open(path: str) -> tuple[Callable[[Sequence[bytes]], object], Callable[[], object]]:
+    def open(path: str) -> tuple[Callable[[Sequence[Entry]], object], Callable[[], object]]:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-        def write(group: Sequence[bytes]) -> None:
-            os.writev(file, group)
+        def write(group: Sequence[Entry]) -> None:
+            os.writev(file, [entry.payload for entry in group])
             os.fdatasync(file)
 
         return write, lambda: os.close(file)
+
+
+class Reading(_Disk):
+    """A journal that is opened, and read back from its start."""
+
+    settings = (
+        "a closed journal, opened by its receiver, then read in batches from the start; all "
+        "checksums are compared, and the file cache holds it"
+    )
+
+    @classmethod
+    def work(cls, spec: Spec, path: str) -> dict[str, Any]:
+        with Journal(path, limit=LIMIT) as journal:
+            groups = groups_of(spec)
+            for group in cycle(groups):
+                if journal.append(group)[-1] >= spec.total:
+                    break
+        began = monotonic_ns()
+        Journal(path, limit=LIMIT).close()
+        opening = (monotonic_ns() - began) / 1e9
+        messages = nbytes = 0
+        cpu, began = cpu_seconds(), monotonic_ns()
+        with Reader(path) as reader:
+            while records := reader.read(messages):
+                nbytes += sum(entry.batch().nbytes for _, entry in records)
+                messages = records[-1].position
+        return {
+            "seconds": (monotonic_ns() - began) / 1e9,
+            "messages": messages,
+            "nbytes": nbytes,
+            "opening": opening,
+            "producer_cpu": 0.0,
+            "receiver_cpu": cpu_seconds() - cpu,
+        }
