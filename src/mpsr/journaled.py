@@ -253,7 +253,7 @@ class JournaledInbox:
                 return True
             if ending:
                 return False
-        self._wait(None if self._writing else due_at, inbox=self._taking and not full)
+        self._wait(None if self._writing else due_at, inbox=not (full or ending))
         return True
 
     def _wait(self, until: float | None, *, inbox: bool) -> None:
