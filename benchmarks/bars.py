@@ -101,14 +101,15 @@ def _figure(
 
 def _through_a_journal(results: Results) -> list[float]:
     """Compare with pyzmq without a journal, or with the disk where that is slower."""
-    ours = find_lane(results, "100B-4p", "mpsr, journal")
-    theirs = find_lane(results, "100B-4p", "pyzmq")
-    disk = find_lane(results, "disk-100B", "file", "bytes")
-    if ours is None or theirs is None:
+    interfaces = {"mpsr, journal": "message", "pyzmq": "message", "file": "bytes"}
+    lanes = [
+        find_lane(results, "journal-100B-4p", peer, interface)
+        for peer, interface in interfaces.items()
+    ]
+    turns = zip(*(lane["runs"] for lane in lanes if lane), strict=False)
+    if None in lanes:
         return []
-    most = lane_rate(disk).median if disk else float("inf")
-    pairs = zip(ours["runs"], theirs["runs"], strict=False)
-    return [rate(run) / min(_TIMES * rate(other), most) for run, other in pairs]
+    return [rate(ours) / min(_TIMES * rate(theirs), rate(file)) for ours, theirs, file in turns]
 
 
 def _read_back(results: Results) -> list[float]:

@@ -48,7 +48,6 @@ FULL_LANES: Final[Lanes] = {
     "message": (
         "mpsr",
         "mpsr, pure Python",
-        "mpsr, journal",
         "tokio",
         "pyzmq",
         "pynng",
@@ -85,6 +84,7 @@ HUGE_LANES: Final[Lanes] = {
 }
 CORE_LANES: Final[Lanes] = {"message": ("mpsr", "tokio", "pyzmq"), "batch": ("mpsr", "tokio")}
 DISK_LANES: Final[Lanes] = {"bytes": ("file", "mpsr's journal")}
+JOURNAL_LANES: Final[Lanes] = {"message": ("mpsr, journal", "pyzmq"), "bytes": ("file",)}
 READING_LANES: Final[Lanes] = {"bytes": ("mpsr's journal, read",)}
 LATENCY_LANES: Final[Lanes] = {
     "message": (
@@ -121,6 +121,7 @@ def plan(effort: Effort) -> Plan:
         _throughput("16MB", 4, HUGE_LANES),
         _throughput("100B", 1, CORE_LANES),
         _throughput("100B", 64, CORE_LANES),
+        _throughput("100B", 4, JOURNAL_LANES, "journal-"),
         _disk("100B", effort),
         _disk("64kB", effort),
         Case("reading", "throughput", 100, 1, READING_LANES, GIB // 100, repetitions=1),
@@ -141,8 +142,8 @@ def plan(effort: Effort) -> Plan:
     return Plan(effort, tuple(cases), repetitions, seconds)
 
 
-def _throughput(size: str, producers: int, lanes: Lanes) -> Case:
-    return Case(f"{size}-{producers}p", "throughput", SIZES[size], producers, lanes)
+def _throughput(size: str, producers: int, lanes: Lanes, prefix: str = "") -> Case:
+    return Case(f"{prefix}{size}-{producers}p", "throughput", SIZES[size], producers, lanes)
 
 
 def _disk(size: str, effort: Effort) -> Case:
@@ -175,7 +176,7 @@ def _crowd(producers: int, effort: Effort) -> Case:
 
 
 def _with_every_lane(case: Case) -> Case:
-    plain = case.kind == "throughput" and not case.count
+    plain = case.kind == "throughput" and not case.count and case.lanes != JOURNAL_LANES
     return replace(case, lanes=FULL_LANES) if plain else case
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 from typing import Final
 
 from benchmarks import charts, report
-from benchmarks.results import PUBLISHED, ROOT, Results, save
+from benchmarks.plan import plan
+from benchmarks.results import PUBLISHED, ROOT, Results, load, save
 
 PAGE: Final = os.path.join(ROOT, "docs", "benchmarks.md")
 CHARTS: Final = """\
@@ -26,14 +28,30 @@ TABLES: Final = {
 }
 
 
-def publish(results: Results) -> None:
-    """Write the snapshot, the page's tables and the charts."""
+def publish(results: Results, *, part: bool = False) -> None:
+    """Write the snapshot, the page's tables and the charts; of a part of a run, those alone."""
+    if part:
+        results = merged(load(PUBLISHED), results)
     save(results, PUBLISHED)
     with open(PAGE) as file:
         page = file.read()
     with open(PAGE, "w") as file:
         file.write(filled(page, results))
     charts.draw_all(results, charts.FOLDER)
+
+
+def merged(whole: Results, part: Results) -> Results:
+    """Return a run with the cases of another in the place of its own, and those say so."""
+    planned = {case.name: {*chain(*case.lanes.values())} for case in plan("default").cases}
+    new = {case["name"]: case for case in part["cases"]}
+    for case in new.values():
+        case["apart"] = f"{part['machine']['mpsr']}, {part['started'][:10]}"
+    names = list(dict.fromkeys([*(case["name"] for case in whole["cases"]), *new]))
+    old = {case["name"]: case for case in whole["cases"] if case["name"] in planned}
+    for name, case in old.items():
+        case["lanes"] = [lane for lane in case["lanes"] if lane["peer"] in planned[name]]
+    cases = [found for name in names if (found := new.get(name, old.get(name)))]
+    return {**whole, "cases": cases, "peers": {**whole["peers"], **part["peers"]}}
 
 
 def filled(page: str, results: Results) -> str:

@@ -100,11 +100,13 @@ def title(case: CaseResult) -> str:
         case "import":
             return "Time to import"
     what = {
+        "journal": f"{producers}, through a journal, beside pyzmq without one and a file's disk",
         "disk": "to the disk in groups of 1 MiB, each synced",
         "reading": "read back from a journal of 1 GiB",
         "crowd": f"the same work from {producers}",
     }
-    return f"{size}, {what.get(case['name'].partition('-')[0], producers)}"
+    apart = f" (measured apart: {case['apart']})" if "apart" in case else ""
+    return f"{size}, {what.get(case['name'].partition('-')[0], producers)}{apart}"
 
 
 def throughput_table(case: CaseResult) -> str:

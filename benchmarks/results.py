@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from statistics import median
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, NotRequired, TypedDict
 
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LATEST: Final = os.path.join(ROOT, "benchmarks", "results", "latest.json")
@@ -29,6 +29,8 @@ class CaseResult(TypedDict):
     size: int
     producers: int
     lanes: list[Lane]
+    apart: NotRequired[str]
+    """When and of what it was measured, if not with the others."""
 
 
 class Results(TypedDict):
