@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from mpsr.store.records import Entry, ProducerKey, ProducerState
 
+_AHEAD: Final = 4  # times what is used that is set aside: each time costs a sync
 _FIXED: Final = 32 * KIB  # bytes: the directory itself, its lock, and a file system's own
 _USES: Final = {
     Use.JOURNAL: "is the journal of a receiver",
@@ -336,7 +337,7 @@ class Journal:
         self._state.change(changes)
         self._tail.settled = settled
         self._tail.empty = self.last < self._tail.first
-        self._fits(0)
+        self._shrink(self._kept)
 
     def _commit(self) -> None:
         """Write a record of changes. Room for it is kept free, as long as that lasts."""
@@ -371,8 +372,8 @@ class Journal:
 
     def _extend(self, least: int) -> None:
         """Set room aside in the newest segment; JournalFull if there is not even the least."""
-        ahead = self._tail.size + max(MIB, self.used)
-        wanted = max(least, min(self._segment_size, ahead))
+        ahead = min(self._segment_size, _AHEAD * max(MIB, self.used))
+        wanted = max(least, ahead)
         if not self._fits(wanted - self._tail.size):
             wanted = least
         if not self._fits(least - self._tail.size):
@@ -393,9 +394,13 @@ class Journal:
         There is always room left to begin a segment.
         """
         needed = growth + least_size(pack_changes(self._state.all())) + _FIXED
-        while self.used + needed > self._kept and self._remove_oldest():
-            pass
+        self._shrink(self._kept - needed)
         return self.used + needed <= self.limit
+
+    def _shrink(self, size: int) -> None:
+        """Remove what all cursors have passed, until no more than this is used."""
+        while self.used > size and self._remove_oldest():
+            pass
 
     def _measure(self) -> None:
         """Choose how large a segment is, and how much is kept though all cursors have passed it.
@@ -450,8 +455,7 @@ class Journal:
             self._commit()
         if len(firsts) == 1:
             self._rotate()
-        while self._remove_oldest():
-            pass
+        self._shrink(0)
         return True
 
     def _remove_oldest(self) -> bool:
