@@ -113,7 +113,9 @@ def test_its_files_are_for_their_owner_only(path: str, tmp_path: Path) -> None:
     assert modes == {"events.journal": 0o700, **dict.fromkeys(names, 0o600)}
 
 
-@pytest.mark.parametrize("kind", ["text", "fifo", "device", "directory", "segment of nobody"])
+@pytest.mark.parametrize(
+    "kind", ["text", "fifo", "device", "directory", "file that is new", "segment of nobody"]
+)
 def test_what_is_no_journal_is_refused_and_left_as_it_was(path: str, kind: str) -> None:
     if kind == "text":
         Path(path).write_text("something that somebody needs")
@@ -123,7 +125,8 @@ def test_what_is_no_journal_is_refused_and_left_as_it_was(path: str, kind: str) 
         os.symlink("/dev/null", path)
     else:
         os.mkdir(path)
-        Path(path, "notes" if kind == "directory" else "1.mpsr").write_text("something")
+        name = {"directory": "notes", "file that is new": "config.new"}.get(kind, "1.mpsr")
+        Path(path, name).write_text("something")
     for use in (Journal, Reader, Salvage):
         with pytest.raises(NotAJournal, match=re.escape("left as it is: choose another path")):
             use(path)

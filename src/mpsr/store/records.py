@@ -53,6 +53,9 @@ class Use(enum.IntEnum):
     SPOOL = 2
 
 
+_USES: Final = frozenset(Use)
+
+
 class Kind(enum.IntEnum):
     """What a record holds."""
 
@@ -228,7 +231,7 @@ def unpack_header(data: bytes) -> tuple[Header, int] | None:
     magic, version, use, checksum, log_id, first = _HEADER.unpack_from(data)
     zeroed = bytearray(data[:HEADER_SIZE])
     zeroed[_HEADER_SUM] = bytes(4)
-    if magic != MAGIC or crc32(zeroed) != checksum:
+    if magic != MAGIC or crc32(zeroed) != checksum or (version == VERSION and use not in _USES):
         return None
     return Header(log_id, use, first), version
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 LOCK: Final = "lock"  # the name of the lock file
 UNFINISHED: Final = ".new"  # how the name of a segment ends that is being made
+_UNFINISHED: Final = re.compile(r"(\d{20}\.mpsr|spare)\.new", re.ASCII)
 SPARE: Final = "spare" + UNFINISHED  # the name of a file that will be a segment again
 
 
@@ -51,7 +53,7 @@ def find_segments(path: str) -> list[int]:
 
 def unfinished(path: str) -> list[str]:
     """Return the names of segments that a process was making when it was killed."""
-    return [name for name in os.listdir(path) if name.endswith(UNFINISHED)]
+    return [name for name in os.listdir(path) if _UNFINISHED.fullmatch(name)]
 
 
 def recover(path: str, segment: Segment) -> Recovery:
