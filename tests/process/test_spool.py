@@ -366,6 +366,19 @@ def test_damaged_spool_is_set_aside_and_another_begun(
     assert "was moved to" in caplog.text
 
 
+def test_spool_gives_back_the_room_of_what_was_accepted(address: str, spool: str) -> None:
+    """Once it is closed it holds no message any more."""
+    with receiving(address) as received:
+        with mpsr.Producer(address, spool=spool) as producer:
+            producer.send_many([b"%d" % number + bytes(1000) for number in range(1000)])
+            producer.flush(timeout=10)
+    assert len(received) == 1000
+    (segment,) = Path(spool).glob("*.mpsr")
+    assert segment.stat().st_size < 100_000
+    with mpsr.Producer(address, spool=spool) as producer:
+        assert producer.stats().sent == 0
+
+
 def test_cursor_within_a_batch_is_where_the_next_goes_on(spool: str, address: str) -> None:
     """The spool's own arithmetic: sequence numbers against positions."""
     with mpsr.Producer(address, spool=spool) as producer:

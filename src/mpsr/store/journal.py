@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from mpsr import lockfile, primitives
@@ -263,6 +263,10 @@ class Journal:
             if self._failure is not None:
                 return
             try:
+                if self._use == Use.SPOOL:
+                    with suppress(JournalFull), faults.translating("trim", self.path):
+                        self._drop_spare()
+                        self._trim()  # nobody reads again what was accepted
                 with faults.translating("close", self.path):
                     # Behind another write, the last batch is not taken for a torn one if it is
                     # damaged.
