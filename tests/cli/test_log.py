@@ -176,6 +176,16 @@ def test_what_comes_before_damage_is_printed(cli: Cli, events: Path) -> None:
     assert "position 3 cannot be read" in told
 
 
+@pytest.mark.parametrize("arguments", [[], ["-f"], ["-r"], ["-n", "1"]])
+@pytest.mark.parametrize("size", [0, 40, 900])
+def test_missing_end_is_told(cli: Cli, events: Path, size: int, arguments: list[str]) -> None:
+    """One line and status 65: what is not there any more is not passed over."""
+    os.truncate(segments(events)[-1], size)
+    status, _, told = cli.run("log", "events.journal", "-o", "text", *arguments)
+    assert (status, told.count("\n")) == (65, 1)
+    assert "is damaged" in told
+
+
 @pytest.mark.parametrize("arguments", [[], ["-f"], ["-r"]])
 def test_what_is_no_journal_is_left_alone(cli: Cli, arguments: list[str]) -> None:
     """Missing or foreign: status 78, and nothing is made beside it."""

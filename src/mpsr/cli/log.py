@@ -178,6 +178,7 @@ def log(
                 printer.print(_last(backwards, lines or 0))
         else:
             position = _print_rest(reader, position, wanted, printer)
+            reader.recover()  # raises JournalDamaged if there was more
         if follow:
             printer.flush()
             _follow(reader, position, wanted, printer, screen)
