@@ -9,7 +9,7 @@ from mpsr.batch import Peer, ProducerIdentity
 from mpsr.limits import JOURNAL_LIMIT
 from mpsr.store.journal import Journal
 from mpsr.store.records import Entry, ProducerState
-from mpsr.wire.codec import pack_batch
+from tests.store.entries import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ WEB: Final = ProducerIdentity(bytes(range(16)), "web")
 CRON: Final = ProducerIdentity(bytes(range(16, 32)), "cron\x1b[1m")
 NOON: Final = 1_772_366_400_000_000_000  # nanoseconds: 2026-03-01T12:00:00Z
 SECOND: Final = 10**9
-_BATCH_AT: Final = 8  # bytes of frame header before a BATCH payload
 
 
 def entry(
@@ -30,16 +29,9 @@ def entry(
     seconds: float = 0,
 ) -> Entry:
     """Return a batch that was received so many seconds after noon."""
-    return Entry(
-        pack_batch(messages, seq)[_BATCH_AT:] if messages else b"",
-        len(messages),
-        sum(map(len, messages)),
-        seq,
-        lost,
-        peer,
-        producer,
-        1,
-        NOON + int(seconds * SECOND),
+    received_at = NOON + int(seconds * SECOND)
+    return entry_of(messages, seq, lost=lost)._replace(
+        peer=peer, producer=producer, epoch=1, received_at=received_at
     )
 
 

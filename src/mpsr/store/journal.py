@@ -38,7 +38,6 @@ from mpsr.limits import (
 from mpsr.store import faults, files
 from mpsr.store.reader import Reader
 from mpsr.store.records import (
-    ID_SIZE,
     MAX_HEAD,
     Changes,
     Header,
@@ -48,10 +47,11 @@ from mpsr.store.records import (
     pack_entry,
     pack_record,
 )
-from mpsr.store.recovery import LOCK, SPARE, find_segments, recover, unfinished
-from mpsr.store.segments import Segment, name_of
+from mpsr.store.recovery import LOCK, SPARE, find_segments, open_segment, recover, unfinished
+from mpsr.store.segments import name_of
 from mpsr.store.state import State
 from mpsr.store.tail import Tail, in_blocks, least_size
+from mpsr.wire.frames import PRODUCER_ID_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -121,7 +121,7 @@ class Journal:
         self._spare = 0  # bytes of a file that was a segment, and will be one again
         self._state = State()  # as it is on the disk
         self._cursors: dict[str, int] = {}  # as they stand
-        header = begin or Header(os.urandom(ID_SIZE), use or Use.JOURNAL, 1)
+        header = begin or Header(os.urandom(PRODUCER_ID_SIZE), use or Use.JOURNAL, 1)
         with faults.translating("open", self.path):
             self._lock = self._take_lock(create=create)
             try:
@@ -182,7 +182,8 @@ class Journal:
             raise MessageTooLarge(error)
         with self._working("append to"):
             changes = self._changes(producers, forget)
-            self._make_room(size + MAX_HEAD + len(pack_changes(changes)))
+            payload = pack_changes(changes)
+            self._make_room(size + MAX_HEAD + len(payload))
             buffers: list[Buffer] = []
             positions: list[int] = []
             offset, position = self._tail.end, self.last + 1
@@ -194,7 +195,7 @@ class Journal:
                 positions.append(position - 1)
             if any(changes):
                 place = self._tail.place(offset, position)
-                buffers.append(pack_record(Kind.CHANGES, place, pack_changes(changes)))
+                buffers.append(pack_record(Kind.CHANGES, place, payload))
             self._check_place()
             self._tail.append(buffers)
             for entry, last in zip(entries, positions, strict=True):
@@ -296,6 +297,11 @@ class Journal:
 
     # -- writing --------------------------------------------------------------------------------
 
+    @property
+    def _empty(self) -> bool:
+        """Whether the newest segment holds no message."""
+        return self.last < self._tail.first
+
     @contextmanager
     def _working(self, doing: str) -> Iterator[None]:
         with self._mutex:
@@ -340,7 +346,6 @@ class Journal:
         """Take note of changes that are on the disk."""
         self._state.change(changes)
         self._tail.settled = settled
-        self._tail.empty = self.last < self._tail.first
         self._shrink(self._kept)
 
     def _commit(self) -> None:
@@ -365,13 +370,13 @@ class Journal:
         """Have room for a write of this size, and for cursors behind it, or raise JournalFull."""
         room = size + CURSOR_ROOM
         full = self._tail.end + room > max(self._segment_size, self._tail.size)
-        if (full or self._tail.records >= SEGMENT_RECORDS) and not self._tail.empty:
+        if (full or self._tail.records >= SEGMENT_RECORDS) and not self._empty:
             self._rotate(room)
         while self._tail.end + room > self._tail.size:
             try:
                 self._extend(self._tail.end + room)
             except JournalFull:
-                if not self._trim():
+                if not (self._drop_spare() or self._trim()):
                     raise
 
     def _extend(self, least: int) -> None:
@@ -420,7 +425,7 @@ class Journal:
 
     def _rotate(self, room: int = 0) -> None:
         """Begin another segment, with room in it if there is any."""
-        old, snapshot = self._tail, pack_changes(self._state.all())
+        old, empty, snapshot = self._tail, self._empty, pack_changes(self._state.all())
         header = self._tail.header._replace(first=self.last + 1)
         self._measure()
         least = least_size(snapshot)
@@ -436,11 +441,11 @@ class Journal:
             new = Tail.create(self.path, header, snapshot, least)
         finally:
             self._spare = 0
-        if not old.empty:  # else the new one has its name
+        if not empty:  # else the new one has its name
             self._older[old.first] = in_blocks(old.size)
         self._tail = new
         try:
-            if not old.empty:
+            if not empty:
                 with self._final("end a segment of"):  # nothing may be appended to it any more
                     old.seal(self.last + 1)
                 self._older[old.first] = in_blocks(old.size)
@@ -448,12 +453,10 @@ class Journal:
             old.close()
 
     def _trim(self) -> bool:
-        if self._drop_spare():
-            return True
         floor = min(dict(self._cursors).values(), default=0)
         firsts = [*self._older, self._tail.first]
         end = self.last if len(firsts) == 1 else firsts[1] - 1
-        if floor < end or (len(firsts) == 1 and self._tail.empty):
+        if floor < end or (len(firsts) == 1 and self._empty):
             return False
         if self._cursors != self._state.cursors:
             self._commit()
@@ -528,7 +531,7 @@ class Journal:
                 raise faults.foreign(self.path, "is an empty directory")
             return self._create(header)
         try:
-            with Segment(self.path, segments[-1]) as newest:
+            with open_segment(self.path, segments[-1]) as newest:
                 recovery = recover(self.path, newest)
         except JournalDamaged as exc:
             if not create:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final, Self
 from mpsr.errors import JournalDamaged, NoJournal
 from mpsr.limits import MIB
 from mpsr.store import faults
-from mpsr.store.records import HEADER_SIZE, VERSION, Kind, Record, unpack_entry
-from mpsr.store.recovery import Recovery, find_segments, recover
-from mpsr.store.segments import Segment
+from mpsr.store.records import HEADER_SIZE, Kind, Record, unpack_entry
+from mpsr.store.recovery import Recovery, find_segments, open_segment, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpsr.store.segments import Found
+    from mpsr.store.segments import Found, Segment
 
 _STRIDE: Final = MIB  # bytes of a segment between two places that are remembered
 
@@ -69,7 +68,10 @@ class Reader:
         while True:
             newest = self._names[-1]
             try:
-                with faults.translating("read", self.path), Segment(self.path, newest) as segment:
+                with (
+                    faults.translating("read", self.path),
+                    open_segment(self.path, newest) as segment,
+                ):
                     return recover(self.path, segment)
             except (JournalDamaged, NoJournal):
                 self._look()
@@ -182,14 +184,12 @@ class Reader:
         return segment, places[at - 1][1] if at else HEADER_SIZE
 
     def _opened(self, named: int) -> Segment:
-        segment = Segment(self.path, named)
+        segment = open_segment(self.path, named)
         self.close()
         self._segment = segment
         self._offset, self._next = HEADER_SIZE, named
         if named == self._names[-1]:
             self._places.pop(named, None)  # it may have replaced another
-        if segment.header is not None and segment.version > VERSION:
-            raise faults.newer(self.path, segment.version, VERSION)
         return segment
 
     def _remember(self, segment: Segment, position: int, offset: int) -> None:

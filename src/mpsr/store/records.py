@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89MPSRJ\r\n"
 VERSION: Final = 1
 MARKER: Final = b"\xa5MPR"
-ID_SIZE: Final = 16
 _HEADER: Final = struct.Struct("<8sHHI16sQ24x")  # magic, version, kind, checksum, id, first
 HEADER_SIZE: Final = _HEADER.size
 _HEADER_SUM: Final = slice(12, 16)

@@ -56,20 +56,27 @@ def unfinished(path: str) -> list[str]:
     return [name for name in os.listdir(path) if _UNFINISHED.fullmatch(name)]
 
 
+def open_segment(path: str, first: int) -> Segment:
+    """Open a segment for reading; raise NewerJournal for a format that is not known, or OSError."""
+    segment = Segment(path, first)
+    if segment.version > VERSION:
+        segment.close()
+        raise faults.newer(path, segment.version, VERSION)
+    return segment
+
+
 def recover(path: str, segment: Segment) -> Recovery:
     """Read the newest segment to its end.
 
     A torn write at its end does not count. A batch whose payload is damaged does: that is told
     when it is read.
 
-    Raises JournalDamaged where it is not sure what the log has come to, NewerJournal, OSError.
+    Raises JournalDamaged where it is not sure what the log has come to, and OSError.
     """
     name = os.path.basename(segment.path)
     header = segment.header
     if header is None:
         raise faults.damaged(path, f"the header of {name} is not what was written")
-    if segment.version > VERSION:
-        raise faults.newer(path, segment.version, VERSION)
     if segment.first != segment.named:
         raise faults.damaged(path, f"{name} is another segment, which begins at {segment.first}")
     state = State(header.first - 1)

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Self
 
 from mpsr.errors import JournalDamaged
 from mpsr.store import faults
-from mpsr.store.records import VERSION, Entry, Header, Kind, Record, unpack_entry
-from mpsr.store.recovery import find_segments, recover
-from mpsr.store.segments import Segment
+from mpsr.store.records import Entry, Header, Kind, Record, unpack_entry
+from mpsr.store.recovery import find_segments, open_segment, recover
 from mpsr.store.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpsr.store.records import Place
-    from mpsr.store.segments import Found
+    from mpsr.store.segments import Found, Segment
 
 
 class Salvage:
@@ -90,7 +89,9 @@ class Salvage:
         if not named:
             raise faults.foreign(self.path, "is an empty directory")
         try:
-            segments = [self._files.enter_context(self._opened(first)) for first in named]
+            segments = [
+                self._files.enter_context(open_segment(self.path, first)) for first in named
+            ]
         except FileNotFoundError:
             if find_segments(self.path) == named:
                 raise
@@ -112,13 +113,6 @@ class Salvage:
             self.state = self._gathered()
         self.header = self._first()
         return True
-
-    def _opened(self, first: int) -> Segment:
-        segment = Segment(self.path, first)
-        if segment.header is not None and segment.version > VERSION:
-            segment.close()
-            raise faults.newer(self.path, segment.version, VERSION)
-        return segment
 
     def _gathered(self) -> State:
         """Return what can be said where the newest segment does not say it."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpsr.store.records import Head, Header
 
 _NAME: Final = re.compile(r"(\d{20})\.mpsr", re.ASCII)
-CHUNK: Final = 2 * MIB  # bytes read at once: several batches
+_CHUNK: Final = 2 * MIB  # bytes read at once: several batches
 
 
 class Found(NamedTuple):
@@ -124,7 +124,7 @@ class Segment:
         self._fresh = False
         found = self._found(offset)
         if (found is None or found.payload is None) and not self._fresh:  # written since
-            self._read(offset, CHUNK)
+            self._read(offset, _CHUNK)
             found = self._found(offset)
         return found
 
@@ -178,7 +178,7 @@ class Segment:
     def _hold(self, begin: int, end: int) -> None:
         """Have what the file holds between two offsets in memory, or as much as there is."""
         if not self._base <= begin <= end <= self._base + len(self._data):
-            self._read(begin, max(CHUNK, end - begin))
+            self._read(begin, max(_CHUNK, end - begin))
 
     def _read(self, begin: int, size: int) -> None:
         self._base = begin

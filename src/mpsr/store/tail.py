@@ -42,7 +42,6 @@ class Tail:
         end: the offset behind its last record.
         size: bytes of the file: the disk has set them aside.
         records: how many it has; after it was opened again, at least.
-        empty: whether it holds no message.
         settled: whether what was written last holds no message.
 
     The methods raise OSError, and JournalError where a sync fails.
@@ -53,7 +52,7 @@ class Tail:
         self.first = header.first
         self.end = HEADER_SIZE
         self.records = 0
-        self.empty = self.settled = True
+        self.settled = True
         self._directory = directory
         self.header = header
         self._path = os.path.join(directory, name_of(header.first))
@@ -102,7 +101,6 @@ class Tail:
         try:
             tail.end = recovery.end
             tail.records = recovery.records
-            tail.empty = recovery.state.last < tail.first
             tail.settled = recovery.last_kind != Kind.BATCH
             group = os.pread(file, recovery.end - recovery.group, recovery.group)
             files.write(file, [group], recovery.group)
