@@ -11,7 +11,7 @@ PY   := $(BIN)/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 
-BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/*.c src/mpsr/wire/*.[ch])
+BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/_speedups/*.[ch])
 # mypy refuses a folder that is not there.
 CODE := $(wildcard src tests examples benchmarks)
 CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
@@ -64,9 +64,9 @@ INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("inclu
 
 sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
-	@for module in wire/_codec _direct _ring _sigmask _timer; do rm -f $(SANITIZED)/mpsr/$$module.*.so && \
-		gcc -std=c11 -O1 -g -fno-omit-frame-pointer $(SANITIZE) -Wall -Wextra -Werror -fPIC -shared \
-		-I$(INCLUDE) src/mpsr/$$module.c -o $(SANITIZED)/mpsr/$$module$(SUFFIX) || exit; done
+	@rm -f $(SANITIZED)/mpsr/_speedups/_c.*.so && gcc -std=c11 -O1 -g -fno-omit-frame-pointer \
+		$(SANITIZE) -Wall -Wextra -Werror -fPIC -shared -I$(INCLUDE) src/mpsr/_speedups/*.c \
+		-o $(SANITIZED)/mpsr/_speedups/_c$(SUFFIX)
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
 		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) \
@@ -85,6 +85,8 @@ lint: $(VENV)/.test $(VENV)/.lint ## check style, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports --no-logo
+	@types=$$(PYTHONPATH=$(CURDIR)/src $(BIN)/basedpyright --pythonpath $(PY) --verifytypes mpsr --ignoreexternal) \
+		|| { echo "$$types"; exit 1; }
 
 format: $(VENV)/.lint ## put the code into the house format
 	@$(BIN)/ruff check --fix-only .

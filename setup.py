@@ -1,20 +1,17 @@
-"""Build what is in C where there is a compiler; pyproject.toml holds all else."""
+"""Build the C extension where there is a compiler; pyproject.toml holds all else."""
+
+from glob import glob
 
 from setuptools import Extension, setup
 
-
-def extension(name: str) -> Extension:
-    """Return one that may fail to build: without it mpsr works on Python alone."""
-    source = f"src/{name.replace('.', '/')}.c"
-    return Extension(
-        name,
-        [source],
-        depends=["src/mpsr/wire/_frame.h"],
-        extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
-        optional=True,
-    )
-
-
-MODULES = ["mpsr.wire._codec", "mpsr._direct", "mpsr._ring", "mpsr._sigmask", "mpsr._timer"]
-
-setup(ext_modules=[extension(name) for name in MODULES])
+setup(
+    ext_modules=[
+        Extension(
+            "mpsr._speedups._c",
+            sorted(glob("src/mpsr/_speedups/*.c")),
+            depends=sorted(glob("src/mpsr/_speedups/*.h")),
+            extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            optional=True,  # without it mpsr works on Python alone
+        )
+    ]
+)

@@ -32,7 +32,7 @@ WRONG_TYPES_FOR_BOTH: list[Refusal] = [
     ("max_message", 1e6, f"max_message=1000000.0: {BYTES}"),
     ("max_message", True, f"max_message=True: {BYTES}"),
 ]
-KNOWN = "native, length, length-le, octet-counted, lines, null, stream"
+KNOWN = "native, length, length-le, octet-counted, lines, null, eof"
 WRONG_VALUES_FOR_BOTH: list[Refusal] = [
     ("type", "tcp", "type='tcp': choose one of stream, dgram"),
     ("max_message", 0, "max_message=0: pass 1 to 4294967232 bytes"),
@@ -140,7 +140,7 @@ def test_an_unknown_keyword_is_named(kind: Callable[..., Any], address: str) -> 
         kind(address, max_mesage=5)
 
 
-@pytest.mark.parametrize("framing", ["native", "lines", "null", "length", "stream"])
+@pytest.mark.parametrize("framing", ["native", "lines", "null", "length", "eof"])
 @pytest.mark.parametrize("kind", [*RECEIVERS, *PRODUCERS])
 def test_datagrams_have_no_framing(kind: Callable[..., Any], framing: str, address: str) -> None:
     with pytest.raises(mpsr.ConfigurationError) as caught:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpsr.background import Thread, start_thread
-from mpsr.waiting import Waiter
+from mpsr.system.threads import Thread, start_thread
+from mpsr.system.waiting import Waiter
 
 if TYPE_CHECKING:
     from types import FrameType

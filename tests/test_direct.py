@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr.direct import DirectWriter, NoDirectWriter
-from mpsr.wire import codec
-from mpsr.wire.codec import pack_batch
+from mpsr._speedups import IN_C, codec
+from mpsr._speedups import direct as chosen
+from mpsr._speedups.direct_py import DirectWriter as NoDirectWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Pair = tuple[socket.socket, socket.socket]
-IN_C = DirectWriter.__name__ != NoDirectWriter.__name__
+DirectWriter = chosen.DirectWriter
 in_c = pytest.mark.skipif(not IN_C, reason="it takes C")
 
 
@@ -37,7 +37,7 @@ def test_message_goes_as_a_frame_of_its_own(pair: Pair) -> None:
     direct.open(pair[0].fileno(), 7, 3, 100)
     messages = [b"a", b"", bytes(100)]
     assert all(direct.write(message) for message in messages)
-    frames = [pack_batch([message], seq) for seq, message in enumerate(messages, 7)]
+    frames = [codec.pack_batch([message], seq) for seq, message in enumerate(messages, 7)]
     assert pair[1].recv(1000) == b"".join(frames)
     assert direct.close() == (7, frames)
     assert direct.close() == (7, frames)  # nothing is forgotten before it is opened again
@@ -66,9 +66,9 @@ def test_few_messages_leave_at_once_in_quick_succession(pair: Pair) -> None:
     direct = DirectWriter(1000, 3)
     direct.open(pair[0].fileno(), 0, 10, 10)
     assert [direct.write(b"m") for _ in range(5)] == [True, True, True, False, False]
-    direct.turns_at = 0.0
+    direct.full_at = 0.0
     assert direct.write(b"m")
-    direct.turns_at = inf
+    direct.full_at = inf
     assert not direct.write(b"m")
 
 
@@ -110,8 +110,8 @@ def test_sequence_numbers_have_to_fit(pair: Pair) -> None:
 
 
 def test_speedups_have_it_too() -> None:
-    """Where C is required, this is there as well."""
-    assert (codec.TWIN == "C") == IN_C
+    """Where the codec is in C, this is too."""
+    assert (DirectWriter.__module__ != NoDirectWriter.__module__) == IN_C
 
 
 def test_without_c_all_goes_the_other_way() -> None:

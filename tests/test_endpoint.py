@@ -21,9 +21,7 @@ from typing import Any
 
 import pytest
 
-from mpsr import endpoint, primitives
 from mpsr.batch import UNKNOWN_PEER, Peer
-from mpsr.endpoint import Address, Claim, SocketType, claim, parse_address, peer_of, reach
 from mpsr.errors import (
     AddressDenied,
     AddressError,
@@ -35,6 +33,12 @@ from mpsr.errors import (
     ReceiverBusy,
     WrongSocketType,
 )
+from mpsr.system import address as addresses
+from mpsr.system import path_claim, primitives, sockets
+from mpsr.system.address import Address, SocketType, parse_address
+from mpsr.system.claims import Claim
+from mpsr.system.endpoint import claim, reach
+from mpsr.system.sockets import peer_of
 
 NOBODY = 65534
 LINUX = sys.platform == "linux"
@@ -44,7 +48,8 @@ both_types = pytest.mark.parametrize("kind", ["stream", "dgram"])
 
 WORKER = """
 import os, socket, sys
-from mpsr.endpoint import claim, parse_address, reach
+from mpsr.system.address import parse_address
+from mpsr.system.endpoint import claim, reach
 from mpsr.errors import AddressError
 held = []
 
@@ -260,7 +265,7 @@ def test_unusable_address_is_refused_with_advice(text: str, complaint: str) -> N
 
 def test_abstract_name_is_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on Linux an abstract name is refused in plain words."""
-    monkeypatch.setattr(endpoint, "_LINUX", False)
+    monkeypatch.setattr(addresses, "LINUX", False)
     with pytest.raises(InvalidAddress, match="only Linux has abstract names; pass a path"):
         parse_address("@name")
 
@@ -547,14 +552,14 @@ def test_vanished_socket_is_not_taken_for_a_claim(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket that is gone as soon as it was bound makes the claim fail."""
-    lstat = endpoint._PathClaim._lstat
+    lstat = path_claim.PathClaim._lstat
 
     def vanishing(self: Any, name: str) -> os.stat_result | None:
         if name == "s" and os.path.exists(path):
             os.unlink(path)
         return lstat(self, name)
 
-    monkeypatch.setattr(endpoint._PathClaim, "_lstat", vanishing)
+    monkeypatch.setattr(path_claim.PathClaim, "_lstat", vanishing)
     assert "something has taken our socket away" in str(refused(AddressOccupied, path))
 
 
@@ -563,7 +568,7 @@ def test_claim_works_where_sockets_have_no_mode_of_their_own(
 ) -> None:
     """On other systems than Linux a path is claimed all the same."""
     umask(0o177)  # a file born with 0600 needs nothing more
-    monkeypatch.setattr(endpoint, "_LINUX", False)
+    monkeypatch.setattr(addresses, "LINUX", False)
     with claimed(path, type="dgram"):
         assert mode_of(path) == 0o600
 
@@ -840,7 +845,7 @@ def test_stale_socket_is_rechecked_before_it_is_removed(
         if not gone:
             Path(path).write_text("data")
 
-    monkeypatch.setattr(endpoint, "_who_holds", replacing)
+    monkeypatch.setattr(path_claim, "who_holds", replacing)
     if gone:
         with claimed(path):
             return
@@ -850,12 +855,12 @@ def test_stale_socket_is_rechecked_before_it_is_removed(
 
 def test_stale_socket_that_vanishes_meanwhile_is_no_obstacle(path: str) -> None:
     """A socket that its owner removes while we ask for it counts as nobody's."""
-    assert endpoint._who_holds(path) is None
+    assert sockets.who_holds(path) is None
 
 
 def test_path_bound_meanwhile_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What appears between the check and the bind is left untouched."""
-    monkeypatch.setattr(endpoint._PathClaim, "make_way", lambda _self: None)
+    monkeypatch.setattr(path_claim.PathClaim, "make_way", lambda _self: None)
     Path(path).write_text("data")
     assert "something has just appeared there" in str(refused(AddressOccupied, path))
     assert Path(path).read_text() == "data"
@@ -1063,11 +1068,11 @@ def test_long_name_is_refused(home: str) -> None:
 
 def test_long_path_is_refused_without_proc(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where /proc is missing a long path raises InvalidAddress with the limit."""
-    monkeypatch.setattr(endpoint, "_PROC", "/nowhere")
+    monkeypatch.setattr(sockets, "PROC", "/nowhere")
     directory = f"{home}/{'d' * 120}"
     os.mkdir(directory)
     error = refused(InvalidAddress, f"{directory}/s")
-    assert f"a socket's may have {endpoint._MAX_NAME}" in str(error)
+    assert f"a socket's may have {addresses.MAX_NAME}" in str(error)
     assert os.listdir(directory) == []
 
 
@@ -1136,7 +1141,7 @@ def test_other_failures_of_an_abstract_name_are_explained(
 @both_types
 def test_inherited_socket_is_taken_over(path: str, kind: SocketType) -> None:
     """fd:N is used as it is, and its path is never removed."""
-    with foreign(path, endpoint.SOCKET_TYPES[kind]) as sock:
+    with foreign(path, addresses.SOCKET_TYPES[kind]) as sock:
         number = sock.detach()
         os.set_inheritable(number, True)
         with claimed(f"fd:{number}", type=kind) as it:
@@ -1189,7 +1194,7 @@ def test_listening_descriptor_is_not_for_a_producer(path: str) -> None:
 @both_types
 def test_connected_descriptor_is_duplicated(kind: SocketType) -> None:
     """A producer's fd:N leaves the caller's descriptor to the caller."""
-    one, two = socket.socketpair(type=endpoint.SOCKET_TYPES[kind])
+    one, two = socket.socketpair(type=addresses.SOCKET_TYPES[kind])
     with two:
         with one:
             twin = reach(Address("fd", str(one.fileno())), type=kind)
@@ -1318,7 +1323,7 @@ def test_peer_of_nobody_is_unknown() -> None:
 @on_linux
 def test_peer_is_unknown_where_the_kernel_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel without these options leaves the peer unknown."""
-    monkeypatch.setattr(endpoint, "_LINUX", False)
+    monkeypatch.setattr(sockets, "LINUX", False)
     one, two = socket.socketpair()
     with one, two:
         assert peer_of(one) == UNKNOWN_PEER

@@ -5,27 +5,22 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 import mpsr
-from mpsr.endpoint import claim, parse_address
-from mpsr.inbox import Inbox
-from mpsr.limits import ACK_PARCELS, FRAME_DEADLINE, HELLO_DEADLINE
-from mpsr.outbox import Outbox
-from mpsr.wire.codec import pack_batch
-from mpsr.wire.frames import (
-    HEADER,
-    PREFACE,
-    Ack,
-    Hello,
-    Reject,
-    RejectCode,
-    Welcome,
-    encode,
-)
+from mpsr._speedups import codec
+from mpsr.batch import payload_of
+from mpsr.engine.receiving.inbox import Inbox
+from mpsr.engine.sending.outbox import Outbox
+from mpsr.engine.sending.states import WriteState
+from mpsr.limits import ACK_READ_BATCHES, FRAME_DEADLINE, HELLO_DEADLINE
+from mpsr.system.address import parse_address
+from mpsr.system.endpoint import claim
+from mpsr.wire.frames import HEADER, PREFACE, Ack, Hello, Reject, RejectCode, Welcome, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +74,7 @@ def test_long_messages_come_whole_in_any_pieces(inbox: Inbox, address: str, piec
     batches = [[bytes([n]) * 40_000 for n in range(20)], [b"short"], [b"x" * 300_000], [b"y"] * 9]
     data, seq = hello(), 0
     for batch in batches * 2:
-        data += pack_batch(batch, seq)
+        data += codec.pack_batch(batch, seq)
         seq += len(batch)
     got: list[bytes] = []
     with connect(address) as sock:
@@ -96,8 +91,8 @@ def test_long_messages_come_whole_in_any_pieces(inbox: Inbox, address: str, piec
 
 def test_short_messages_may_follow_long_ones_for_ever(inbox: Inbox, address: str) -> None:
     """However they fall into reads, one read does not lead to the next."""
-    data, count = hello() + pack_batch([b"long" * 20_000], 0), 20_000
-    data += b"".join(pack_batch([b"x" * 32], seq) for seq in range(1, count))  # 64 bytes each
+    data, count = hello() + codec.pack_batch([b"long" * 20_000], 0), 20_000
+    data += b"".join(codec.pack_batch([b"x" * 32], seq) for seq in range(1, count))  # 64 bytes each
     got = 0
     with connect(address) as sock, connect(address, greeting=PREFACE[:3]):  # who owes something
         sock.setblocking(False)
@@ -110,7 +105,7 @@ def test_short_messages_may_follow_long_ones_for_ever(inbox: Inbox, address: str
 
 def test_traffic_without_news_does_not_hold_the_caller(inbox: Inbox, address: str) -> None:
     """Who sends the same again and again keeps nobody else waiting."""
-    batch = pack_batch([b"again" * 20], 0)
+    batch = codec.pack_batch([b"again" * 20], 0)
     with connect(address, greeting=hello() + batch) as sock:
         assert take(inbox) is not None
         sock.setblocking(False)
@@ -125,10 +120,10 @@ def test_traffic_without_news_does_not_hold_the_caller(inbox: Inbox, address: st
 
 def test_kept_batch_keeps_little_else(inbox: Inbox, address: str) -> None:
     """A small batch shares no memory with what was read together with it."""
-    data = hello() + b"".join(pack_batch([b"x" * 1000], n) for n in range(40))
+    data = hello() + b"".join(codec.pack_batch([b"x" * 1000], n) for n in range(40))
     with connect(address, greeting=data):
         batches = [take(inbox) for _ in range(40)]
-    payloads = [memoryview(batch.payload or b"") for batch in batches if batch is not None]
+    payloads = [memoryview(payload_of(batch) or b"") for batch in batches if batch is not None]
     assert len(payloads) == 40
     assert all(memoryview(payload.obj).nbytes < 8 * payload.nbytes for payload in payloads)
 
@@ -145,7 +140,7 @@ def test_newer_connection_fences_the_older(inbox: Inbox, address: str) -> None:
     with connect(address, greeting=hello()) as older:
         assert take(inbox) is None
         assert older.recv(100)
-        with connect(address, greeting=hello() + pack_batch([b"x"], 0)):
+        with connect(address, greeting=hello() + codec.pack_batch([b"x"], 0)):
             batch = take(inbox)
             assert batch is not None
             assert list(batch) == [b"x"]
@@ -157,7 +152,7 @@ def test_introduction_and_frame_have_deadlines(inbox: Inbox, address: str) -> No
     """A native connection that begins and does not go on is closed, with a word."""
     with (
         connect(address, greeting=PREFACE[:3]) as silent,
-        connect(address, greeting=hello() + pack_batch([bytes(1000)], 0)[:-1]) as slow,
+        connect(address, greeting=hello() + codec.pack_batch([bytes(1000)], 0)[:-1]) as slow,
     ):
         for now in (0.0, 0.1):
             assert inbox.next_batch(now) is None
@@ -189,7 +184,9 @@ def test_broken_format_is_answered_and_told(
     inbox: Inbox, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Good messages before the bad frame count; the connection hears why it is closed."""
-    with connect(address, greeting=hello() + pack_batch([b"good"], 0) + b"\xff" * 8) as client:
+    with connect(
+        address, greeting=hello() + codec.pack_batch([b"good"], 0) + b"\xff" * 8
+    ) as client:
         with caplog.at_level(logging.WARNING, logger="mpsr"):
             batch = take(inbox)
         assert batch is not None
@@ -257,12 +254,12 @@ def turn(outbox: Outbox, now: float) -> None:
     """Do what is to be done at this time."""
     outbox.service(now)
     while write := outbox.begin_write(now):
-        outbox.end_write(write(), now)
+        outbox.end_write(write, write(), now)
 
 
 def send(outbox: Outbox, message: bytes, now: float) -> None:
     """Send as a front does on an idle producer."""
-    outbox.let_direct(now)
+    outbox.allow_direct(now)
     if not outbox.window.direct.write(message):
         assert outbox.window.offer(message, now)
         turn(outbox, now)
@@ -278,16 +275,16 @@ def test_message_that_leaves_at_once_waits_for_no_room(address: str, server: Ser
     with server.accept(WELCOME) as receiver:
         turn(outbox, 0.1)
         sent = 0
-        while not outbox.blocked:
+        while outbox.state is not WriteState.FULL:
             send(outbox, b"%04d" % sent * 500, 1)
             sent += 1
-        outbox.let_direct(1)
+        outbox.allow_direct(1)
         assert not outbox.window.direct.write(b"more")  # it has to wait behind the others
         data = receiver.recv(1 << 20)
         while outbox.window.unsent:
             turn(outbox, 2)
             data += receiver.recv(1 << 20)
-    frames = [pack_batch([b"%04d" % n * 500], n) for n in range(sent)]
+    frames = [codec.pack_batch([b"%04d" % n * 500], n) for n in range(sent)]
     assert data.endswith(b"".join(frames))
     outbox.close()
 
@@ -303,7 +300,7 @@ def test_unread_acknowledgements_stay_few(address: str, server: Server) -> None:
             send(outbox, b"message", 1)
             receiver.recv(1000)
             receiver.sendall(encode(Ack(number + 1)))
-        assert outbox.stats().buffered <= ACK_PARCELS + 2
+        assert outbox.stats().buffered <= ACK_READ_BATCHES + 2
     outbox.close()
 
 
@@ -314,11 +311,15 @@ def test_interrupted_write_is_sent_again(address: str, server: Server) -> None:
     with server.accept(WELCOME):
         turn(outbox, 0.1)
         outbox.window.offer(b"message", 1)
-        assert outbox.begin_write(1)
-        outbox.interrupted = True
+        write = outbox.begin_write(1)
+        assert write
+        other = threading.Thread(target=outbox.interrupt)
+        other.start()
+        other.join()
         outbox.service(1)
-        assert outbox.interrupted  # as long as somebody may still be writing
-        outbox.in_write = False
+        assert outbox.state is WriteState.TORN  # as long as the write goes on
+        outbox.end_write(write, write(), 1)
+        assert outbox.state is WriteState.INTERRUPTED  # type: ignore[comparison-overlap]  # it has changed
         assert outbox.wait_time(1) == 0
         assert not outbox.due(1)
     turn(outbox, 2)
@@ -403,6 +404,6 @@ def test_write_error_after_the_end_tells_what_the_receiver_said(
     result = write()
     assert isinstance(result, OSError)
     assert result.errno in (errno.EPIPE, errno.ECONNRESET)
-    outbox.end_write(result, 2)
+    outbox.end_write(write, result, 2)
     assert isinstance(outbox.failure, mpsr.Rejected)
     outbox.close()

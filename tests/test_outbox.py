@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.endpoint import parse_address
-from mpsr.outbox import Outbox
+from mpsr.engine.sending.outbox import Outbox
+from mpsr.system.address import parse_address
 from mpsr.wire.frames import Ack, Hello, Reject, RejectCode, Welcome, encode
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def turn(outbox: Outbox, now: float) -> None:
     """Do what is to be done at this time."""
     outbox.service(now)
     while write := outbox.begin_write(now):
-        outbox.end_write(write(), now)
+        outbox.end_write(write, write(), now)
 
 
 def answer(listener: socket.socket, reply: bytes = b"") -> socket.socket:
@@ -165,7 +165,7 @@ def test_producer_that_its_receiver_has_forgotten_says_so(
         producer.flush(10)
         assert not caplog.records
         inbox: Any = receiver._inbox
-        (connection,) = inbox._connections
+        (connection,) = inbox._connections.open
         producer.send(b"second")
         assert receiver.receive(10) == b"second"
         connection.socket.shutdown(socket.SHUT_RDWR)

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpsr.poller import READ, WRITE, EpollPoller, SelectorPoller
+from mpsr.system.poller import READ, WRITE, AnyPoller, Poller, ready_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    AnyPoller = EpollPoller | SelectorPoller
 
-
-@pytest.fixture(params=[EpollPoller, SelectorPoller])
-def poller(request: pytest.FixtureRequest) -> Iterator[AnyPoller]:
-    """Give one poller after the other."""
-    if request.param is EpollPoller and not hasattr(select, "epoll"):
-        pytest.skip("this system has no epoll")
-    poller = request.param()
+@pytest.fixture
+def poller() -> Iterator[AnyPoller]:
+    poller = Poller()
     yield poller
     poller.close()
 
@@ -77,3 +72,12 @@ def test_descriptor_may_come_back_as_another(poller: AnyPoller, pair: Pair) -> N
         other.send(b"a")
         assert poller.poll(5) == [("again", READ)]
         poller.unregister(again)
+
+
+def test_readiness_of_one_descriptor_is_known_at_once(pair: Pair) -> None:
+    """It is asked without waiting, and of no other."""
+    one, other = pair
+    assert ready_events(one.fileno(), READ) == 0
+    assert ready_events(one.fileno(), READ | WRITE) == WRITE
+    other.send(b"a")
+    assert ready_events(one.fileno(), READ) == READ

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
+from mpsr.engine.sending.window import Window
 from mpsr.errors import Closed, Undelivered
-from mpsr.limits import MIB, SEND_PATIENCE, SHARED, WRITE_BUFFERS
-from mpsr.window import Window
+from mpsr.limits import LONG_MESSAGE, MIB, WRITE_BUFFERS, WRITE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,8 +51,9 @@ def test_signal_handler_may_send_within_a_send(
     """Wherever it breaks in, both messages arrive, once."""
     receiver, producer = pair
     producer.stats()  # so that the message goes step by step
-    session = producer._outbox._session
-    assert session is not None
+    connection = producer._outbox._connection
+    assert connection is not None
+    session = connection.session
     kind, name = (Window, "offer") if place == "as it is taken" else (type(session), "sent")
     handler = once(lambda: producer.send(b"handler"), getattr(kind, name))
     monkeypatch.setattr(kind, name, handler)
@@ -70,8 +71,8 @@ def test_batch_of_more_pieces_than_one_write_takes(pair: Pair) -> None:
     """However many long messages come together, they go in several writes."""
     receiver, producer = pair
     count = 2 * WRITE_BUFFERS + 1
-    producer._window.packer.open(count * (SHARED + 8))
-    messages = [number.to_bytes(4, "big") * (SHARED // 4) for number in range(count)]
+    producer._window.packer.open(count * (LONG_MESSAGE + 8))
+    messages = [number.to_bytes(4, "big") * (LONG_MESSAGE // 4) for number in range(count)]
     for message in messages:
         assert producer._window.packer.append(message)
     flushing = threading.Thread(target=producer.flush, args=(20,))
@@ -160,30 +161,30 @@ def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
 
     sending = threading.Thread(target=send)
     sending.start()
-    while not (producer._outbox.in_write and producer._window.cost > MIB // 2):
+    while not (producer._outbox.writing and producer._window.cost > MIB // 2):
         time.sleep(0.001)
     since = time.monotonic()
     with pytest.raises(Undelivered) as caught:
         producer.close(0.1)
     sending.join()
-    assert time.monotonic() - since < SEND_PATIENCE / 2
+    assert time.monotonic() - since < WRITE_TIMEOUT / 2
     assert ended == [Closed]
     assert len(caught.value.messages) == producer.stats().buffered
 
 
 def test_light_sender_never_waits_for_a_full_socket(pair: Pair) -> None:
-    """Who sends little at a time is not held up by a receiver that stands still."""
+    """Who sends little at a time is not held up by a stalled receiver."""
     receiver, producer = pair
     since = time.monotonic()
     for _ in range(2000):
         producer.send(bytes(1000))
-    assert time.monotonic() - since < SEND_PATIENCE
+    assert time.monotonic() - since < WRITE_TIMEOUT
     got = 0
     while got < 2000:
         got += len(receiver.receive_batch(10))
 
 
-def test_bulk_sender_goes_ahead_of_a_receiver_that_stands_still(pair: Pair) -> None:
+def test_bulk_sender_goes_ahead_of_a_stalled_receiver(pair: Pair) -> None:
     """Who sends in bulk waits only for a moment, then the buffer takes what comes."""
     receiver, producer = pair
     sending = threading.Thread(target=producer.send_many, args=([bytes(1000)] * 10_000,))

@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr import inbox, limits, passing, ring
-from mpsr.endpoint import parse_address
+from mpsr import limits
+from mpsr._speedups import codec
+from mpsr.engine.receiving import rings
+from mpsr.engine.sending.outbox import Outbox
+from mpsr.engine.sending.states import Carrier, WriteState
 from mpsr.limits import MIB, RING_AFTER, RING_SIZE
-from mpsr.outbox import Outbox
-from mpsr.wire.codec import pack_batch
+from mpsr.system import passing, ring
+from mpsr.system.address import parse_address
 from mpsr.wire.frames import PREFACE, Hello, Move, Ring, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpsr.ring import Reader, Writer
+    from mpsr._speedups._c import Reader, Writer
 
 pytestmark = pytest.mark.skipif(not ring.AVAILABLE, reason="it takes Linux and C")
 
@@ -37,12 +40,12 @@ HEAD, TAIL, SIZE = 0, 64, 4096
 @pytest.fixture
 def memory() -> Iterator[tuple[Writer, Reader, mmap.mmap]]:
     """Return both ends of a small ring, and its memory."""
-    from mpsr import _ring
+    from mpsr._speedups import _c
 
     descriptor = os.memfd_create("test")
-    os.truncate(descriptor, _ring.CONTROL + SIZE)
-    writer, reader = _ring.Writer(descriptor, SIZE), _ring.Reader(descriptor, SIZE)
-    with mmap.mmap(descriptor, _ring.CONTROL) as control:
+    os.truncate(descriptor, _c.CONTROL + SIZE)
+    writer, reader = _c.Writer(descriptor, SIZE), _c.Reader(descriptor, SIZE)
+    with mmap.mmap(descriptor, _c.CONTROL) as control:
         yield writer, reader, control
     writer.close()
     reader.close()
@@ -83,7 +86,7 @@ def test_full_ring_takes_no_more(memory: Memory) -> None:
     writer, reader, _ = memory
     assert writer.write([bytes(SIZE - 1), b"ab"], 0) == SIZE
     assert writer.write([b"b"], 0) == 0
-    assert not writer.sleep(0)
+    assert not writer.wait_for_room(0)
     assert reader.recv(SIZE) == bytes(SIZE - 1) + b"a"
     with pytest.raises(BlockingIOError):
         reader.recv(1)
@@ -93,21 +96,21 @@ def test_each_end_wakes_the_other_that_sleeps(memory: Memory) -> None:
     """Who found nothing to do is woken once, and who did not sleep is not."""
     writer, reader, _ = memory
     assert writer.write([b"a"], 0) == 1
-    assert not writer.rouses()
+    assert not writer.reader_sleeps()
     reader.recv(10)
     with pytest.raises(BlockingIOError):
         reader.recv(10)
     writer.write([b"b"], 0)
-    assert writer.rouses()
-    assert not writer.rouses()
+    assert writer.reader_sleeps()
+    assert not writer.reader_sleeps()
     writer.write([bytes(SIZE)], 0)
-    assert writer.sleeps()
+    assert writer.announce_room()
     reader.recv(10)
-    assert not reader.rouses()  # so little room is not worth it
+    assert not reader.wake_writer()  # so little room is not worth it
     reader.recv(SIZE)
-    assert reader.rouses()
-    assert not reader.rouses()
-    assert not writer.sleeps()  # there is room already
+    assert reader.wake_writer()
+    assert not reader.wake_writer()
+    assert not writer.announce_room()  # there is room already
 
 
 def test_sleep_ends_with_room_and_with_an_interruption(memory: Memory) -> None:
@@ -117,7 +120,7 @@ def test_sleep_ends_with_room_and_with_an_interruption(memory: Memory) -> None:
     def make_room() -> None:
         if reader.filled():
             reader.recv(SIZE)
-        reader.rouses()
+        reader.wake_writer()
 
     for wake, awake in (
         (make_room, True),
@@ -126,7 +129,9 @@ def test_sleep_ends_with_room_and_with_an_interruption(memory: Memory) -> None:
         while writer.write([bytes(SIZE)], 0):
             pass
         result: list[bool] = []
-        sleeper = threading.Thread(target=lambda found=result: found.append(writer.sleep(30)))
+        sleeper = threading.Thread(
+            target=lambda found=result: found.append(writer.wait_for_room(30))
+        )
         sleeper.start()
         while sleeper.is_alive():
             wake()
@@ -145,7 +150,11 @@ def test_impossible_counters_are_refused(memory: Memory, value: int) -> None:
         with pytest.raises(ValueError, match="counters"):
             call()
     control[TAIL : TAIL + 8] = struct.pack("<Q", value)
-    for call in (lambda: writer.write([b"x"], 0), writer.sleeps, lambda: writer.sleep(0)):
+    for call in (
+        lambda: writer.write([b"x"], 0),
+        writer.announce_room,
+        lambda: writer.wait_for_room(0),
+    ):
         with pytest.raises(ValueError, match="counters"):
             call()
 
@@ -158,7 +167,7 @@ def test_closed_ring_is_not_touched(memory: Memory) -> None:
     reader.close()
     calls: list[Callable[[], object]] = [
         lambda: writer.write([b"x"], 0),
-        writer.rouses,
+        writer.reader_sleeps,
         lambda: reader.recv(1),
         reader.filled,
     ]
@@ -211,12 +220,12 @@ def test_two_processes_miss_no_wake_up() -> None:
         try:
             data = reader.recv(rng.choice([100, 5000, 300_000]))
         except BlockingIOError:
-            assert select.select([ours], [], [], 20)[0], "a bell was missed"
+            assert select.select([ours], [], [], 20)[0], "a doorbell was missed"
             ours.recv(100)
             continue
         assert data == counted(got, len(data))
         got += len(data)
-        if reader.rouses():
+        if reader.wake_writer():
             ours.send(b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     reader.close()
@@ -245,12 +254,12 @@ def write_counted(writer: Writer, sock: socket.socket, total: int) -> None:
         data, done = counted(sent, size), 0
         while done < size:
             done += (went := writer.write([data], done))
-            if writer.rouses():
+            if writer.reader_sleeps():
                 sock.send(b"!")
             if not went:
                 if rng.random() < 0.5:
-                    assert writer.sleep(20), "a wake-up was missed"
-                elif writer.sleeps():
+                    assert writer.wait_for_room(20), "a wake-up was missed"
+                elif writer.announce_room():
                     assert select.select([sock], [], [], 20)[0], "a wake-up was missed"
                     sock.recv(100)
         sent += size
@@ -259,8 +268,13 @@ def write_counted(writer: Writer, sock: socket.socket, total: int) -> None:
 # -- through producer and receiver ------------------------------------------------------------
 
 
+def is_in_ring(outbox: Outbox) -> bool:
+    connection = outbox._connection
+    return connection is not None and connection.carrier is Carrier.RING
+
+
 def in_ring(producer: mpsr.Producer[bytes]) -> bool:
-    return producer._outbox._ring is not None
+    return is_in_ring(producer._outbox)
 
 
 def send_often(producer: mpsr.Producer[bytes], messages: list[bytes], rounds: int) -> None:
@@ -270,7 +284,7 @@ def send_often(producer: mpsr.Producer[bytes], messages: list[bytes], rounds: in
 
 def send_frames(sock: socket.socket, count: int) -> None:
     for seq in range(count):
-        sock.sendall(pack_batch([bytes(MIB)], seq))
+        sock.sendall(codec.pack_batch([bytes(MIB)], seq))
 
 
 def produce(address: str, messages: list[bytes], rounds: int) -> threading.Thread:
@@ -306,18 +320,18 @@ def test_bulk_moves_to_a_ring(address: str, size: int) -> None:
             assert receiver.receive(20) == message
         receiver.acknowledge()
         assert receiver._inbox is not None
-        assert receiver._inbox._rings == 1  # type: ignore[union-attr]
+        assert receiver._inbox._connections.rings._given == 1  # type: ignore[union-attr]
         while receiver.stats().connections:
             assert receiver.try_receive_batch() is None
         sending.join()
-        assert receiver._inbox._rings == 0  # type: ignore[union-attr]
+        assert receiver._inbox._connections.rings._given == 0  # type: ignore[union-attr]
 
 
 def test_receiver_gives_so_many_rings_and_no_more(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without one a producer stays with its socket; and later there may be one."""
-    monkeypatch.setattr(inbox, "MAX_RINGS", 0)
+    monkeypatch.setattr(rings, "MAX_RINGS", 0)
     messages = [bytes(1000)] * 1000
     with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address) as producer:
 
@@ -332,12 +346,12 @@ def test_receiver_gives_so_many_rings_and_no_more(
 
         pass_through(3 * RING_AFTER // MIB)
         assert not in_ring(producer)
-        monkeypatch.setattr(inbox, "MAX_RINGS", limits.MAX_RINGS)
+        monkeypatch.setattr(rings, "MAX_RINGS", limits.MAX_RINGS)
         pass_through(3 * RING_AFTER // MIB)
         assert in_ring(producer)
 
 
-def test_receiver_that_stands_still_fills_the_ring_and_goes_on(address: str) -> None:
+def test_stalled_receiver_fills_the_ring_and_goes_on(address: str) -> None:
     """A full ring holds a producer up, and room in it wakes it."""
     messages = [bytes(1000)] * 1000
     with (
@@ -349,7 +363,7 @@ def test_receiver_that_stands_still_fills_the_ring_and_goes_on(address: str) -> 
         got = 0
         while got < 20_000:
             got += len(receiver.receive_batch(20))
-        sending.join(1)  # the receiver stands still meanwhile
+        sending.join(1)  # the receiver reads nothing meanwhile
         assert sending.is_alive()
         assert in_ring(producer)
         while got < 40_000:
@@ -366,17 +380,17 @@ def test_any_news_wakes_who_waits_for_room(address: str) -> None:
         outbox.service(now)
         assert outbox.window.offer(bytes(100_000), now)
         while write := outbox.begin_write(now):
-            outbox.end_write(write(), now)
+            outbox.end_write(write, write(), now)
 
     with mpsr.Receiver(address) as receiver:
-        while outbox._ring is None:
+        while not is_in_ring(outbox):
             send(monotonic())
             receiver.try_receive_batch()
-        while not outbox.blocked:
+        while outbox.state is not WriteState.FULL:
             send(monotonic())
         while receiver.try_receive_batch():
             pass
-        assert outbox.blocked
+        assert outbox.state is WriteState.FULL
         while outbox.read(monotonic()):
             pass  # as behind a write, and not by way of the selector
         assert outbox.ready()
@@ -413,7 +427,7 @@ def test_killed_producer_leaves_whole_messages(address: str) -> None:
                 assert message == expected.to_bytes(4, "big") * 500
                 expected += 1
         assert receiver._inbox is not None
-        assert receiver._inbox._rings == 1  # type: ignore[union-attr]
+        assert receiver._inbox._connections.rings._given == 1  # type: ignore[union-attr]
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         while receiver.stats().connections:
@@ -421,7 +435,7 @@ def test_killed_producer_leaves_whole_messages(address: str) -> None:
             for message in batch or ():
                 assert message == expected.to_bytes(4, "big") * 500
                 expected += 1
-        assert receiver._inbox._rings == 0  # type: ignore[union-attr]
+        assert receiver._inbox._connections.rings._given == 0  # type: ignore[union-attr]
 
 
 def test_next_receiver_gets_what_the_ring_held(address: str) -> None:
@@ -460,9 +474,7 @@ def test_stop_hands_out_what_the_ring_holds(address: str) -> None:
             producer.send_many([b"last"] * 3)
             flushed = threading.Thread(target=producer.flush)
             flushed.start()
-            while (
-                not producer._outbox._ring or producer._window.unsent or producer._window.gathering
-            ):
+            while not in_ring(producer) or producer._window.unsent or producer._window.gathering:
                 pass
             receiver.stop()
             assert [list(batch) for batch in receiver.batches()] == [[b"last"] * 3]

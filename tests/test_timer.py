@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr import timer
-from mpsr.timer import Timer, make_timer
+from mpsr._speedups import IN_C_ON_LINUX
+from mpsr.system.timer import Timer, make_timer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(not timer.AVAILABLE, reason="it takes C, and Linux")
+pytestmark = pytest.mark.skipif(not IN_C_ON_LINUX, reason="it takes C, and Linux")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_burst_wakes_the_background_thread_once(address: str) -> None:
 
 def test_producer_without_a_timer_works(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the system has no descriptor left for it, or there is no C."""
-    monkeypatch.setattr("mpsr.producer.make_timer", lambda: None)
+    monkeypatch.setattr("mpsr.sync.background.make_timer", lambda: None)
     with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address) as producer:
         for _ in range(20):
             producer.send(b"message")

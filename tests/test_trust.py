@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import mpsr
-from mpsr.trust import Step, steps_to, trusted_by_path
+from mpsr.system.trust import Step, steps_to, trusted_by_path
 from tests.process.programs import begin
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 import mpsr
-from mpsr.waiters import Waiters
-from mpsr.window import Window
+from mpsr.engine.sending.waiters import Waiters
+from mpsr.engine.sending.window import Window
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mpsr.waiting import Waiter
+from mpsr.system.waiting import Waiter
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
-    from mpsr.aio import AsyncProducer, AsyncReceiver
+    from mpsr.aio.producer import AsyncProducer
+    from mpsr.aio.receiver import AsyncReceiver
     from mpsr.batch import Batch, Peer, ProducerIdentity
     from mpsr.errors import (
         AddressDenied,
@@ -49,23 +50,22 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
-    from mpsr.inbox import ReceiverStats
-    from mpsr.outbox import ProducerStats
-    from mpsr.producer import Producer
-    from mpsr.receiver import Receiver
+    from mpsr.stats import ProducerStats, ReceiverStats
+    from mpsr.sync.producer import Producer
+    from mpsr.sync.receiver import Receiver
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "AsyncProducer": "aio",
-    "AsyncReceiver": "aio",
+    "AsyncProducer": "aio.producer",
+    "AsyncReceiver": "aio.receiver",
     "Batch": "batch",
     "Peer": "batch",
-    "Producer": "producer",
+    "Producer": "sync.producer",
     "ProducerIdentity": "batch",
-    "ProducerStats": "outbox",
-    "Receiver": "receiver",
-    "ReceiverStats": "inbox",
+    "ProducerStats": "stats",
+    "Receiver": "sync.receiver",
+    "ReceiverStats": "stats",
 }  # all others are exceptions
 
 __all__ = [

@@ -63,15 +63,15 @@ class Batch(Sequence[T], Generic[T]):
         "_count",
         "_decode",
         "_messages",
+        "_payload",
         "_raw",
+        "_state",
         "first_seq",
         "lost",
         "nbytes",
-        "payload",
         "peer",
         "position",
         "producer",
-        "track",
     )
 
     def __init__(  # noqa: PLR0917 - one is made for every batch, and names cost time
@@ -85,44 +85,39 @@ class Batch(Sequence[T], Generic[T]):
         lost: int = 0,
         decode: Callable[[bytes], T] | None = None,
         payload: Buffer | None = None,
-        track: Any = None,  # noqa: ANN401 - the wire's own
+        state: Any = None,  # noqa: ANN401 - the wire's own
     ) -> None:
         self._messages = messages  # makes them, anew each time
         self._raw: list[bytes] | None = None
         self._count = count
-        self.nbytes = nbytes
-        self.peer = peer
-        self.producer = producer
-        self.first_seq = first_seq
-        self.lost = lost
+        self.nbytes: int = nbytes
+        self.peer: Peer = peer
+        self.producer: ProducerIdentity | None = producer
+        self.first_seq: int = first_seq
+        self.lost: int = lost
         self._decode = decode
-        self.payload = payload  # of the native batch of which these are the last messages
-        self.track = track  # where its native producer stands
+        self._payload = payload
+        self._state = state
         self.position: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as a copy of the messages, with all that is known of them."""
-        return _listed, (list(self.iter_raw()), self._known(), self.position)
+        return _unpickled, (list(self.iter_raw()), self._known())
 
     @property
     def end_seq(self) -> int:
         """The sequence number behind the last message."""
         return self.first_seq + self._count
 
-    def last(self, bodies: list[bytes]) -> Batch[T]:
-        """Return its last messages, which these are, as a batch of their own."""
-        known = {**self._known(), "first_seq": self.end_seq - len(bodies), "lost": 0}
-        batch: Batch[T] = _listed(bodies, {**known, "track": self.track}, self.position)
-        return batch
-
     def _known(self) -> dict[str, Any]:
-        """Return what is known of it, beside its messages and where it stands."""
+        """Return what is known of it, beside its messages."""
         return {
             "peer": self.peer,
             "producer": self.producer,
             "first_seq": self.first_seq,
             "lost": self.lost,
             "decode": self._decode,
+            "position": self.position,
         }
 
     def iter_raw(self) -> Iterator[bytes]:
@@ -161,11 +156,45 @@ class Batch(Sequence[T], Generic[T]):
         return f"<Batch of {self._count}, {self.nbytes} bytes, from pid {self.peer.pid}{lost}>"
 
 
-def _listed(bodies: list[bytes], known: dict[str, Any], position: int | None) -> Batch[Any]:
+def batch_of(
+    bodies: list[bytes],
+    peer: Peer,
+    *,
+    producer: ProducerIdentity | None = None,
+    first_seq: int = 0,
+    lost: int = 0,
+    decode: Callable[[bytes], Any] | None = None,
+    state: Any = None,  # noqa: ANN401 - the wire's own
+    position: int | None = None,
+) -> Batch[Any]:
     """Return a batch of messages that are in a list."""
-    batch: Batch[Any] = Batch(partial(iter, bodies), len(bodies), sum(map(len, bodies)), **known)
+    nbytes = sum(map(len, bodies))
+    messages = partial(iter, bodies)
+    batch: Batch[Any] = Batch(
+        messages, len(bodies), nbytes, peer, producer, first_seq, lost, decode, None, state
+    )
     batch.position = position
     return batch
+
+
+def last_of(batch: Batch[Any], bodies: list[bytes]) -> Batch[Any]:
+    """Return the last messages of a batch, which these are, as a batch of their own."""
+    known = {**batch._known(), "first_seq": batch.end_seq - len(bodies), "lost": 0}  # noqa: SLF001 - its own module
+    return batch_of(bodies, **known, state=state_of(batch))
+
+
+def state_of(batch: Batch[Any]) -> Any:  # noqa: ANN401 - the wire's own
+    """Return where the native producer of a batch stands; None in other framings."""
+    return batch._state  # noqa: SLF001 - its own module
+
+
+def payload_of(batch: Batch[Any]) -> Buffer | None:
+    """Return the payload of the native frame in which a batch came whole; None if it did not."""
+    return batch._payload  # noqa: SLF001 - its own module
+
+
+def _unpickled(bodies: list[bytes], known: dict[str, Any]) -> Batch[Any]:
+    return batch_of(bodies, **known)
 
 
 def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:

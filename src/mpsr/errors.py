@@ -158,7 +158,7 @@ class Undelivered(NotSent):
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
         super().__init__(message, messages=messages)
-        self.count = len(messages)
+        self.count: int = len(messages)
 
 
 class TimedOut(MpsrError, TimeoutError):

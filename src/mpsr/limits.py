@@ -7,9 +7,7 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-LONGEST_TIMEOUT: Final = (
-    1e9  # seconds: 31 years; the system counts a wait in 63 bits of nanoseconds
-)
+LONGEST_TIMEOUT: Final = 1e9  # seconds: the system counts a wait in 63 bits of nanoseconds
 
 # -- messages and frames --------------------------------------------------------------------
 
@@ -20,15 +18,15 @@ MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE ar
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
 BATCH_TARGET: Final = 384 * KIB  # bytes: what is done once a batch is then lost in what it holds
 FIRST_READ: Final = 64 * KIB  # bytes: one bounded read, where little comes
-SHARED: Final = 8 * KIB  # bytes: a message so long is not copied into a batch, but held
-LONG_TARGET: Final = 1 * MIB  # bytes: a batch of such messages, which need no memory of its own
+LONG_MESSAGE: Final = 8 * KIB  # bytes: a message so long is not copied into a batch, but held
+LONG_BATCH_TARGET: Final = 1 * MIB  # bytes: a batch of them, which needs no memory of its own
 READ_SIZE: Final = 512 * KIB  # bytes: one bounded read, where much comes; about a socket buffer
 RING_SIZE: Final = 1 * MIB  # bytes of a ring of shared memory: it stays in a processor's caches
 RING_AFTER: Final = 4 * MIB  # bytes from a producer until it gets a ring: more is to come
 MAX_RINGS: Final = 64  # rings that a receiver gives at a time: 64 MiB of memory, shared or not
 READ_BEHIND: Final = 4 * KIB  # bytes read behind a frame that has a place: where the next begins
-APART: Final = 16 * KIB  # bytes: messages longer than that on average are read apart
-DIRECT_READ: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
+SEPARATE_MESSAGE: Final = 16 * KIB  # bytes: messages longer than that on average are read apart
+READ_IN_PLACE: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
 
 KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
 
@@ -38,9 +36,9 @@ DYING_OWNER: Final = 0.5  # seconds: what the kernel may take to free a killed o
 BACKLOG: Final = 4096  # connections waiting to be accepted: the kernel's own usual maximum
 MAX_BACKLOG: Final = 2**31 - 1  # connections: listen(2) takes a C int
 MAX_CONNECTIONS: Final = 1024  # connections: bounds memory and descriptors until raised
-PATH_LOOK: Final = 2.0  # seconds between two looks whether the socket's path is still ours
-PATH_TOUCH: Final = 900.0  # seconds between two refreshed time stamps: files seem old after hours
-UNPLACED: Final = 16  # connections that are accepted, and wait for one that gives way
+PATH_CHECK_INTERVAL: Final = 2.0  # seconds between two checks that the path leads to our socket
+PATH_TOUCH_INTERVAL: Final = 900.0  # seconds: files whose times are older may be removed
+MAX_UNPLACED: Final = 16  # connections that are accepted, and wait for one that gives way
 SILENT_START: Final = 0.25  # seconds: who connects has something to say, if others want the place
 SILENCE: Final = 5.0  # seconds: who types by hand is quicker, and loses the place only if wanted
 MAX_UNFINISHED: Final = 64 * MIB  # bytes of foreign messages that are not whole, in all
@@ -54,7 +52,6 @@ ACK_DELAY: Final = 0.002  # seconds: how long an acknowledgement may wait to rid
 MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
 DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
-LOOKS: Final = 2  # at what is ready, before the caller hears that no batch has come whole
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
 # -- journal --------------------------------------------------------------------------------
@@ -64,7 +61,7 @@ JOURNAL_LIMIT: Final = 1 * GIB  # bytes: hours of events, on a disk that has oth
 GROUP_SIZE: Final = 4 * MIB  # bytes written and synced at once: more costs no less a byte
 GROUP_TIME: Final = 0.001  # seconds that a group may gather while nothing is being written
 CURSOR_TIME: Final = 0.005  # seconds until a cursor that moved is written, without a group
-FULL_PAUSE: Final = 0.1  # seconds before a full disk is tried again
+FULL_DISK_PAUSE: Final = 0.1  # seconds before a full disk is tried again
 READ_AHEAD: Final = 16 * MIB  # bytes kept in memory for a reader that follows closely
 JOURNAL_PARTS: Final = 4  # a message is at most so small a part: a group of them has to fit
 MIN_JOURNAL_LIMIT: Final = 2 * MIB  # bytes: some segments, each with a group of batches
@@ -81,20 +78,20 @@ MESSAGE_COST: Final = 8  # bytes of buffer that a message takes beside its own
 MIN_BATCHES: Final = 16  # a full buffer holds at least so many batches: drops stay fine-grained
 LINGER: Final = 0.001  # seconds: how long a burst gathers before it is sent
 SHORT_MESSAGE: Final = 4 * KIB  # bytes: its frame is made in one piece, if it leaves at once
-TURN: Final = 0.1  # of a linger: how long until a message may leave at once again
-TURNS: Final = 3  # messages that may leave at once in quick succession, before it is a burst
+TOKEN_INTERVAL: Final = 0.1  # of a linger: how long until a message may leave at once again
+BURST_TOKENS: Final = 3  # messages that may leave at once in quick succession, before it is a burst
 BACKOFF_FIRST: Final = 0.01  # seconds before the first reconnect
 BACKOFF_MOST: Final = 1.0  # seconds: a receiver that returns is found within one
-CLOSE_PATIENCE: Final = 5.0  # seconds without progress before close() gives up
+CLOSE_TIMEOUT: Final = 5.0  # seconds without progress before close() gives up
 SEND_BUFFER: Final = 256 * KIB  # bytes that the kernel may hold for a connection, where it lets us
-PATIENT_WRITE: Final = 32 * KIB  # bytes: who sends less at a time is in no burst, and never waits
-SEND_PATIENCE: Final = 2.0  # seconds without progress that a burst waits in a write for room
-BURST_LOOK: Final = 0.004  # seconds: then somebody looks what a burst has left behind
+WAITING_WRITE: Final = 32 * KIB  # bytes: who sends less at a time is in no burst, and never waits
+WRITE_TIMEOUT: Final = 2.0  # seconds without progress that a burst waits in a write for room
+BURST_TIME: Final = 0.004  # seconds: then the background writes what a burst has left
 SPOOL_SETTLE: Final = 1.0  # seconds until what was accepted is settled without another commit
 MAX_SPOOLED: Final = 256 * MIB  # bytes: one message must fit the spool several times over
-ACK_LOOK: Final = 256 * KIB  # bytes not accepted: above, whoever writes looks for news as well
-ACK_PARCELS: Final = 128  # batches not accepted: above too; a socket holds twice the news
-LONGEST_REST: Final = 86_400.0  # seconds: the system counts a wait in 31 bits of milliseconds
-ACK_REST: Final = 1.0  # seconds that acknowledgements gather unread while nobody waits for them
+ACK_READ_BYTES: Final = 256 * KIB  # not accepted: above, who writes reads acknowledgements, too
+ACK_READ_BATCHES: Final = 128  # batches not accepted: above too; a socket holds twice the news
+LONGEST_WAIT: Final = 86_400.0  # seconds: the system counts a wait in 31 bits of milliseconds
+ACK_READ_INTERVAL: Final = 1.0  # seconds that acknowledgements stay unread while nobody waits
 WRITE_SIZE: Final = 1 * MIB  # bytes gathered for one system call
 WRITE_BUFFERS: Final = 512  # buffers gathered for one system call: half of IOV_MAX

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mpsr.batch import Peer, ProducerIdentity
 from mpsr.limits import JOURNAL_LIMIT
 from mpsr.store.journal import Journal
-from mpsr.store.records import Entry, ProducerState
+from mpsr.store.records import Entry, KnownProducer
 from tests.store.entries import entry_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def make(
     """Make a journal of these batches, of a producer that stands at 7, and of these cursors."""
     with Journal(path, limit=limit) as journal:
         for each in entries:
-            journal.append([each], producers=[ProducerState(34, WEB, 1, 7)])
+            journal.append([each], producers=[KnownProducer(34, WEB, 1, 7)])
         for name, position in cursors.items():
             journal.cursor(name)
             journal.move(name, position)

@@ -174,7 +174,7 @@ def test_terminal_shows_how_it_gets_on(cli: Cli, term: str) -> None:
     """A line with the phase, the time and the rates, which vanishes; none on a dumb terminal."""
     master, slave = pty.openpty()
     environment: dict[str, str | None] = {"TERM": term, "COLUMNS": "100", "NO_COLOR": "1"}
-    bench = cli.start("bench", "--duration", "2s", stderr=slave, env=environment)
+    bench = cli.start("bench", "--duration", "4s", stderr=slave, env=environment)
     os.close(slave)
     shown = Screen(master).rest().decode()
     os.close(master)
@@ -184,8 +184,8 @@ def test_terminal_shows_how_it_gets_on(cli: Cli, term: str) -> None:
     if term == "dumb":
         assert shown == ""
     else:
-        assert re.search(r"latency .* 0\.\d/0\.4 s +[\d,]+ messages/s +[\d,.]+ MB/s", shown)
-        assert re.search(r"throughput .* 0\.\d/1\.6 s +[\d,]+ messages/s +[\d,.]+ MB/s", shown)
+        assert re.search(r"latency .* 0\.\d/0\.8 s +[\d,]+ messages/s +[\d,.]+ MB/s", shown)
+        assert re.search(r"throughput .* \d\.\d/3\.2 s +[\d,]+ messages/s +[\d,.]+ MB/s", shown)
         assert shown.endswith("\x1b[2K")  # the line is cleared
 
 

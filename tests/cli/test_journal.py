@@ -18,7 +18,7 @@ from mpsr.batch import ProducerIdentity
 from mpsr.limits import MIN_JOURNAL_LIMIT
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
-from mpsr.store.records import HEADER_SIZE, Entry, ProducerState, Use
+from mpsr.store.records import HEADER_SIZE, Entry, KnownProducer, Use
 from mpsr.store.salvage import Salvage
 from tests.cli.conftest import Cli, Screen
 from tests.cli.journals import CRON, WEB, damage, entry, make, segments
@@ -298,7 +298,7 @@ def test_salvaged_journal_takes_the_place_of_the_damaged_one(cli: Cli, events: P
     assert salvaged.stat().st_mode & 0o777 == 0o700
     with Journal(salvaged) as journal, Journal(events) as old, journal.reader() as reader:
         assert (journal.trimmed, journal.last, journal.cursors()) == (0, 11, {"reader": 5})
-        assert journal.producers() == known == [ProducerState(34, WEB, 1, 7)]
+        assert journal.producers() == known == [KnownProducer(34, WEB, 1, 7)]
         assert journal.id == old.id
         found = [(record.position, record.entry.batch()) for record in reader.read(5)]
         assert [(position, list(batch)) for position, batch in found] == [

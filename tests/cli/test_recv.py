@@ -17,8 +17,8 @@ import pytest
 
 import mpsr
 from mpsr.cli.entry import run
-from mpsr.endpoint import SocketType
-from mpsr.trust import ReceiverUid
+from mpsr.system.address import SocketType
+from mpsr.system.trust import ReceiverUid
 from tests.cli.conftest import Cli
 
 

@@ -333,7 +333,7 @@ def test_receiver_may_take_less(cli: Cli) -> None:
         ("lines", [b"one\ntwo\n"]),
         ("null", [b"one\0two\0"]),
         ("length", [b"\0\0\0\3one\0\0\0\3two"]),
-        ("stream", [b"one", b"two"]),
+        ("eof", [b"one", b"two"]),
     ],
 )
 def test_foreign_servers_get_their_framing(

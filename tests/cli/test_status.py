@@ -67,10 +67,13 @@ def test_help_begins_with_examples(capfd: pytest.CaptureFixture[str], name: str)
 
 
 def test_version_tells_what_runs(cli: Cli) -> None:
-    """The versions of mpsr and Python, and the codec in use."""
+    """The versions of mpsr and Python, and which parts in C are in use."""
     _, out, _ = cli.run("--version")
     python = ".".join(map(str, sys.version_info[:3]))
-    pattern = rf"mpsr \d+\.\d+\.\S+ \(codec: (pure Python|C); Python {re.escape(python)}\)\n"
+    parts = r"codec: (pure Python|C); " + "".join(
+        rf"{part}: (C|not in use); " for part in ("direct writes", "signal mask", "ring", "timer")
+    )
+    pattern = rf"mpsr \d+\.\d+\.\S+ \({parts}Python {re.escape(python)}\)\n"
     assert re.fullmatch(pattern, out.decode())
 
 

@@ -18,9 +18,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
-import mpsr.inbox
+import mpsr.engine.receiving.inbox
+from mpsr.engine.sending.window import Window
 from mpsr.limits import KIB
-from mpsr.window import Window
 from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
@@ -104,8 +104,14 @@ def receive(
 def set_limits(limits: dict[str, float]) -> None:
     """Give the receivers of this process other limits."""
     for name, value in limits.items():
-        assert hasattr(mpsr.inbox, name)
-        setattr(mpsr.inbox, name, value)
+        holders = [
+            module
+            for path, module in sys.modules.items()
+            if path.startswith("mpsr.engine.receiving.") and hasattr(module, name)
+        ]
+        assert holders
+        for module in holders:
+            setattr(module, name, value)
 
 
 def receive_journaled(
@@ -275,7 +281,7 @@ def stream_counted(address: str, *, flush_every: int, least: int) -> None:
 
     def noting_rewind(window: Window) -> None:
         nonlocal written
-        written = max([written, *(parcel.end_seq for parcel in window._inflight)])
+        written = max([written, *(batch.end_seq for batch in window._inflight)])
         rewind(window)
 
     def noting_resume(window: Window, expected_seq: int, max_message: int) -> bool:

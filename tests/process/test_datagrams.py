@@ -16,7 +16,7 @@ from tests.process.stamps import stamp_of, stamped
 from tests.process.workers import PATIENCE, is_stuck, receive_all, receive_beside
 
 if TYPE_CHECKING:
-    from mpsr.window import OnFull
+    from mpsr.engine.sending.window import OnFull
     from tests.process.workers import Start
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr.limits import CLOSE_PATIENCE, MIB
+from mpsr.limits import CLOSE_TIMEOUT, MIB
 from tests.chance import Chance
 from tests.process import roles
 from tests.process.stamps import Source, Tally, stamp_of
@@ -44,7 +44,7 @@ def test_forgotten_producer_says_at_exit_what_it_could_not_deliver(
         assert f"to {address} not delivered: cannot reach" in program.complaint()
     for program in programs[:3]:
         assert "mpsr: 1000 messages" in program.complaint()
-    assert CLOSE_PATIENCE <= time.monotonic() - before < 3 * CLOSE_PATIENCE
+    assert CLOSE_TIMEOUT <= time.monotonic() - before < 3 * CLOSE_TIMEOUT
 
 
 def test_program_that_ends_while_a_daemon_thread_closes_delivers(
@@ -72,7 +72,7 @@ def test_daemon_thread_that_sends_does_not_hold_up_the_exit(start: Start, addres
         program = start(roles.end_with_daemon, address, buffer=MIB)
         before = time.monotonic()
         receive_all(receiver, take_slowly, [program])
-        assert time.monotonic() - before < 4 * CLOSE_PATIENCE
+        assert time.monotonic() - before < 4 * CLOSE_TIMEOUT
     assert tally.counts[Source(program.pid, 0)] > 0
 
 

@@ -15,7 +15,7 @@ import mpsr
 if TYPE_CHECKING:
     from pathlib import Path
 
-PATIENCE: Final = 40  # seconds: a program that stands still is ended, below the test's own limit
+PATIENCE: Final = 40  # seconds: a program that hangs is ended, below the test's own limit
 
 PATCHES: Final = ["", "select=False", "thread=False", "socket=False"]
 ORDERS: Final = {

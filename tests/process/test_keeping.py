@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 import mpsr
-from mpsr.limits import PATH_LOOK
+from mpsr.limits import PATH_CHECK_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,7 +149,7 @@ def test_second_receiver_that_took_the_path_keeps_it(
         assert receiver.receive(10) == b"1"
         unlink_both(path)
         with mpsr.Receiver(path) as second:
-            end = time.monotonic() + 2 * PATH_LOOK
+            end = time.monotonic() + 2 * PATH_CHECK_INTERVAL
             while "is gone, and cannot be made anew" not in caplog.text:
                 assert receiver.try_receive_batch() is None
                 assert time.monotonic() < end
@@ -177,8 +177,8 @@ def test_what_cleans_directories_by_age_spares_a_receivers_files(tmp_path: Path,
         time.sleep(1.2)  # what is older than a second is cleaned
         engine = receiver._inbox
         assert engine is not None
-        engine._keeper._touched_at = None  # type: ignore[union-attr]  # as if it were time
-        engine._keeper.look(time.monotonic())  # type: ignore[union-attr]
+        engine._listener._keeper._touched_at = None  # type: ignore[union-attr]  # as if it were time
+        engine._listener._keeper.look(time.monotonic())  # type: ignore[union-attr]
         rules = tmp_path / "rules.conf"
         rules.write_text(f"e {directory} - - - 1s\n")
         subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=30)

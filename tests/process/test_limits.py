@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
+from mpsr._speedups import codec
 from mpsr.limits import MIB
-from mpsr.wire import codec
 from mpsr.wire.frames import PREFACE, Hello, RejectCode, encode
 from tests.process import roles
 from tests.process.stamps import stamped

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr import passing, ring
+from mpsr.engine.sending.states import Carrier
+from mpsr.system import passing, ring
 from mpsr.wire.frames import PREFACE, Ack, Hello, Ring, Welcome, encode
 
 if TYPE_CHECKING:
@@ -194,5 +195,7 @@ def test_producer_takes_its_ring_although_descriptors_are_refused(address: str) 
             got += len(receiver.receive_batch(10))
         sending.join()
         receiver.acknowledge()
-        assert producer._outbox._ring is not None
+        connection = producer._outbox._connection
+        assert connection is not None
+        assert connection.carrier is Carrier.RING
         assert encode(Hello(bytes(16), 0, "", takes_ring=True))[5] == 1

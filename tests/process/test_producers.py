@@ -1,4 +1,4 @@
-"""What a producer's death, standstill or number does to the others."""
+"""What a producer's death, stall or number does to the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr.inbox import Inbox
+from mpsr.engine.receiving.inbox import Inbox
 from mpsr.limits import MIB
 from tests.chance import Chance
 from tests.process import roles
@@ -28,10 +28,10 @@ def unread(receiver: mpsr.Receiver) -> int:
     assert isinstance(receiver._inbox, Inbox)
     size = bytearray(4)
     total = 0
-    for connection in receiver._inbox._connections:
+    for connection in receiver._inbox._connections.open:
         ioctl(connection.socket, FIONREAD, size)
         total += int.from_bytes(size, "little")
-        total += connection.given.filled() if connection.given is not None else 0
+        total += connection.ring.filled() if connection.ring is not None else 0
     return total
 
 
@@ -87,7 +87,7 @@ def test_producers_killed_at_any_moment_leave_whole_messages_and_the_others_alon
 def test_producer_stopped_inside_a_message_does_not_disturb_the_others(
     start: Start, address: str
 ) -> None:
-    """While one stands still, others deliver; once it goes on, so does its message."""
+    """While one is stopped, others deliver; once it goes on, so does its message."""
     tally = Tally()
     with mpsr.Receiver(address) as receiver:
         stopped = start(roles.flood, address, size=LARGE)

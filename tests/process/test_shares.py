@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr import inbox
+from mpsr.engine.receiving import shares
+from mpsr.engine.receiving.shares import gives_way, holds_most
 from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
-from mpsr.shares import gives_way, holds_most
 from tests.process.programs import begin
 
 if TYPE_CHECKING:
@@ -144,12 +144,12 @@ def test_nobody_is_sent_away_without_need(address: str, limited: mpsr.Receiver[b
     assert limited.stats().rejected == 0
 
 
-@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+@pytest.mark.parametrize("framing", ["lines", "null", "eof"])
 def test_unfinished_messages_stay_within_one_bound(
     address: str, framing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that begin messages and never end them cost bounded memory, and harm nobody."""
-    monkeypatch.setattr(inbox, "MAX_UNFINISHED", 4 * MIB)
+    monkeypatch.setattr(shares, "MAX_UNFINISHED", 4 * MIB)
     with (
         mpsr.Receiver(address, framing=framing, max_message=MIB) as receiver,
         ExitStack() as stack,
@@ -171,7 +171,7 @@ def test_unfinished_messages_stay_within_one_bound(
         while not receiver.stats().rejected:
             time.sleep(0.001)
         engine: Any = receiver._inbox
-        assert engine._unfinished_bytes <= 4 * MIB
+        assert engine._connections._unfinished._sum <= 4 * MIB
         assert receiver.stats().rejected >= 24 - 5
         honest.settimeout(0.05)
         with pytest.raises(TimeoutError):

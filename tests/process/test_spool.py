@@ -18,8 +18,8 @@ import anyio
 import pytest
 
 import mpsr
-from mpsr.limits import CLOSE_PATIENCE
-from mpsr.spool import Spool
+from mpsr.engine.sending.spool import Spool
+from mpsr.limits import CLOSE_TIMEOUT
 from mpsr.store import files
 from mpsr.store.journal import Journal
 from tests.process import points
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WORKER = """
 import os, random, signal, sys, time
-import mpsr, mpsr.producer
+import mpsr, mpsr.sync.producer
 from tests.process import points
 
 address, spool, name, point, left = *sys.argv[1:5], int(sys.argv[5])
@@ -37,7 +37,7 @@ address, spool, name, point, left = *sys.argv[1:5], int(sys.argv[5])
 producer = mpsr.Producer(address, spool=spool, buffer=256 << 20)
 if point:
     points.die(point, left)
-mpsr.producer.SPOOL_SETTLE = 0.1
+mpsr.sync.producer.SPOOL_SETTLE = 0.1
 chance = random.Random(name)
 sent = 0
 os.write(1, b"0\\n")
@@ -173,7 +173,7 @@ def test_closing_without_a_receiver_keeps_everything_and_raises_nothing(
     begun = monotonic()
     with mpsr.Producer(address, spool=spool) as first:
         first.send_many([b"%d" % number for number in range(1000)])
-    assert monotonic() - begun < CLOSE_PATIENCE / 2
+    assert monotonic() - begun < CLOSE_TIMEOUT / 2
     assert first.stats().buffered == 1000
     with receiving(address) as received:
         with mpsr.Producer(address, spool=spool) as second:

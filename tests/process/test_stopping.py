@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr.endpoint import parse_address
-from mpsr.outbox import Outbox
+from mpsr.engine.sending.outbox import Outbox
+from mpsr.system.address import parse_address
 from tests.process import roles
 from tests.process.stamps import Source, Tally, stamp_of
 from tests.process.workers import PATIENCE, beside, receive_all, receive_beside
@@ -110,7 +110,7 @@ def test_last_acknowledgement_is_heard_even_if_a_write_finds_the_receiver_gone(
             outbox.window.seal()
             due = outbox.begin_write(0.0)
             assert due is not None
-            outbox.end_write(due(), 0.0)
+            outbox.end_write(due, due(), 0.0)
 
         with mpsr.Receiver(address) as receiver:
             outbox.service(0.0)

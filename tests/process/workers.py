@@ -14,6 +14,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
 
+from mpsr.engine.sending.states import WriteState
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
@@ -97,7 +99,7 @@ class Worker:
         self.process.wait()
 
     def freeze(self) -> None:
-        """Stop it with SIGSTOP, and wait until it stands still."""
+        """Stop it with SIGSTOP, and wait until it is stopped."""
         self.process.send_signal(signal.SIGSTOP)
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
@@ -149,9 +151,9 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
 def is_stuck(producer: mpsr.Producer) -> bool:
     """Wait until the producer has written all it has (False), or the kernel takes no more."""
     outbox = producer._outbox
-    while not outbox.blocked and (outbox.window.unsent or outbox.window.gathering):
+    while outbox.state is not WriteState.FULL and (outbox.window.unsent or outbox.window.gathering):
         sleep(0.0005)
-    return outbox.blocked
+    return outbox.state is WriteState.FULL
 
 
 def receive_beside(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final
 
+from mpsr._speedups import codec
 from mpsr.batch import Peer, ProducerIdentity
 from mpsr.store.records import Entry, Record
-from mpsr.wire.codec import pack_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ _BATCH_AT: Final = 8  # bytes of frame header before a BATCH payload
 def entry_of(messages: Sequence[bytes], first_seq: int = 0, *, lost: int = 0) -> Entry:
     """Return the entry of some messages."""
     return Entry(
-        pack_batch(messages, first_seq)[_BATCH_AT:] if messages else b"",
+        codec.pack_batch(messages, first_seq)[_BATCH_AT:] if messages else b"",
         len(messages),
         sum(map(len, messages)),
         first_seq,

@@ -16,7 +16,7 @@ from mpsr.errors import JournalDamaged, JournalError
 from mpsr.limits import KIB, MIB
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
-from mpsr.store.records import ProducerState
+from mpsr.store.records import KnownProducer
 from mpsr.store.salvage import Salvage
 from mpsr.store.segments import Segment, list_segments
 from tests.store.entries import PEER, PRODUCER, body, entry_of, numbered, read_all
@@ -275,7 +275,7 @@ def test_journal_whose_end_is_in_doubt_is_set_aside_and_its_new_name_told(
     with Journal(path, limit=LIMIT) as journal:
         while len(list_segments(path)) < 2:
             journal.append([numbered(journal.last + 1, 1, 100 * KIB)])
-        journal.append([], producers=[ProducerState(1, PRODUCER, 1, 4)])
+        journal.append([], producers=[KnownProducer(1, PRODUCER, 1, 4)])
     damage(path)
     before = {file.name: file.read_bytes() for file in Path(path).iterdir()}
     with pytest.raises(JournalDamaged, match="mpsr journal salvage"):

@@ -14,7 +14,7 @@ from mpsr.batch import UNKNOWN_PEER, ProducerIdentity
 from mpsr.errors import Closed, ConfigurationError, JournalFull, MessageTooLarge
 from mpsr.limits import KIB, MIB
 from mpsr.store.journal import Journal
-from mpsr.store.records import Entry, ProducerState, Use
+from mpsr.store.records import Entry, KnownProducer, Use
 from tests.store.entries import PEER, PRODUCER, body, entry_of, numbered, read, read_all
 
 SMALL = 4 * MIB
@@ -89,15 +89,15 @@ def test_batches_tell_where_their_producers_stand(path: str) -> None:
     with Journal(path) as journal:
         journal.append([entry_of([b"a", b"b"], 7), entry_of([b"c"], 9)])
         journal.append([Entry(b"", 0, 0, lost=1)])  # of no native producer
-        assert journal.producers() == [ProducerState(PEER.uid, PRODUCER, 3, 10)]
+        assert journal.producers() == [KnownProducer(PEER.uid, PRODUCER, 3, 10)]
         journal.append([entry_of([], 15, lost=5)])
     with Journal(path) as journal:
-        assert journal.producers() == [ProducerState(PEER.uid, PRODUCER, 3, 15)]
+        assert journal.producers() == [KnownProducer(PEER.uid, PRODUCER, 3, 15)]
 
 
 def test_producers_are_kept_replaced_and_forgotten(path: str) -> None:
-    one = ProducerState(5, PRODUCER, 1, 2**64 - 1)
-    other = ProducerState(None, PRODUCER._replace(label=""), 2**32 - 1, 0)
+    one = KnownProducer(5, PRODUCER, 1, 2**64 - 1)
+    other = KnownProducer(None, PRODUCER._replace(label=""), 2**32 - 1, 0)
     with Journal(path) as journal:
         journal.append([], producers=[one, other])
         journal.append([], producers=[one._replace(epoch=2)], forget=[(None, PRODUCER.id)])

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from mpsr._speedups import codec
 from mpsr.limits import MIN_JOURNAL_LIMIT
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.records import Entry
-from mpsr.wire.codec import pack_batch
 
 _BATCH_AT = 8  # bytes of frame header before a BATCH payload
 
 
 def entry(*messages: bytes) -> Entry:
     """Return a batch."""
-    return Entry(pack_batch(messages, 0)[_BATCH_AT:], len(messages), sum(map(len, messages)))
+    return Entry(codec.pack_batch(messages, 0)[_BATCH_AT:], len(messages), sum(map(len, messages)))
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from mpsr.store.records import (
     Entry,
     Header,
     Kind,
+    KnownProducer,
     Place,
-    ProducerState,
     pack_changes,
     pack_entry,
     pack_header,
@@ -46,7 +46,7 @@ entries = st.builds(
     epoch=u32,
     received_at=st.integers(-(2**63), 2**63 - 1),
 )
-states = st.builds(ProducerState, numbers, identities, u32, u64)
+states = st.builds(KnownProducer, numbers, identities, u32, u64)
 changes = st.builds(
     Changes,
     st.dictionaries(st.text(max_size=20), st.none() | st.integers(0, 2**64 - 2), max_size=4),

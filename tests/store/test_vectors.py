@@ -12,11 +12,11 @@ from zlib import crc32
 
 import pytest
 
+from mpsr._speedups import codec
 from mpsr.batch import Peer, ProducerIdentity
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.records import Entry, Header, Use
-from mpsr.wire.codec import pack_batch
 
 HERE: Final = Path(__file__).parents[1] / "vectors" / "journal"
 VECTORS: Final = json.loads((HERE / "journal.json").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_reader_reads_them(laid_out: str, name: str) -> None:
 
 def entry_of(held: dict[str, Any], payload: bytes | None = None) -> Entry:
     messages = [bytes.fromhex(message) for message in held["messages"]]
-    packed = pack_batch(messages, held["first_seq"])[8:] if messages else b""
+    packed = codec.pack_batch(messages, held["first_seq"])[8:] if messages else b""
     return Entry(
         packed if payload is None else payload,
         len(messages),
@@ -101,7 +101,7 @@ def test_journal_writes_them(path: str) -> None:
     """All but the SEAL, which comes with the next segment."""
     vector = VECTORS["journal"]
     batches = vector["holds"]["batches"]
-    whole = pack_batch([b"a", b"bb", b"c"], 0)[8:]
+    whole = codec.pack_batch([b"a", b"bb", b"c"], 0)[8:]
     with Journal(
         path, begin=Header(bytes.fromhex(vector["holds"]["id"]), Use.JOURNAL, 1)
     ) as journal:

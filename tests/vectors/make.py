@@ -768,14 +768,14 @@ def octet_counted() -> list[Json]:
     ]  # fmt: skip
 
 
-def streams() -> list[Json]:
-    item, small = foreign("stream"), foreign("stream", 8)
+def whole_connections() -> list[Json]:
+    item, small = foreign("eof"), foreign("eof", 8)
 
     def whole(body: str) -> Json:
         return at_end(messages(0, body), orderly=True)
 
     return [
-        item("stream", "all up to the end is one message", "68690a00", end=whole("68690a00")),
+        item("eof", "all up to the end is one message", "68690a00", end=whole("68690a00")),
         item("one-byte", "however short", "00", end=whole("00")),
         item("preface", "first bytes mean nothing where the framing is chosen", PREFACE,
              end=whole(PREFACE)),
@@ -1132,7 +1132,7 @@ def files() -> dict[str, list[Json]]:
         "length.json": lengths(),
         "length-le.json": lengths_le(),
         "octet-counted.json": octet_counted(),
-        "stream.json": streams(),
+        "eof.json": whole_connections(),
         "detection.json": detection(),
         "connections.json": connections(),
         "producer.json": producers(),

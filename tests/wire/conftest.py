@@ -14,7 +14,7 @@ settings.register_profile("mpsr", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("mpsr")
 
 CODECS: Final = [
-    name for name in ("mpsr.wire._codec_py", "mpsr.wire._codec") if find_spec(name) is not None
+    name for name in ("mpsr._speedups.codec_py", "mpsr._speedups._c") if find_spec(name) is not None
 ]
 
 

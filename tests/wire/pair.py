@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from mpsr._speedups import codec
 from mpsr.batch import Batch, ProducerIdentity
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.wire import codec
 from mpsr.wire.frames import (
     ControlFrame,
     FrameType,
@@ -21,16 +21,12 @@ from mpsr.wire.frames import (
     decode,
     encode,
 )
-from mpsr.wire.framing import Framing, NativeDeframer, RawFrame
-from mpsr.wire.ledger import Ledger, Track
-from mpsr.wire.session import (
-    Acknowledged,
-    Ended,
-    ReceivingSession,
-    SendingSession,
-    State,
-    Welcomed,
-)
+from mpsr.wire.framing import Framing
+from mpsr.wire.ledger import Ledger, ProducerState
+from mpsr.wire.native import NativeDeframer, RawFrame
+from mpsr.wire.receiving import Ended, ReceivingSession
+from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
+from mpsr.wire.transitions import State
 
 UID: Final = 1000
 PRODUCER_ID: Final = bytes(range(16))
@@ -68,7 +64,7 @@ class ReceiverEnd:
     ) -> None:
         self.session = ReceivingSession(framing, max_message=max_message)
         self.ledger = Ledger() if ledger is None else ledger
-        self.track: Track | None = None
+        self.producer_state: ProducerState | None = None
         self.understood: list[Understood] = []
         self.sent = b""
         self.error: RemoteProtocolError | None = None
@@ -101,16 +97,16 @@ class ReceiverEnd:
 
     def accept(self, seq: int) -> None:
         """Acknowledge everything below ``seq``."""
-        assert self.track is not None
-        self.track.accepted_seq = seq
+        assert self.producer_state is not None
+        self.producer_state.accepted_seq = seq
         self.session.acknowledge(seq)
         self.sent += self.session.data_to_send()
 
     def leave(self) -> None:
         """Lose the connection without having seen its end."""
-        track, self.track = self.track, None
-        if track is not None:
-            self.ledger.gone(track, 0.0, orderly=False)
+        producer_state, self.producer_state = self.producer_state, None
+        if producer_state is not None:
+            self.ledger.gone(producer_state, 0.0, orderly=False)
 
     def _settle(self) -> None:
         hello: Hello | None = None
@@ -123,9 +119,9 @@ class ReceiverEnd:
                     self._take(event)
                 case Ended(orderly):
                     self.orderly = orderly
-                    if self.track is not None:
-                        self.ledger.gone(self.track, 0.0, orderly=orderly)
-                        self.track = None
+                    if self.producer_state is not None:
+                        self.ledger.gone(self.producer_state, 0.0, orderly=orderly)
+                        self.producer_state = None
         if hello is not None:
             self._greet(hello)
         self.sent += self.session.data_to_send()
@@ -133,17 +129,17 @@ class ReceiverEnd:
     def _greet(self, hello: Hello) -> None:
         try:
             identity = ProducerIdentity(hello.producer_id, hello.label)
-            track = self.ledger.open(self._uid, identity, hello.lowest_seq, 0.0)
-            track.fence = self._fenced
-            self.track = track
-            self.session.welcome(track)
+            producer_state = self.ledger.open(self._uid, identity, hello.lowest_seq, 0.0)
+            producer_state.fence = self._fenced
+            self.producer_state = producer_state
+            self.session.welcome(producer_state)
         except RemoteProtocolError as exc:
             self.error = exc
             self.session.reject(exc.code, str(exc))
         self._settle()
 
     def _fenced(self) -> None:
-        self.track = None
+        self.producer_state = None
         self.error = RemoteProtocolError("a newer connection speaks", code=RejectCode.FENCED)
         self.session.reject(self.error.code, str(self.error))
         self.sent += self.session.data_to_send()

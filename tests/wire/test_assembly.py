@@ -103,7 +103,7 @@ def test_sizes_fit_in_32_bits(codec: Any, sizes: list[int]) -> None:
 
 def test_c_keeps_room_that_somebody_holds() -> None:
     """Nothing moves while somebody may still write to it."""
-    codec = pytest.importorskip("mpsr.wire._codec")
+    codec = pytest.importorskip("mpsr._speedups._c")
     assembly = codec.Assembly([100_000], False)
     rooms = assembly.rooms()
     with pytest.raises(BufferError, match="release the rooms"):

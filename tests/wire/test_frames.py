@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsr._speedups import codec
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_LABEL, MAX_MESSAGE
-from mpsr.wire import codec
 from mpsr.wire.frames import (
     FROM_PRODUCER,
     FROM_RECEIVER,

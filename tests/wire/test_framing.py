@@ -10,30 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsr._speedups import codec
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import DIRECT_READ, MAX_CONTROL_FRAME, MAX_MESSAGE
-from mpsr.wire import codec
-from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
-from mpsr.wire.framing import (
-    FOREIGN_FRAMINGS,
-    ByteOrder,
-    Deframer,
+from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE, READ_IN_PLACE
+from mpsr.wire.foreign import (
     DelimitedDeframer,
-    Framing,
+    EofDeframer,
     LengthDeframer,
-    NativeDeframer,
     OctetCountedDeframer,
-    RawFrame,
-    Run,
-    StreamDeframer,
     TextDeframer,
     deframer,
-    detect,
-    single,
 )
+from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
+from mpsr.wire.framing import ByteOrder, Deframer, Framing, Run, detect, single
+from mpsr.wire.native import NativeDeframer, RawFrame
+from mpsr.wire.packing import FOREIGN_FRAMINGS
 from tests.wire.pair import cut_at
 
-FOREIGN: list[Framing] = ["length", "length-le", "octet-counted", "lines", "null", "stream"]
+FOREIGN: list[Framing] = ["length", "length-le", "octet-counted", "lines", "null", "eof"]
 PLACES = st.lists(st.integers(0, 5000), max_size=30)
 
 
@@ -104,7 +98,7 @@ def test_places_are_given_to_the_messages_themselves() -> None:
             room[: len(part)] = part
         target.feed_wanted(len(part), frames)
         rest = rest[len(part) :]
-    assert len(rest) < DIRECT_READ
+    assert len(rest) < READ_IN_PLACE
     target.feed(rest, frames)
     assert frames == [RawFrame(FrameType.BATCH, bytes(frame[8:36]), 0, batch)]
     assert target.apart
@@ -137,7 +131,7 @@ def test_only_foreign_framings_have_a_deframer_of_messages(framing: Any) -> None
         ("length-le", LengthDeframer),
         ("octet-counted", OctetCountedDeframer),
         ("auto", TextDeframer),
-        ("stream", StreamDeframer),
+        ("eof", EofDeframer),
     ],
 )
 def test_each_foreign_framing_has_its_deframer(framing: Framing, kind: type) -> None:
@@ -191,7 +185,7 @@ def test_text_is_looked_at_only_until_its_framing_is_known(framing: Framing) -> 
 
 def framed(framing: Framing, messages: list[bytes]) -> list[bytes]:
     """Return those of the messages that the framing can carry."""
-    if framing == "stream":
+    if framing == "eof":
         return [b"".join(messages)] if any(messages) else []
     if framing == "octet-counted":
         return [message for message in messages if message]
@@ -275,7 +269,7 @@ def test_run_of_one_message_knows_its_size() -> None:
 # -- what has begun -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+@pytest.mark.parametrize("framing", ["lines", "null", "eof"])
 def test_begun_message_is_pending_until_the_end(framing: Framing) -> None:
     """What has no end yet is counted, and is a message at the end of the stream."""
     target = deframer(framing, MAX_MESSAGE)
@@ -381,7 +375,7 @@ def test_declared_16_mib_allocates_nothing_before_it_comes(
     assert peak < 64 * 1024
 
 
-@pytest.mark.parametrize("framing", ["lines", "null", "stream"])
+@pytest.mark.parametrize("framing", ["lines", "null", "eof"])
 def test_endless_message_is_refused_at_the_limit(framing: Framing) -> None:
     """A message without an end is held up to the limit, and no longer."""
     target = deframer(framing, 1000)
@@ -421,5 +415,5 @@ def test_large_message_is_scanned_when_it_is_whole(monkeypatch: pytest.MonkeyPat
 
 def test_only_a_stream_needs_a_connection_a_message() -> None:
     """Nothing but the connection's end marks the end of a stream's message."""
-    assert {name for name, foreign in FOREIGN_FRAMINGS.items() if foreign.alone} == {"stream"}
+    assert {name for name, foreign in FOREIGN_FRAMINGS.items() if foreign.alone} == {"eof"}
     assert set(FOREIGN_FRAMINGS) == set(FOREIGN)

@@ -22,9 +22,11 @@ from mpsr.batch import ProducerIdentity
 from mpsr.errors import LocalProtocolError, RemoteProtocolError
 from mpsr.limits import MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.wire.frames import HEADER, PREFACE, Hello, encode
-from mpsr.wire.framing import FRAMINGS, Framing
+from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.session import Acknowledged, SendingSession, State, Welcomed
+from mpsr.wire.packing import FRAMINGS
+from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
+from mpsr.wire.transitions import State
 from tests.chance import Chance
 from tests.wire.pair import PRODUCER_ID, UID, ReceiverEnd, Understood, cut_at, frames_in
 from tests.wire.vectors import RECEIVING, SENDING, read, unhex
@@ -224,9 +226,9 @@ def receive(setting: Setting, pieces: list[bytes], *, ends: bool) -> Outcome:
     """Feed a receiver; check what holds at every moment."""
     ledger = Ledger(most=setting.producers)
     if setting.known is not None:
-        track = ledger.open(UID, ProducerIdentity(PRODUCER_ID, ""), 0, 0.0)
-        track.expected_seq, track.accepted_seq = setting.known
-        ledger.gone(track, 0.0, orderly=False)
+        producer_state = ledger.open(UID, ProducerIdentity(PRODUCER_ID, ""), 0, 0.0)
+        producer_state.expected_seq, producer_state.accepted_seq = setting.known
+        ledger.gone(producer_state, 0.0, orderly=False)
     end = ReceiverEnd(setting.framing, max_message=setting.max_message, ledger=ledger)
     most = HEADER.size + max(setting.max_message + 24, MAX_CONTROL_FRAME)
     for piece in pieces:

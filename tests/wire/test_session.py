@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
+from mpsr._speedups import codec
 from mpsr.batch import Batch
 from mpsr.errors import LocalProtocolError, Rejected, RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.wire import codec
 from mpsr.wire.frames import (
     HEADER,
     PREFACE,
@@ -25,15 +25,9 @@ from mpsr.wire.frames import (
     max_frame,
 )
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.session import (
-    PRODUCER_TRANSITIONS,
-    RECEIVER_TRANSITIONS,
-    Acknowledged,
-    ReceivingSession,
-    SendingSession,
-    State,
-    Welcomed,
-)
+from mpsr.wire.receiving import ReceivingSession
+from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
+from mpsr.wire.transitions import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
 from tests.wire.pair import (
     PRODUCER_ID,
     ConnectionPair,
@@ -105,8 +99,8 @@ def test_nothing_is_acknowledged_that_the_receiver_did_not_accept() -> None:
     pair.send([b"a"])
     pair.exchange()
     assert pair.accepted == 0
-    assert pair.receiver.track is not None
-    assert pair.receiver.track.expected_seq == 1
+    assert pair.receiver.producer_state is not None
+    assert pair.receiver.producer_state.expected_seq == 1
 
 
 def test_batches_right_behind_hello_need_no_welcome() -> None:
@@ -122,7 +116,7 @@ def test_batches_right_behind_hello_need_no_welcome() -> None:
 
 
 def test_batches_behind_hello_wait_for_the_answer() -> None:
-    """Before its track is known, nothing of a producer is received."""
+    """Before its producer_state is known, nothing of a producer is received."""
     session = ReceivingSession()
     data = PREFACE + encode(Hello(PRODUCER_ID, 0, "")) + codec.pack_batch([b"a"], 0)
     session.receive_data(memoryview(data))
@@ -142,10 +136,10 @@ def test_what_is_wrong_behind_hello_is_told_by_its_answer() -> None:
     assert isinstance(hello, Hello)
     end = ReceiverEnd()
     end.feed(data)
-    assert end.track is not None
-    end.track.expected_seq = 0
+    assert end.producer_state is not None
+    end.producer_state.expected_seq = 0
     with pytest.raises(RemoteProtocolError, match="flags") as caught:
-        session.welcome(end.track)
+        session.welcome(end.producer_state)
     assert caught.value.code == RejectCode.MALFORMED
     (received,) = session.events_received()
     assert isinstance(received, Batch)
@@ -292,9 +286,9 @@ def test_loss_is_told_with_the_messages_behind_it() -> None:
     """A batch says what was lost before it."""
     session = ReceivingSession()
     pair = open_pair()
-    assert pair.receiver.track is not None
+    assert pair.receiver.producer_state is not None
     session.receive_data(memoryview(PREFACE + encode(Hello(PRODUCER_ID, 0, ""))))
-    session.welcome(pair.receiver.track)
+    session.welcome(pair.receiver.producer_state)
     session.events_received()
     session.receive_data(memoryview(encode(Lost(0, 3, 1)) + codec.pack_batch([b"a"], 3)))
     (event,) = session.events_received()
@@ -305,7 +299,7 @@ def test_loss_is_told_with_the_messages_behind_it() -> None:
 def test_loss_with_nothing_behind_it_is_told_at_once() -> None:
     """A loss does not wait for a message that may never come."""
     pair = open_pair()
-    assert pair.receiver.track is not None
+    assert pair.receiver.producer_state is not None
     session = pair.receiver.session
     session.receive_data(memoryview(encode(Lost(0, 3, 1))))
     (event,) = session.events_received()
@@ -402,11 +396,11 @@ def test_producer_cannot_send_before_welcome() -> None:
 def test_welcome_needs_a_hello() -> None:
     """An answer without a question is a defect of the caller, in every state."""
     pair = open_pair()
-    assert pair.receiver.track is not None
+    assert pair.receiver.producer_state is not None
     with pytest.raises(LocalProtocolError, match="no HELLO to answer in state OPEN"):
-        pair.receiver.session.welcome(pair.receiver.track)
+        pair.receiver.session.welcome(pair.receiver.producer_state)
     with pytest.raises(LocalProtocolError, match="no HELLO to answer in state DETECTING"):
-        ReceivingSession().welcome(pair.receiver.track)
+        ReceivingSession().welcome(pair.receiver.producer_state)
 
 
 # -- a peer that breaks the rules -----------------------------------------------------------
@@ -445,7 +439,7 @@ def test_receiver_may_close_for_a_reason_of_its_own() -> None:
     assert pair.producer.state is State.FAILED
 
 
-@pytest.mark.parametrize("framing", ["lines", "null", "length", "stream"])
+@pytest.mark.parametrize("framing", ["lines", "null", "length", "eof"])
 def test_foreign_peers_are_never_answered(framing: str) -> None:
     """Who speaks a framing without sessions would not understand a REJECT."""
     end = ReceiverEnd(framing, max_message=3)  # type: ignore[arg-type]

@@ -21,12 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpsr.wire import _codec_py as python
+from mpsr._speedups import codec_py as python
 from tests.chance import Chance
 
 SOAK_INPUTS: Final = 1_000_000
 NEEDS_C: Final = pytest.mark.skipif(
-    find_spec("mpsr.wire._codec") is None and os.environ.get("MPSR_SPEEDUPS") != "require",
+    find_spec("mpsr._speedups._c") is None and os.environ.get("MPSR_SPEEDUPS") != "require",
     reason="the C twin is not built",
 )
 
@@ -37,7 +37,7 @@ Make = Callable[[], object]
 @pytest.fixture(scope="module")
 def c() -> ModuleType:
     """Return the C twin."""
-    return import_module("mpsr.wire._codec")
+    return import_module("mpsr._speedups._c")
 
 
 # -- arguments of every kind ----------------------------------------------------------------
@@ -530,16 +530,16 @@ def test_no_call_keeps_its_arguments(c: ModuleType) -> None:
 CHOICE: Final = """
 import sys
 if {missing}:
-    sys.modules["mpsr.wire._codec"] = None
+    sys.modules["mpsr._speedups._c"] = None
 try:
-    from mpsr.wire import codec
+    from mpsr._speedups import IN_C, codec
 except Exception as exc:
     print(type(exc).__name__, exc)
 else:
-    print(codec.TWIN, codec.pack_batch.__module__, codec.Packer.__module__)
+    print("C" if IN_C else "Python", codec.pack_batch.__module__, codec.Packer.__module__)
 """
-C_CHOSEN: Final = "C mpsr.wire._codec mpsr.wire._codec"
-PYTHON_CHOSEN: Final = "Python mpsr.wire._codec_py mpsr.wire._codec_py"
+C_CHOSEN: Final = "C mpsr._speedups._c mpsr._speedups._c"
+PYTHON_CHOSEN: Final = "Python mpsr._speedups.codec_py mpsr._speedups.codec_py"
 
 
 def choose(speedups: str | None, *, missing: bool = False) -> str:
@@ -554,7 +554,7 @@ def choose(speedups: str | None, *, missing: bool = False) -> str:
 def test_c_twin_is_there_where_it_is_required() -> None:
     """A run that requires the C twin does not pass without it."""
     if os.environ.get("MPSR_SPEEDUPS") == "require":
-        assert find_spec("mpsr.wire._codec") is not None
+        assert find_spec("mpsr._speedups._c") is not None
 
 
 @NEEDS_C
@@ -579,7 +579,9 @@ def test_python_twin_stands_in_where_the_other_is_missing(speedups: str | None) 
 def test_require_fails_where_the_c_twin_is_missing() -> None:
     """The error says how to get it."""
     text = choose("require", missing=True)
-    assert text.startswith("MpsrError MPSR_SPEEDUPS=require, but the C codec is not there: install")
+    assert text.startswith(
+        "MpsrError MPSR_SPEEDUPS=require, but the C extension was not built: install"
+    )
 
 
 @pytest.mark.parametrize("speedups", ["on", "", "REQUIRE"])

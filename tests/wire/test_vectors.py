@@ -14,7 +14,7 @@ from mpsr.limits import MAX_MESSAGE
 from mpsr.wire.frames import Hello, Reject, RejectCode
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.session import Acknowledged, SendingSession, Welcomed
+from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
 from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
 from tests.wire.vectors import (
     CONNECTIONS,
@@ -57,10 +57,10 @@ def receiver_for(vector: Vector) -> ReceiverEnd:
     ledger = Ledger()
     if "known" in vector:
         producer_id = bytes.fromhex(vector["understood"][0]["hello"]["producer_id"])
-        track = ledger.open(UID, ProducerIdentity(producer_id, ""), 0, 0.0)
+        producer_state = ledger.open(UID, ProducerIdentity(producer_id, ""), 0, 0.0)
         for name, value in vector["known"].items():
-            setattr(track, name, value)
-        ledger.gone(track, 0.0, orderly=False)
+            setattr(producer_state, name, value)
+        ledger.gone(producer_state, 0.0, orderly=False)
     framing: Framing = vector["framing"]
     return ReceiverEnd(
         framing, max_message=vector.get("max_message", MAX_MESSAGE), ledger=ledger

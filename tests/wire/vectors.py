@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
-FOREIGN: Final = ("lines", "null", "length", "length-le", "octet-counted", "stream")
+FOREIGN: Final = ("lines", "null", "length", "length-le", "octet-counted", "eof")
 RECEIVING: Final = ("native", *FOREIGN, "detection")
 CONNECTIONS: Final = ("connections",)
 SENDING: Final = ("producer",)

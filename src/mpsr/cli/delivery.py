@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import plural
-from mpsr.endpoint import reach
 from mpsr.errors import (
     AddressError,
     MessageError,
@@ -18,19 +17,20 @@ from mpsr.errors import (
     TimedOut,
     Undelivered,
 )
-from mpsr.limits import CLOSE_PATIENCE
+from mpsr.limits import CLOSE_TIMEOUT
+from mpsr.system.endpoint import reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpsr.endpoint import SocketType
-    from mpsr.outbox import ProducerStats
-    from mpsr.producer import Producer
+    from mpsr.stats import ProducerStats
+    from mpsr.sync.producer import Producer
+    from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
 
 _GRACE: Final = 0.1  # seconds: a receiver that is there is connected by then
-_LOOK: Final = 0.25  # seconds between looks at how it goes, while something is waited for
-_TELL_AFTER: Final = 1.0  # seconds without progress before a person is told
+_CHECK_INTERVAL: Final = 0.25  # seconds between two checks of the progress
+_REPORT_AFTER: Final = 1.0  # seconds without progress before what is waited for is reported
 
 
 class Delivery:
@@ -43,7 +43,7 @@ class Delivery:
         timeout: seconds without progress before giving up. None waits for a receiver that has
             been there, as long as it takes, but not for one that has not.
         spooled: whether there is a spool, so that nobody need be there to accept.
-        tell: told, once an outage, what is waited for.
+        report: is called, once an outage, with what is waited for.
         watch: shown the counters at every look.
 
     Raises:
@@ -61,7 +61,7 @@ class Delivery:
         timeout: float | None,
         *,
         spooled: bool = False,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         watch: Callable[[ProducerStats], None],
     ) -> None:
         self._producer = producer
@@ -69,7 +69,7 @@ class Delivery:
         self._timeout = timeout
         self._native = kind == "stream" and framing == "native"
         self._spooled = spooled
-        self._tell = tell
+        self._report = report
         self._watch = watch
         self._since = monotonic()  # the last progress, or when this waiting began
         self._probe_at = inf if spooled else self._since + _GRACE
@@ -84,8 +84,8 @@ class Delivery:
             return None
         stats = self._producer.stats()
         if not (self._met or stats.connects):
-            return min(_LOOK, max(0.0, self._probe_at - monotonic()))
-        return _LOOK if stats.buffered else None
+            return min(_CHECK_INTERVAL, max(0.0, self._probe_at - monotonic()))
+        return _CHECK_INTERVAL if stats.buffered else None
 
     def take(self, messages: Sequence[bytes]) -> None:
         """Hand messages to the producer, waiting for room; then look."""
@@ -93,7 +93,7 @@ class Delivery:
             self._since = monotonic()
         while messages:
             try:
-                self._producer.send_many(messages, timeout=_LOOK)
+                self._producer.send_many(messages, timeout=_CHECK_INTERVAL)
                 break
             except SendTimedOut as exc:
                 messages = exc.messages
@@ -113,7 +113,7 @@ class Delivery:
         """Return once everything is accepted, or safe in the spool."""
         while True:
             try:
-                timeout = _LOOK if self._spooled else self.patience() or 0
+                timeout = _CHECK_INTERVAL if self._spooled else self.patience() or 0
                 self._producer.flush(timeout, spooled=self._spooled)
                 break
             except TimedOut:
@@ -124,7 +124,7 @@ class Delivery:
             self._probe()  # a foreign server, though, sees no connection that brings nothing
 
     def look(self) -> None:
-        """See how it goes: give up, tell what is waited for, or nothing of the kind."""
+        """Check the progress: give up, or report what is waited for."""
         stats = self._producer.stats()
         self._watch(stats)
         now = monotonic()
@@ -143,15 +143,15 @@ class Delivery:
                 self._probe()
             line = f"{self._producer.address} accepted nothing for {self._timeout:g} s"
             raise CommandFailed(Status.TIMED_OUT, line)
-        if not self._told and (waited >= _TELL_AFTER or self._hurried):
+        if not self._told and (waited >= _REPORT_AFTER or self._hurried):
             self._told = True
-            self._tell(self._awaited(stats))
+            self._report(self._awaited(stats))
 
     def hurry(self) -> None:
         """Wait no longer than a few seconds from now on. Safe in a signal handler."""
         self._hurried, self._told = True, False
         self._since = monotonic()
-        self._timeout = CLOSE_PATIENCE if self._timeout is None else self._timeout
+        self._timeout = CLOSE_TIMEOUT if self._timeout is None else self._timeout
 
     def end(self) -> Undelivered | None:
         """Close the producer; return what it could not deliver.

@@ -15,8 +15,8 @@ from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status, line_of, status_of
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.errors import MpsrError, TimedOut
-from mpsr.producer import Producer
-from mpsr.receiver import Receiver
+from mpsr.sync.producer import Producer
+from mpsr.sync.receiver import Receiver
 
 _PATIENCE: Final = 10.0  # seconds: a demonstration never hangs
 
@@ -76,7 +76,7 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
                     arguments = (address, i, [body] * messages, screen)
                     children.append(processes.Process(target=_produce, args=arguments))
                     children[-1].start()
-                for got in range(producers * messages):  # noqa: B007 - told when it is too few
+                for got in range(producers * messages):  # noqa: B007 - reported when it is too few
                     message = receiver.receive(timeout=_PATIENCE)
                     screen.write(b"[Server] Got: " + message + b"\n")
             # Closing has acknowledged the last one, so every producer comes to its end.

@@ -1,4 +1,4 @@
-"""Turn messages, and what is known of them, into bytes to print."""
+"""Format messages, and what is known of them, as bytes to print."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Json:
 
     def __init__(self, end: bytes) -> None:
         self._end = end
-        self._lost: dict[bytes, int] = {}  # by producer, told before the message that comes next
+        self._lost: dict[bytes, int] = {}  # by producer, reported before the next message
 
     def __call__(self, batch: Batch[bytes], count: int) -> bytes:
         lost = self._lost_before(batch)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WRITE: Final = 64 * KIB  # bytes that are printed at once
 _WINDOW: Final = 4 * MIB  # bytes, about, that are read at once when going backwards
 _MOST: Final = 4096  # messages of a batch that are made ready at once
-_LOOK: Final = 0.1  # seconds between two looks for what is new
+_CHECK_INTERVAL: Final = 0.1  # seconds between two checks for new messages
 _MICROSECOND: Final = 1000  # nanoseconds
 _SHORTEST_ID: Final = 8  # digits of a producer's id that stand for it
 
@@ -73,7 +73,7 @@ class _Part(NamedTuple):
         return len(self.bodies) or 1
 
     def cut(self, begin: int, end: int) -> _Part:
-        """Return some of its messages; all that is told of a loss is told with the first."""
+        """Return some of its messages; a loss is reported with the first."""
         if (begin, end) == (0, self.size):
             return self
         lost = 0 if begin else self.lost
@@ -212,7 +212,7 @@ def _follow(
     """Print what comes behind a position, until a signal ends it, or nobody reads any more."""
     followed = _log_id(reader.path)
     while True:
-        screen.pause(_LOOK)
+        screen.pause(_CHECK_INTERVAL)
         try:
             position = _print_rest(reader, position, wanted, printer)
         except (NoJournal, NotAJournal):

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mpsr.outbox import ProducerStats
+    from mpsr.stats import ProducerStats
 
 
 class Display:

@@ -16,18 +16,18 @@ from mpsr.cli.formats import FORMATS, format_named
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.endpoint import DEFAULT_MODE
 from mpsr.errors import Closed, TimedOut
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
-from mpsr.receiver import Receiver
-from mpsr.wire.framing import FRAMINGS
+from mpsr.sync.receiver import Receiver
+from mpsr.system.path_claim import DEFAULT_MODE
+from mpsr.wire.packing import FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpsr.batch import Batch
     from mpsr.cli.formats import Format
-    from mpsr.endpoint import SocketType
+    from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
 
 

@@ -9,21 +9,21 @@ import click
 
 from mpsr.cli import types
 from mpsr.cli.delivery import Delivery
-from mpsr.cli.ending import Ending
-from mpsr.cli.narrator import Narrator
+from mpsr.cli.reporter import ProgressReporter
+from mpsr.cli.result import SendResult
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.sources import Arguments, Stdin, Unreadable
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
 from mpsr.errors import MessageError, MpsrError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.producer import Producer
-from mpsr.wire.framing import FRAMINGS
+from mpsr.sync.producer import Producer
+from mpsr.wire.packing import FRAMINGS
 
 if TYPE_CHECKING:
     from mpsr.cli.sources import Source
-    from mpsr.endpoint import SocketType
-    from mpsr.trust import ReceiverUid
+    from mpsr.system.address import SocketType
+    from mpsr.system.trust import ReceiverUid
     from mpsr.wire.framing import Framing
 
 
@@ -117,7 +117,7 @@ def send(
 ) -> Status:
     """Run ``mpsr send``."""
     _check_options(message, null=null, whole=whole, kind=kind, framing=framing)
-    splitting: Framing = "stream" if whole else "null" if null else "lines"
+    splitting: Framing = "eof" if whole else "null" if null else "lines"
     source = Arguments(message) if message else Stdin(splitting, max_message)
     with closing(source):
         producer = Producer(
@@ -129,36 +129,38 @@ def send(
             receiver_uid=receiver_uid,
             spool=spool,
         )
-        ending = Ending(producer.address, kind, framing, spool=spool, left=producer.stats().sent)
-        narrator = Narrator(source, quiet=quiet)
+        result = SendResult(
+            producer.address, kind, framing, spool=spool, left=producer.stats().sent
+        )
+        reporter = ProgressReporter(source, quiet=quiet)
         delivery = Delivery(
             producer,
             kind,
             framing,
             timeout,
             spooled=spool is not None,
-            tell=narrator.tell,
-            watch=narrator.watch,
+            report=reporter.report,
+            watch=reporter.watch,
         )
 
         def begin_end(signum: int) -> None:
-            ending.signum = signum
+            result.signum = signum
             source.stop()
             delivery.hurry()
 
         try:
             with orderly_end(begin_end):
-                ending.failure = _deliver(delivery, source, skip_empty=skip_empty)
+                result.failure = _deliver(delivery, source, skip_empty=skip_empty)
         finally:
-            ending.undelivered = delivery.end()
-            ending.unfinished = source.unfinished
-            narrator.close()
+            result.undelivered = delivery.end()
+            result.unfinished = source.unfinished
+            reporter.close()
             stats = producer.stats()
-            for line in ending.complaints(stats):
+            for line in result.complaints(stats):
                 say(line)
             if not quiet:
-                say(ending.summary(stats))
-    return ending.status(stats)
+                say(result.summary(stats))
+    return result.status(stats)
 
 
 def _check_options(

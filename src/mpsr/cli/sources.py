@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.errors import MessageTooLarge, RemoteProtocolError
-from mpsr.wakeup import Wakeup
-from mpsr.wire.framing import deframer
+from mpsr.system.wakeup import Wakeup
+from mpsr.wire.foreign import deframer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,7 @@ class Arguments:
 
     def __init__(self, messages: Sequence[str]) -> None:
         self._messages = [os.fsencode(message) for message in messages]
-        self.nbytes = 0
+        self.nbytes: int = 0
         self.total: int | None = None
         self.typed = False
         self.unfinished = 0
@@ -83,7 +83,7 @@ class Stdin:
     """Messages from stdin.
 
     Args:
-        framing: what marks their ends: lines, null, or stream for the end of stdin.
+        framing: what marks their ends: lines, null, or eof for the end of stdin.
         max_message: bytes.
 
     """
@@ -92,12 +92,12 @@ class Stdin:
         if sys.stdin is None:  # its number may by now belong to another file
             raise Unreadable(Status.IO, "stdin is closed: pass messages as arguments")
         self._descriptor = sys.stdin.fileno()
-        self._whole = framing == "stream"
+        self._whole = framing == "eof"
         self._deframer = deframer(framing, max_message)
         self._wakeup = Wakeup()
         self._stopped = False
-        self.nbytes = 0
-        self.typed = os.isatty(self._descriptor)
+        self.nbytes: int = 0
+        self.typed: bool = os.isatty(self._descriptor)
         status = os.fstat(self._descriptor)
         self.total: int | None = None
         if stat.S_ISREG(status.st_mode):

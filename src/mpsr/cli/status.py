@@ -97,7 +97,7 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
 )
 
 
-# Whoever is told already knows, or is gone.
+# Whoever would read it knows already, or is gone.
 _SILENT: Final = (Status.HUNG_UP, Status.INTERRUPTED, Status.STDOUT_CLOSED, Status.TERMINATED)
 
 
@@ -117,7 +117,7 @@ class Interrupted(SystemExit):
     """A signal ends the process at once; nothing that handles errors handles it."""
 
     def __init__(self, signum: int) -> None:
-        self.status = Status(128 + signum)
+        self.status: Status = Status(128 + signum)
         super().__init__(int(self.status))
 
 

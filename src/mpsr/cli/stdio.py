@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mpsr.background import start_thread
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.errors import Closed
+from mpsr.system.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class Stdout:
         if sys.stdout is None:  # its number may by now belong to another file
             raise CommandFailed(Status.IO, "stdout is closed: there is nowhere to write to")
         self._descriptor = sys.stdout.fileno()
-        self.deserted = False
+        self.deserted: bool = False
         """Whether nobody reads it any more, as ``write`` or ``watch`` found."""
 
     def write(self, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Stdout:
         """Wait so long, or until the last reader has gone."""
         poll = select.poll()
         if self._has_reader:
-            poll.register(self._descriptor, 0)  # errors and hang-ups are told unasked
+            poll.register(self._descriptor, 0)  # errors and hang-ups are reported in any case
         if poll.poll(seconds * 1000):
             self.deserted = True
             raise CommandFailed(Status.STDOUT_CLOSED)
@@ -107,7 +107,7 @@ class Stdout:
 
     def _wait_until_deserted(self, stop: Callable[[], None]) -> None:
         poll = select.poll()
-        poll.register(self._descriptor, 0)  # errors and hang-ups are told unasked
+        poll.register(self._descriptor, 0)  # errors and hang-ups are reported in any case
         poll.poll()
         self.deserted = True
         with suppress(Closed, OSError):  # it has ended by itself meanwhile

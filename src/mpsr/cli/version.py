@@ -1,13 +1,23 @@
-"""Say which mpsr runs, on which codec and which Python."""
+"""Say which mpsr runs, which of its C parts are in use, and on which Python."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
-from mpsr import __version__
-from mpsr.wire.codec import TWIN
+from mpsr import __version__, _speedups
 
 PYTHON: Final = ".".join(map(str, sys.version_info[:3]))
-CODEC: Final = {"Python": "pure Python"}.get(TWIN, TWIN)
-LINE: Final = f"mpsr {__version__} (codec: {CODEC}; Python {PYTHON})"
+CODEC: Final = "C" if _speedups.IN_C else "pure Python"
+_PARTS: Final = {
+    "codec": CODEC,
+    "direct writes": "C" if _speedups.IN_C else "not in use",
+    "signal mask": "C" if _speedups.IN_C else "not in use",
+    "ring": "C" if _speedups.IN_C_ON_LINUX else "not in use",
+    "timer": "C" if _speedups.IN_C_ON_LINUX else "not in use",
+}
+LINE: Final = (
+    f"mpsr {__version__} ("
+    + "".join(f"{part}: {what}; " for part, what in _PARTS.items())
+    + f"Python {PYTHON})"
+)

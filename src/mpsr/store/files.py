@@ -9,7 +9,7 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from mpsr import primitives
+from mpsr.system import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -38,10 +38,10 @@ class Reader:
     def __init__(
         self, path: str | os.PathLike[str], *, until: Callable[[], int] | None = None
     ) -> None:
-        self.path = os.path.realpath(os.fsdecode(path))
+        self.path: str = os.path.realpath(os.fsdecode(path))
         self._until = until
         self._segment: Segment | None = None
-        self._id: bytes | None = None  # of the log, once a segment has told it
+        self._id: bytes | None = None  # of the log, once a segment was read
         self._offset = self._next = 0  # where the last read ended, and the position there
         self._places: dict[int, list[tuple[int, int]]] = {}  # positions and offsets, by segment
         self._names: list[int] = []

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
+from mpsr._speedups import codec
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, ProducerIdentity
-from mpsr.wire.codec import iter_batch
 from mpsr.wire.frames import encode_label
 
 if TYPE_CHECKING:
@@ -145,18 +145,18 @@ class Entry(NamedTuple):
         return self.length if self.empty else 0
 
     @property
-    def state(self) -> ProducerState | None:
+    def state(self) -> KnownProducer | None:
         """Where its native producer stands behind it."""
         if self.producer is None:
             return None
-        return ProducerState(self.peer.uid, self.producer, self.epoch, self.first_seq + self.length)
+        return KnownProducer(self.peer.uid, self.producer, self.epoch, self.first_seq + self.length)
 
     def batch(self, decode: Callable[[bytes], Any] | None = None) -> Batch[Any]:
         """Return it as a lazy batch; messages that are gone count as lost."""
         length = self.length - self.gone
         skip = _BATCH_COUNT.unpack_from(self.payload)[0] - length if length else 0
         return Batch(
-            partial(iter_batch, self.payload, skip) if length else list,
+            partial(codec.iter_batch, self.payload, skip) if length else list,
             length,
             self.nbytes,
             self.peer,
@@ -187,7 +187,7 @@ class Record(NamedTuple):
     entry: Entry
 
 
-class ProducerState(NamedTuple):
+class KnownProducer(NamedTuple):
     """Where one native producer stands."""
 
     uid: int | None
@@ -206,7 +206,7 @@ class Changes(NamedTuple):
 
     cursors: Mapping[str, int | None]
     """Positions; None for a cursor that is gone."""
-    producers: Iterable[ProducerState] = ()
+    producers: Iterable[KnownProducer] = ()
     forgotten: Iterable[ProducerKey] = ()
 
 
@@ -345,7 +345,7 @@ def unpack_changes(payload: Buffer) -> Changes:
     """Return what the payload of CHANGES or SNAPSHOT says."""
     data = bytes(memoryview(payload))
     cursors: dict[str, int | None] = {}
-    producers: list[ProducerState] = []
+    producers: list[KnownProducer] = []
     forgotten: list[ProducerKey] = []
     counts, at = _COUNTS.unpack_from(data), _COUNTS.size
     for _ in range(counts[0]):
@@ -358,7 +358,7 @@ def unpack_changes(payload: Buffer) -> Changes:
         begin, at = at + _PRODUCER.size, at + _PRODUCER.size + size
         identity = ProducerIdentity(log_id, data[begin:at].decode())
         user = None if uid == _NOBODY else uid
-        producers.append(ProducerState(user, identity, epoch, expected_seq))
+        producers.append(KnownProducer(user, identity, epoch, expected_seq))
     for _ in range(counts[2]):
         uid, log_id = _FORGOTTEN.unpack_from(data, at)
         at += _FORGOTTEN.size

@@ -68,7 +68,7 @@ def open_segment(path: str, first: int) -> Segment:
 def recover(path: str, segment: Segment) -> Recovery:
     """Read the newest segment to its end.
 
-    A torn write at its end does not count. A batch whose payload is damaged does: that is told
+    A torn write at its end does not count. A batch whose payload is damaged does: that is reported
     when it is read.
 
     Raises JournalDamaged where it is not sure what the log has come to, and OSError.

@@ -39,7 +39,7 @@ class Salvage:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.realpath(os.fsdecode(path))
+        self.path: str = os.path.realpath(os.fsdecode(path))
         self.doubt: JournalDamaged | None = None
         self._files = ExitStack()
         try:
@@ -96,7 +96,7 @@ class Salvage:
             if find_segments(self.path) == named:
                 raise
             return False
-        self.nbytes = sum(segment.size for segment in segments)
+        self.nbytes: int = sum(segment.size for segment in segments)
         self._newest = segments[-1]
         begins = [(next(segment.walk(), None), segment) for segment in segments]
         holding = [(found.head.place, segment) for found, segment in begins if found]
@@ -105,13 +105,13 @@ class Salvage:
         logs = Counter((place.id, place.use) for place, _ in holding)
         self._log = logs.most_common(1)[0][0] if logs else (b"", 0)
         try:
-            self.state = recover(self.path, self._newest).state
+            self.state: State = recover(self.path, self._newest).state
         except JournalDamaged as exc:
             if find_segments(self.path)[-1:] != named[-1:]:
                 return False
             self.doubt = exc
             self.state = self._gathered()
-        self.header = self._first()
+        self.header: Header = self._first()
         return True
 
     def _gathered(self) -> State:

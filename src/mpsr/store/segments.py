@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from zlib import crc32
 
-from mpsr import primitives
 from mpsr.limits import MIB
 from mpsr.store.records import (
     HEAD_SIZE,
@@ -18,6 +17,7 @@ from mpsr.store.records import (
     unpack_head,
     unpack_header,
 )
+from mpsr.system import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +61,11 @@ class Segment:
     """
 
     def __init__(self, directory: str, named: int) -> None:
-        self.path = os.path.join(directory, name_of(named))
-        self.named = self.first = named
+        self.path: str = os.path.join(directory, name_of(named))
+        self.named: int = named
+        self.first: int = named
         self.header: Header | None = None
-        self.version = VERSION
+        self.version: int = VERSION
         self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._base = 0  # the offset of what was read
         self._data = b""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mpsr.store.records import Changes, Kind, unpack_changes, unpack_entry
 
 if TYPE_CHECKING:
-    from mpsr.store.records import Entry, ProducerKey, ProducerState
+    from mpsr.store.records import Entry, KnownProducer, ProducerKey
     from mpsr.store.segments import Found
 
 
@@ -22,12 +22,12 @@ class State:
     """
 
     def __init__(self, last: int = 0) -> None:
-        self.last = last
+        self.last: int = last
         self.cursors: dict[str, int] = {}
-        self.producers: dict[ProducerKey, ProducerState] = {}
+        self.producers: dict[ProducerKey, KnownProducer] = {}
 
     def follow(self, found: Found) -> None:
-        """Take note of a record; the payload of a batch may be damaged."""
+        """Follow a record; the payload of a batch may be damaged."""
         head = found.head
         if head.kind == Kind.BATCH:
             entry = unpack_entry(head, b"")
@@ -40,14 +40,14 @@ class State:
             self.change(unpack_changes(found.payload))
 
     def add(self, entry: Entry, last: int) -> None:
-        """Take note of a batch whose last message has this position."""
+        """Follow a batch whose last message has this position."""
         self.last = last
         state = entry.state
         if state is not None:
             self.producers[state.key] = state
 
     def change(self, changes: Changes) -> None:
-        """Take note of changes."""
+        """Follow changes."""
         for name, position in changes.cursors.items():
             if position is None:
                 self.cursors.pop(name, None)

@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from mpsr import primitives
 from mpsr.errors import JournalError
 from mpsr.limits import CURSOR_ROOM
 from mpsr.store import files
@@ -21,6 +20,7 @@ from mpsr.store.records import (
 )
 from mpsr.store.recovery import SPARE, UNFINISHED
 from mpsr.store.segments import name_of
+from mpsr.system import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,16 +49,16 @@ class Tail:
     """
 
     def __init__(self, directory: str, header: Header, file: int) -> None:
-        self.first = header.first
-        self.end = HEADER_SIZE
-        self.records = 0
+        self.first: int = header.first
+        self.end: int = HEADER_SIZE
+        self.records: int = 0
         self.settled = True
         self._directory = directory
         self.header = header
         self._path = os.path.join(directory, name_of(header.first))
         self._file = file
         self._found = os.fstat(file)
-        self.size = self._found.st_size
+        self.size: int = self._found.st_size
 
     @classmethod
     def create(

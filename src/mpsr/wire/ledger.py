@@ -1,7 +1,7 @@
 """Keep each producer's expected and accepted sequence numbers.
 
 A producer is known by (uid, producer id), so that nobody can speak for another user's. Its
-track is never forgotten while it is connected. Afterwards it is forgotten when it has been gone for
+state is never forgotten while it is connected. Afterwards it is forgotten when it has been gone for
 long, when it said goodbye with nothing left to send again, or when it never sent anything; and
 where there are too many, the longest gone of the user who has most goes first.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Key = tuple[int | None, bytes]
 
 
-class Track:
+class ProducerState:
     """Where one producer stands."""
 
     __slots__ = (
@@ -38,37 +38,40 @@ class Track:
     )
 
     def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
-        self.key = key
-        self.identity = identity
-        self.begin_seq = seq  # as long as this is expected, the producer has nothing to send again
-        self.expected_seq = seq  # everything below was received
-        self.accepted_seq = seq  # everything below was acknowledged
-        self.epoch = 0  # how many connections it has had
-        self.order = 0  # of the live connection, among all that were accepted
+        self.key: Key = key
+        self.identity: ProducerIdentity = identity
+        self.begin_seq: int = (
+            seq  # as long as this is expected, the producer has nothing to send again
+        )
+        self.expected_seq: int = seq  # everything below was received
+        self.accepted_seq: int = seq  # everything below was acknowledged
+        self.epoch: int = 0  # how many connections it has had
+        self.order: int = 0  # of the live connection, among all that were accepted
         self.fence: Callable[[], None] | None = None  # ends the live connection
 
 
 class Ledger:
-    """The tracks of all producers that may still send again."""
+    """The states of all producers that may still send again."""
 
     def __init__(self, *, most: int = MAX_PRODUCERS, expiry: float = PRODUCER_EXPIRY) -> None:
         self._most = most
         self._expiry = expiry
-        self._live: dict[Key, Track] = {}
-        self._gone: dict[int | None, dict[Key, tuple[Track, float]]] = {}  # by uid; oldest first
-        self._counts: Counter[int | None] = Counter()  # tracks of each uid, live and gone
-        self.evicted = 0  # how many were forgotten for want of room
+        self._live: dict[Key, ProducerState] = {}
+        self._gone: dict[
+            int | None, dict[Key, tuple[ProducerState, float]]
+        ] = {}  # by uid; oldest first
+        self._counts: Counter[int | None] = Counter()  # states of each uid, live and gone
         self.forgotten: set[Key] | None = None
         """Whom it no longer knows; somebody who wants to hear of them puts a set here."""
 
     def __len__(self) -> int:
         return self._counts.total()
 
-    def restore(self, track: Track, now: float) -> None:
-        """Take back a track that was kept elsewhere."""
-        track.begin_seq = -1
-        self._counts[track.key[0]] += 1
-        self._keep(track, now)
+    def restore(self, state: ProducerState, now: float) -> None:
+        """Take back a state that was kept elsewhere."""
+        state.begin_seq = -1
+        self._counts[state.key[0]] += 1
+        self._keep(state, now)
 
     def open(
         self,
@@ -78,52 +81,52 @@ class Ledger:
         now: float,
         *,
         order: int = 0,
-    ) -> Track:
-        """Return the track for a new connection, after fencing an older one.
+    ) -> ProducerState:
+        """Return the state for a new connection, after fencing an older one.
 
         Which is newer tells the ``order`` in which they were accepted: an old one's HELLO may
         be read late. What lies below ``lowest_seq`` was accepted, by the producer's own word,
-        so a track never expects less. Raises RemoteProtocolError: BUSY when there are too many
+        so a state never expects less. Raises RemoteProtocolError: BUSY when there are too many
         producers, FENCED for a connection that is older than the live one.
         """
         key = (uid, identity.id)
         if self.forgotten is not None:
             self.forgotten.discard(key)
-        track = self._live.get(key)
-        if track is not None:
-            if order < track.order:
+        state = self._live.get(key)
+        if state is not None:
+            if order < state.order:
                 error = "a newer connection speaks for this producer"
                 raise RemoteProtocolError(error, code=RejectCode.FENCED)
-            if track.fence is not None:
-                track.fence()
+            if state.fence is not None:
+                state.fence()
         elif key in self._gone.get(uid, ()):
-            track, _ = self._gone[uid].pop(key)
+            state, _ = self._gone[uid].pop(key)
         else:
             self._make_room(now)
-            track = Track(key, identity, lowest_seq)
+            state = ProducerState(key, identity, lowest_seq)
             self._counts[uid] += 1
-        track.identity = identity
-        track.epoch += 1
-        track.order = order
-        if lowest_seq >= track.expected_seq:  # it has nothing to send again
-            track.begin_seq = lowest_seq
-        track.expected_seq = max(track.expected_seq, lowest_seq)
-        track.accepted_seq = max(track.accepted_seq, lowest_seq)
-        self._live[key] = track
-        return track
+        state.identity = identity
+        state.epoch += 1
+        state.order = order
+        if lowest_seq >= state.expected_seq:  # it has nothing to send again
+            state.begin_seq = lowest_seq
+        state.expected_seq = max(state.expected_seq, lowest_seq)
+        state.accepted_seq = max(state.accepted_seq, lowest_seq)
+        self._live[key] = state
+        return state
 
-    def gone(self, track: Track, now: float, *, orderly: bool) -> None:
+    def gone(self, state: ProducerState, now: float, *, orderly: bool) -> None:
         """Note that a producer's live connection ended."""
-        del self._live[track.key]
-        track.fence = None
-        sent = track.expected_seq != track.begin_seq
-        if sent and not (orderly and track.accepted_seq == track.expected_seq):
-            self._keep(track, now)
+        del self._live[state.key]
+        state.fence = None
+        sent = state.expected_seq != state.begin_seq
+        if sent and not (orderly and state.accepted_seq == state.expected_seq):
+            self._keep(state, now)
         else:
-            self._forget(track.key)
+            self._forget(state.key)
 
-    def _keep(self, track: Track, now: float) -> None:
-        self._gone.setdefault(track.key[0], {})[track.key] = (track, now)
+    def _keep(self, state: ProducerState, now: float) -> None:
+        self._gone.setdefault(state.key[0], {})[state.key] = (state, now)
 
     def _forget(self, key: Key) -> None:
         self._counts[key[0]] -= 1
@@ -145,7 +148,6 @@ class Ledger:
             error = f"the receiver already knows {len(self)} producers"
             raise RemoteProtocolError(error, code=RejectCode.BUSY)
         self._forget_oldest(max(self._gone, key=lambda uid: self._counts[uid]))
-        self.evicted += 1
 
     def _forget_oldest(self, uid: int | None) -> None:
         gone = self._gone[uid]

@@ -21,8 +21,8 @@ from mpsr.cli.bench.work import STAMP_SIZE, plan
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, may_draw, say
-from mpsr.endpoint import parse_address
 from mpsr.limits import MAX_MESSAGE, MIB
+from mpsr.system.address import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

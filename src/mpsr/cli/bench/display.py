@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from mpsr.cli.bench.shared import Board, Gate
     from mpsr.cli.bench.work import Work
 
-_INTERVAL: Final = 250  # milliseconds between looks
+_INTERVAL: Final = 250  # milliseconds between two updates
 
 
 def show(works: Sequence[Work], board: Board, gate: Gate) -> None:
     """Show the phase under way, until the gate opens."""
     gate.join()
     poll = select.poll()
-    poll.register(gate, 0)  # a hang-up is told unasked
+    poll.register(gate, 0)  # a hang-up is reported in any case
     with _progress() as progress:
         task = progress.add_task("", total=None, rate="", flow="", clock="")
         seen = (0, 0, 0)  # when, messages, bytes

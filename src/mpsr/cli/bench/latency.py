@@ -14,7 +14,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
-        self.largest = 0
+        self.largest: int = 0
 
     def add(self, value: int) -> None:
         """Count a value."""

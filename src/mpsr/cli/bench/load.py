@@ -17,7 +17,7 @@ from mpsr.cli.status import line_of, status_of
 from mpsr.cli.stdio import say
 from mpsr.errors import MpsrError
 from mpsr.limits import BATCH_TARGET, BUFFER
-from mpsr.producer import Producer
+from mpsr.sync.producer import Producer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ SECOND: Final = 1_000_000_000  # nanoseconds
 
 _ALL_BUFFERS: Final = 4 * BUFFER  # bytes, of all producers: what a full one leaves is yet to send
 _LOOK: Final = 0.1  # seconds: a producer that waits for its time notices an interruption in so long
-_BETWEEN_LOOKS: Final = 1000  # messages, or BATCH_TARGET, between looks at the clock
+_CLOCK_INTERVAL: Final = 1000  # messages, or BATCH_TARGET, between two readings of the clock
 
 
 def buffer_of(work: Work) -> int:
@@ -51,7 +51,7 @@ class Load:
         address: where they send to.
         work: what they do.
         gate: what they wait for before they do it.
-        board: where an interruption is told.
+        board: where an interruption is reported.
         reports: where each tells what it has done.
 
     """
@@ -100,7 +100,7 @@ class Load:
         """Send without a pause; look at the clock only now and then."""
         work, board = self._work, self._board
         end = report.began_ns + work.seconds * SECOND
-        number = work.batch or max(1, min(_BETWEEN_LOOKS, BATCH_TARGET // work.size))
+        number = work.batch or max(1, min(_CLOCK_INTERVAL, BATCH_TARGET // work.size))
         messages = [bytes(work.size)] * number
         send, send_many = producer.send, producer.send_many
         while monotonic_ns() < end and not board.signum:

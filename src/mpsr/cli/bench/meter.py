@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.errors import Closed, TimedOut
-from mpsr.receiver import Receiver
+from mpsr.sync.receiver import Receiver
 
 if TYPE_CHECKING:
     import os
@@ -48,7 +48,7 @@ class Meter(Receiver[bytes]):
         self._producers: Sequence[BaseProcess] = ()
         self._by_pid: dict[int | None, Tally] = {}
         self.tallies: list[Tally] = []
-        self.handled_ns = 0
+        self.handled_ns: int = 0
 
     def attend(self, producers: Sequence[BaseProcess]) -> None:
         """Count anew, what these send."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr import __version__
+from mpsr import __version__, _speedups
 from mpsr.cli import version
 from mpsr.cli.stdio import plural
-from mpsr.wire.codec import TWIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ _HELD: Final = 0.98  # of a rate that was asked for: less, and it was too high
 
 
 class Bench:
-    """Everything that is to be told.
+    """Everything that is reported.
 
     Attributes:
         works: the phases that were planned.
@@ -40,20 +39,20 @@ class Bench:
 
     @property
     def throughput(self) -> Outcome | None:
-        """The phase whose speed is told, the last; None if it was not reached, or nothing came."""
-        return self._told(len(self.works) - 1)
+        """The last phase, whose speed is reported; None if it was not reached, or nothing came."""
+        return self._measured(len(self.works) - 1)
 
     @property
     def stamped(self) -> Outcome | None:
-        """The phase whose messages told their latency, the first; None if nothing came."""
-        return self._told(0)
+        """The phase whose messages carried their time, the first; None if nothing came."""
+        return self._measured(0)
 
     @property
     def failures(self) -> list[str]:
         """A line for everything that is not as it should be."""
         return [line for outcome in self.outcomes for line in outcome.failures]
 
-    def _told(self, phase: int) -> Outcome | None:
+    def _measured(self, phase: int) -> Outcome | None:
         outcome = self.outcomes[phase] if phase < len(self.outcomes) else None
         return outcome if outcome is not None and outcome.messages else None
 
@@ -62,7 +61,7 @@ class Bench:
         work = self.works[-1]
         document = {
             "version": __version__,
-            "codec": TWIN,
+            "codec": "C" if _speedups.IN_C else "Python",
             "python": version.PYTHON,
             "producers": work.producers,
             "size_bytes": work.size,

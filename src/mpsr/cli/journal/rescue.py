@@ -7,13 +7,13 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from mpsr import lockfile
 from mpsr.errors import JournalError, JournalInUse
 from mpsr.limits import GROUP_SIZE, JOURNAL_LIMIT, MIB
 from mpsr.store import faults, files
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.recovery import LOCK, find_segments
+from mpsr.system import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

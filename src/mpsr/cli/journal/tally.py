@@ -17,8 +17,8 @@ class Count:
     """Messages and their bytes."""
 
     def __init__(self) -> None:
-        self.messages = 0
-        self.nbytes = 0
+        self.messages: int = 0
+        self.nbytes: int = 0
 
     def add(self, messages: int, nbytes: int) -> None:
         """Count some more."""
@@ -42,13 +42,14 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.batches = 0
-        self.total = Count()
+        self.batches: int = 0
+        self.total: Count = Count()
         self.by_producer: dict[tuple[int | None, ProducerIdentity | None], Count] = {}
-        self.lost = 0
+        self.lost: int = 0
         self.missing: list[tuple[int, int]] = []
         self.noted: list[tuple[int, int]] = []
-        self.first = self.last = 0
+        self.first: int = 0
+        self.last: int = 0
 
     def add(self, record: Record) -> None:
         """Count a record."""

@@ -1,0 +1,21 @@
+/* What the parts of the extension share. Each adds its types and functions to the one module. */
+
+#ifndef MPSR_SPEEDUPS_H
+#define MPSR_SPEEDUPS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* A docstring from which inspect.signature() can read; each part defines SEE. */
+#define SIGNATURE(text) text "\n--\n\nSee " SEE "."
+
+/* Make a heap type of a specification, and add it to the module. */
+int add_type(PyObject *module, PyType_Spec *spec);
+
+int add_codec(PyObject *module);
+int add_direct(PyObject *module);
+int add_ring(PyObject *module);
+int add_sigmask(PyObject *module);
+int add_timer(PyObject *module);
+
+#endif

@@ -1,0 +1,1 @@
+"""The async fronts: wait with anyio, on asyncio, uvloop and trio."""

@@ -1,0 +1,196 @@
+"""Hold one accepted connection: its socket, its session, and what its bytes are read from."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import suppress
+from fcntl import ioctl
+from termios import FIONREAD
+from typing import TYPE_CHECKING
+
+from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, SocketReader
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import READ_BEHIND
+from mpsr.system import passing, ring
+
+if TYPE_CHECKING:
+    from mpsr.batch import Peer
+    from mpsr.wire.ledger import ProducerState
+    from mpsr.wire.receiving import ReceivingSession
+
+
+class Connection:
+    """An accepted connection.
+
+    Attributes:
+        open: whether it is not closed.
+        order: its number among all that were accepted.
+        peer: who is at the other end.
+        session: the receiver's end of it.
+        reader: what its bytes are read from: the socket, or a ring.
+        ring: the ring that it was given.
+        in_ring: whether the producer has moved to it: then it is the reader.
+        state: where its native producer stands, while the connection speaks for one.
+        heard_at: when it last brought something whole, or else when it came.
+        heard: whether it has brought something whole.
+        unfinished: bytes of a foreign message that is not whole.
+        until_ring: bytes to come before it is given a ring; 0 if it is to have none.
+        ended: whether its socket has ended, while there may be something in the ring.
+        out: what the peer has not taken yet.
+
+    """
+
+    __slots__ = (
+        "_behind",
+        "_refuses",
+        "ended",
+        "heard",
+        "heard_at",
+        "in_ring",
+        "open",
+        "order",
+        "out",
+        "peer",
+        "reader",
+        "ring",
+        "session",
+        "socket",
+        "state",
+        "unfinished",
+        "until_ring",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        session: ReceivingSession,
+        order: int,
+        *,
+        behind: memoryview,
+        refuses: bool,
+    ) -> None:
+        """Take an accepted socket; ``refuses``: the kernel refuses descriptors for it.
+
+        ``behind`` is memory that all connections of a receiver share.
+        """
+        self.open: bool = True
+        self.order: int = order
+        self.socket: socket.socket = sock
+        self.peer: Peer = peer
+        self.session: ReceivingSession = session
+        self._behind = behind
+        self._refuses = refuses
+        reader = SocketReader(sock, behind) if refuses else GuardedSocketReader(sock)
+        self.reader: ReadEnd = reader
+        self.ring: RingReader | None = None
+        self.in_ring: bool = False
+        self.state: ProducerState | None = None
+        self.heard_at: float = 0.0
+        self.heard: bool = False
+        self.unfinished: int = 0
+        self.until_ring: int = 0
+        self.ended: bool = False
+        self.out: bytes = b""
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self.socket.fileno()
+
+    @property
+    def uid(self) -> int | None:
+        """The user at the other end."""
+        return self.peer.uid
+
+    @property
+    def native(self) -> bool:
+        """Whether it is a producer's of ours, which comes back if it is closed."""
+        return self.session.framing == "native"
+
+    def feed(self, placed: int, data: bytes, *, ended: bool = False) -> RemoteProtocolError | None:
+        """Have the session take what was read, or the end; return what is wrong with it."""
+        try:
+            if placed:
+                self.session.receive_wanted(placed)
+            if data:
+                self.session.receive_data(data)
+            if ended:
+                self.session.receive_eof()
+        except RemoteProtocolError as exc:
+            return exc
+        return None
+
+    def flush(self, descriptor: int | None = None) -> bool:
+        """Send what the peer will take now; return whether it began or ceased to leave a rest.
+
+        A descriptor goes with it, or not at all.
+        """
+        had = bool(self.out)
+        out = self.out + self.session.data_to_send()
+        if not out:
+            return False
+        try:
+            if descriptor is None:
+                sent = self.socket.send(out)
+            else:
+                sent = ring.send_along(self.socket, out, descriptor)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # gone: reading will tell
+            sent = len(out)
+        self.out = out[sent:]
+        return bool(self.out) != had
+
+    def clear_doorbell(self) -> bool:
+        """Read the doorbells; return whether the socket has ended."""
+        if not self.ended:
+            try:
+                if self._refuses:
+                    self.ended = not self.socket.recv_into(self._behind)
+                else:
+                    data, descriptors = passing.receive(self.socket, READ_BEHIND)
+                    passing.close_apart(descriptors)
+                    self.ended = not data
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.ended = True
+        return self.ended
+
+    def has_ended(self) -> bool:
+        """Tell whether the peer has closed the connection."""
+        if self.in_ring:
+            return self.clear_doorbell()
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def unread(self) -> int:
+        """Return how many bytes there are to be read."""
+        size = bytearray(4)
+        if not self.in_ring:
+            ioctl(self.socket, FIONREAD, size)
+        unread = int.from_bytes(size, sys.byteorder)
+        if self.ring is not None:
+            with suppress(ValueError):  # reading tells
+                unread += self.ring.filled()
+        return unread
+
+    def close(self) -> None:
+        """Close the descriptor, and unmap the ring."""
+        if self._refuses:
+            self.socket.close()
+        else:  # what was passed and not read is closed with it
+            passing.close_socket(self.socket)
+        if self.ring is not None:
+            self.ring.close()
+
+    def __str__(self) -> str:
+        name = f"pid {self.peer.pid}, uid {self.peer.uid}"
+        if self.state is not None and self.state.identity.label:
+            name += f", {self.state.identity.label!r}"
+        return name

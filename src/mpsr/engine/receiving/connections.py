@@ -1,0 +1,278 @@
+"""Read from the open connections, understand what comes, and answer it."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mpsr.batch import Batch, ProducerIdentity
+from mpsr.engine.receiving.rings import Rings
+from mpsr.engine.receiving.shares import Unfinished
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import FIRST_READ, READ_BEHIND, READ_SIZE
+from mpsr.system import primitives
+from mpsr.system.poller import READ, WRITE
+from mpsr.wire.frames import Hello, Move, RejectCode, malformed
+from mpsr.wire.ledger import Ledger, ProducerState
+from mpsr.wire.transitions import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from logging import Logger
+
+    from mpsr.engine.receiving.connection import Connection
+    from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.system.poller import AnyPoller
+
+
+class Connections:
+    """The open connections of a receiver.
+
+    Attributes:
+        open: all of them.
+        ledger: where each producer stands.
+        pending: batches that were read and not handed out.
+        pending_acks: producers to which an acknowledgement is due.
+        rings: the rings of shared memory that were given.
+        lost: messages that producers reported as dropped.
+        rejected: connections closed for breaking a rule.
+
+    """
+
+    def __init__(
+        self,
+        poller: AnyPoller,
+        clock: Deadlines,
+        logger: Logger,
+        *,
+        max_message: int,
+        freed: Callable[[], None],
+    ) -> None:
+        """Begin with none; ``freed`` is called whenever one was closed."""
+        self.open: set[Connection] = set()
+        self.ledger: Ledger = Ledger()
+        self.pending: deque[Batch[Any]] = deque()
+        self.rings: Rings = Rings()
+        self.lost: int = 0
+        self.rejected: int = 0
+        self._poller = poller
+        self._clock = clock
+        self._logger = logger
+        self._freed = freed
+        self._by_producer: dict[ProducerState, Connection] = {}
+        self.pending_acks: set[ProducerState] = set()
+        self._unfinished = Unfinished(max_message)
+        self._read_size = FIRST_READ
+
+    def admit(self, connection: Connection) -> None:
+        """Begin to read from a connection."""
+        connection.heard_at = self._clock.now
+        self.open.add(connection)
+        self._poller.register(connection, READ, connection)
+        self._clock.follow(connection, 0)
+
+    def reject(self, connection: Connection, why: str, code: RejectCode) -> None:
+        """Send a connection the reason, and close it."""
+        self._fail(connection, RemoteProtocolError(why, code=code))
+
+    def read(self, connection: Connection) -> int:
+        """Read once from its socket or ring; return how many bytes came."""
+        if connection.in_ring:
+            return self.read_ring(connection, doorbell=True)
+        return self.read_socket(connection)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def read_socket(self, connection: Connection) -> int:
+        """Read once; return how many bytes came, 0 where the connection ended or had none."""
+        session = connection.session
+        settled, apart = session.settled, session.apart
+        # Once a long message's place is known it is read there: so first only its head.
+        size = READ_BEHIND if settled and apart else self._read_size
+        placed, data = 0, b""
+        try:
+            placed, data = connection.reader.read([] if settled else session.wanted(), size)
+        except BlockingIOError:
+            return 0
+        except RemoteProtocolError as exc:
+            self._fail(connection, exc)
+            return 0
+        except OSError:  # reset: the peer is gone, and so is what it had not sent
+            pass
+        if len(data) == self._read_size:
+            self._read_size = min(2 * self._read_size, READ_SIZE)
+        size = placed + len(data)
+        if not size:
+            self._end(connection)
+            return 0
+        if connection.until_ring:
+            self._count_for_ring(connection, size)
+        if settled and data:  # the short way for whole batches
+            end = session.receive_whole(data, self.pending)
+            connection.heard_at = self._clock.now
+            if end == size and not self._clock.due:
+                return size
+            data = data[end:]
+        self._understand(connection, placed, data, size)
+        if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
+            size += self.read_socket(connection)  # a frame has begun, and now its place is known
+        return size
+
+    def _understand(self, connection: Connection, placed: int, data: bytes, size: int) -> None:
+        """Have a connection's session take what was read, of ``size`` bytes; answer it."""
+        session = connection.session
+        failure = connection.feed(placed, data)
+        failure = self._deliver(connection) or failure
+        if failure is not None:
+            self._fail(connection, failure)
+        elif self._clock.due or not session.settled:
+            self._clock.follow(connection, size)
+            if session.state is State.FOREIGN and connection.open:
+                for holder in self._unfinished.count(connection, session.pending):
+                    text = "too much of what all have sent is unfinished, and most is of its user"
+                    self._fail(holder, RemoteProtocolError(text, code=RejectCode.TOO_LARGE))
+        if session.answers:
+            self.flush(connection)
+
+    def _end(self, connection: Connection) -> None:
+        """Take the end of a connection."""
+        failure = connection.feed(0, b"", ended=True)
+        failure = self._deliver(connection) or failure
+        if failure is not None:
+            self._fail(connection, failure)
+        else:
+            self._close(connection)
+
+    def _deliver(self, connection: Connection) -> RemoteProtocolError | None:
+        """Take what the session has understood; return what went wrong in answering it."""
+        for event in connection.session.events_received():
+            if isinstance(event, Batch | Hello):
+                connection.heard, connection.heard_at = True, self._clock.now
+            if isinstance(event, Batch):
+                self.lost += event.lost
+                self.pending.append(event)
+            elif isinstance(event, Hello):
+                try:
+                    self._greet(connection, event)
+                except RemoteProtocolError as exc:
+                    connection.session.reject(exc.code, str(exc))
+                    self._deliver(connection)
+                    return exc
+                return self._deliver(connection)
+            elif isinstance(event, Move):
+                self.rings.move(connection)
+            elif connection.state is not None:
+                self._leave(connection, orderly=event.orderly)
+        return None
+
+    def _greet(self, connection: Connection, hello: Hello) -> None:
+        identity = ProducerIdentity(hello.producer_id, hello.label)
+        state = self.ledger.open(
+            connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order
+        )
+        if hello.takes_ring:
+            self.rings.offer(connection)
+        state.fence = partial(self._fence, connection)
+        self._by_producer[state] = connection
+        connection.state = state
+        connection.session.welcome(state)
+
+    def _fence(self, connection: Connection) -> None:
+        connection.state = None
+        text = "a newer connection speaks for this producer"
+        self._fail(connection, RemoteProtocolError(text, code=RejectCode.FENCED))
+
+    def _leave(self, connection: Connection, *, orderly: bool) -> None:
+        """Note that a connection speaks for its producer no longer."""
+        state, connection.state = connection.state, None
+        if state is not None:
+            del self._by_producer[state]
+            self.pending_acks.discard(state)
+            self.ledger.gone(state, self._clock.now, orderly=orderly)
+
+    def _fail(self, connection: Connection, failure: RemoteProtocolError) -> None:
+        """Close a connection that broke a rule, after telling it why."""
+        self.rejected += 1
+        self._logger.warning("closed the connection of %s: %s", connection, failure)
+        connection.session.reject(failure.code, str(failure))
+        self.flush(connection)
+        if connection.open:
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self._leave(connection, orderly=False)
+        connection.open = False
+        self.open.discard(connection)
+        self._clock.forget(connection)
+        self._poller.unregister(connection)
+        self.rings.forget(connection)
+        self._unfinished.forget(connection)
+        connection.close()
+        self._freed()
+
+    # -- rings ------------------------------------------------------------------------------
+
+    def _count_for_ring(self, connection: Connection, size: int) -> None:
+        connection.until_ring -= size
+        if connection.until_ring > 0:
+            return
+        descriptor = self.rings.make(connection)
+        if descriptor is not None:
+            try:
+                self.flush(connection, descriptor)
+            finally:
+                primitives.close(descriptor)
+
+    def read_ring(self, connection: Connection, *, doorbell: bool) -> int:
+        """Read once what the ring holds, and wake who waits for room in it."""
+        if doorbell:
+            connection.clear_doorbell()
+        # Asked before the ring is read: what the peer wrote before its end is in it by then.
+        size, announces = 0, False
+        try:
+            size = self.read_socket(connection)
+            if size > 0 and connection.open and connection.ring is not None:
+                announces = connection.ring.wake_writer()
+        except ValueError as exc:
+            self._fail(connection, malformed("ring", str(exc)))
+        if not connection.open:
+            return size
+        if size:
+            self.rings.unread[connection] = None
+        elif connection.ended:
+            self._end(connection)
+        if announces and connection.state is not None and not connection.out:
+            connection.session.acknowledge(connection.state.accepted_seq)
+            self.flush(connection)
+        return size
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def send_acks(self) -> None:
+        """Send the acknowledgements that are due, one a producer."""
+        if not self.pending_acks:
+            return
+        pending, self.pending_acks = self.pending_acks, set()
+        for state in pending:
+            connection = self._by_producer.get(state)
+            if connection is None:
+                continue
+            if connection.out:
+                self.pending_acks.add(state)  # the peer reads slowly: one will stand for many
+                continue
+            connection.session.acknowledge(state.accepted_seq)
+            self.flush(connection)
+
+    def flush(self, connection: Connection, descriptor: int | None = None) -> None:
+        """Send what the peer will take now, and wait for room for the rest."""
+        if connection.flush(descriptor):
+            self._poller.modify(connection, READ | WRITE if connection.out else READ)
+        if connection.out or self._clock.due:
+            self._clock.follow_reply(connection)
+
+    def accept(self, state: ProducerState | None, seq: int) -> None:
+        """Note that a producer's messages below ``seq`` are accepted."""
+        if state is not None and seq > state.accepted_seq:
+            state.accepted_seq = seq
+            self.pending_acks.add(state)

@@ -1,0 +1,417 @@
+"""Receive from a listener and its connections, never waiting.
+
+The inbox owns one poller, whose descriptor (``fileno``) is readable when there is something to
+do, and gives out batches one at a time (``next_batch``). It reads only when it has none left, one
+bounded read at a time, so that the kernel's socket buffers are the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.batch import Batch, state_of
+from mpsr.engine.receiving.connection import Connection
+from mpsr.engine.receiving.connections import Connections
+from mpsr.engine.receiving.datagrams import DatagramReader
+from mpsr.engine.receiving.deadlines import Deadlines
+from mpsr.engine.receiving.listener import Listener
+from mpsr.errors import MpsrError
+from mpsr.limits import (
+    ACCEPTS_PER_ROUND,
+    ACK_DELAY,
+    MAX_CONNECTIONS,
+    MAX_MESSAGE,
+    READ_BEHIND,
+    STOP_ROUNDS,
+)
+from mpsr.stats import ReceiverStats
+from mpsr.system import passing
+from mpsr.system.heap import keep_freed_memory
+from mpsr.system.poller import READ, WRITE, Poller
+from mpsr.system.sockets import peer_of
+from mpsr.system.wakeup import Wakeup
+from mpsr.wire.frames import RejectCode
+from mpsr.wire.ledger import Ledger
+from mpsr.wire.receiving import ReceivingSession
+from mpsr.wire.transitions import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from logging import Logger
+
+    from mpsr.system.address import SocketType
+    from mpsr.system.claims import Claim
+    from mpsr.wire.framing import Framing
+
+_RING: Final = 1 << 16  # no event of a poller: read the ring, though no doorbell has rung
+_LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
+
+
+class Inbox:
+    """The receiving engine.
+
+    Attributes:
+        finished: whether all that came before ``stop`` is handed out.
+        closed: whether it is closed.
+
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "auto",
+        max_message: int = MAX_MESSAGE,
+        max_connections: int = MAX_CONNECTIONS,
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self._framing: Framing = framing
+        self._max_message = max_message
+        self._decode = decode
+        self._logger = _logger()  # loaded while there are descriptors to load it with
+        self._clock = Deadlines()
+        with ExitStack() as undo:
+            self._poller = Poller()
+            undo.callback(self._poller.close)
+            self._wakeup = Wakeup()
+            undo.callback(self._wakeup.close)
+            self._listener = Listener(
+                claim, self._poller, self._clock, self._logger, most=max_connections
+            )
+            self._poller.register(self._wakeup, READ, None)
+            self._listener.register()
+            undo.pop_all()
+        self._datagrams: DatagramReader | None = None
+        if type == "dgram":
+            self._datagrams = DatagramReader(max_message, decode, self._logger)
+        self._connections = Connections(
+            self._poller, self._clock, self._logger, max_message=max_message, freed=self._freed
+        )
+        self._pending = self._connections.pending
+        self._behind = memoryview(bytearray(READ_BEHIND))
+        self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
+        self._handed: Batch[Any] | None = None  # handed out and not acknowledged
+        self._told_at = 0.0
+        self._stop_asked = False
+        self._stopping = False
+        self._draining: deque[tuple[Connection, int]] = deque()
+        self.finished: bool = False
+        self.closed: bool = False
+        self._watched = False  # whether somebody waits on our descriptor from outside
+        self._accepted = self._batches = self._messages = self._nbytes = 0
+        self._turned_away = self._discarded = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where each producer stands."""
+        return self._connections.ledger
+
+    # -- for the fronts ---------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``next_batch`` has something to do."""
+        return self._poller.fileno()
+
+    def watch(self) -> None:
+        """Keep ``fileno`` readable also while batches that were read wait to be handed out."""
+        self._watched = True
+
+    def signal(self, more: bool) -> None:  # noqa: FBT001 - a flag by nature
+        """Tell a watcher whether the caller has something to come back for."""
+        if self._watched and not self._stop_asked:
+            if more or self._pending or self._connections.rings.unread:
+                self._wakeup.set()
+            else:
+                self._wakeup.clear()
+                if self._stop_asked:  # meanwhile, in another thread
+                    self._wakeup.set()
+
+    def next_batch(self, now: float) -> Batch[Any] | None:
+        """Acknowledge the batch handed out before; return the next, or None for now."""
+        self._clock.set_clock(now, waits=self._listener.place_at is not None)
+        handed = self._handed
+        if handed is not None:
+            self._connections.accept(state_of(handed), handed.end_seq)
+        if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
+            self._told_at = now
+            self._connections.send_acks()
+        batch = self._handed = self._next(now)
+        if batch is None:
+            self._connections.send_acks()
+        else:
+            self._clock.handed_at = now
+        return batch
+
+    def take(self, now: float) -> Batch[Any] | None:
+        """Return the next batch, or None for now; the caller accepts it later."""
+        self._clock.set_clock(now, waits=self._listener.place_at is not None)
+        return self._next(now)
+
+    def put_back(self, batches: Sequence[Batch[Any]]) -> None:
+        """Count what was taken, and cannot be accepted, as not handed out."""
+        self._pending.extendleft(reversed(batches))
+
+    def send_acks(self) -> None:
+        """Send the acknowledgements that are due."""
+        self._connections.send_acks()
+
+    def accept(self, batches: Iterable[Batch[Any]]) -> None:
+        """Acknowledge what was taken."""
+        for batch in batches:
+            self._connections.accept(state_of(batch), batch.end_seq)
+        self._connections.send_acks()
+
+    def _next(self, now: float) -> Batch[Any] | None:
+        if not self._pending:
+            self._read_round(now)
+            if not self._pending:
+                return None
+        batch = self._pending.popleft()
+        self._batches += 1
+        self._messages += len(batch)
+        self._nbytes += batch.nbytes
+        return batch
+
+    @property
+    def in_hand(self) -> Batch[Any] | None:
+        """The batch handed out last, until it is acknowledged; its last part may stand for it."""
+        return self._handed
+
+    @in_hand.setter
+    def in_hand(self, batch: Batch[Any]) -> None:
+        self._handed = batch
+
+    def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
+        """Accept the batch handed out last, or its first ``count`` messages alone.
+
+        ``more`` says that the others are still being handed out.
+        """
+        batch = self._handed
+        if not more:
+            self._handed = None
+        if batch is not None:
+            seq = batch.end_seq if count is None else batch.first_seq + count
+            self._connections.accept(state_of(batch), seq)
+
+    def disown(self) -> None:
+        """Leave the batch handed out last unacknowledged: its handler did not finish."""
+        self._handed = None
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
+        self._ready.extend(self._poller.poll(0 if self._connections.rings.unread else seconds))
+
+    def wait_time(self, now: float) -> float | None:
+        """Return the seconds after which ``next_batch`` has something to do in any case."""
+        times = self._listener.wait_times(now)
+        if self._clock.due:
+            times.append(self._clock.wait_time(now))
+        if self._connections.rings.unread:
+            times.append(0.0)
+        return max(0.0, min(times)) if times else None
+
+    def stop(self) -> None:
+        """Ask for an orderly end: take what has arrived by now, then finish.
+
+        Safe in a signal handler and in any thread.
+        """
+        self._stop_asked = True
+        self._wakeup.set()
+
+    def stats(self) -> ReceiverStats:
+        """Return what was seen so far."""
+        discarded_datagrams = 0 if self._datagrams is None else self._datagrams.discarded
+        return ReceiverStats(
+            connections=len(self._connections.open),
+            accepted=self._accepted,
+            batches=self._batches,
+            messages=self._messages,
+            nbytes=self._nbytes,
+            lost=self._connections.lost,
+            rejected=self._connections.rejected + self._turned_away + discarded_datagrams,
+            discarded=self._discarded,
+            paused=self._listener.paused or bool(self._listener.unplaced),
+        )
+
+    # -- a round ----------------------------------------------------------------------------
+
+    def _read_round(self, now: float) -> None:
+        """Read from one ready connection after the other, until there is a batch."""
+        self._check_descriptors()
+        if self._stop_asked:
+            if not self._stopping:
+                self._begin_stop()
+            self._drain()
+            return
+        self._listener.keep_open(now, self._read_listener)
+        ready, pending, unread = self._ready, self._pending, self._connections.rings.unread
+        if not ready:
+            ready.extend(self._poller.poll(0))
+            if unread:
+                ready.extend((each, _RING) for each in unread)
+                unread.clear()
+        while ready and not pending:
+            self._serve(*ready.popleft())
+        if not ready and (self._clock.due or self._listener.place_at is not None):
+            self._end_round()
+
+    def _end_round(self) -> None:
+        """Once all that was ready is read: see who has missed a deadline, or waits for a place."""
+        for connection, why in self._clock.missed():
+            if connection.open:
+                self._connections.reject(connection, why, RejectCode.DEADLINE)
+        place_at = self._listener.place_at
+        if place_at is not None and self._clock.now >= place_at:
+            self._place()
+
+    def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
+        if source is self._listener:
+            self._read_listener()
+        elif source is not None and source.open:
+            if events & WRITE:
+                self._connections.flush(source)
+            if source.in_ring:
+                self._connections.read_ring(source, doorbell=events != _RING)
+            elif events & READ:
+                self._connections.read_socket(source)
+
+    def _read_listener(self) -> None:
+        """Accept a round of connections, or read a round of datagrams."""
+        listener = self._listener
+        if self._datagrams is not None:
+            self._pending.extend(self._datagrams.read(listener.socket, refuses=listener.refuses))
+            return
+        for _ in range(ACCEPTS_PER_ROUND):
+            sock = listener.accept()
+            if sock is None:
+                return
+            peer = peer_of(sock)
+            session = ReceivingSession(
+                self._framing, max_message=self._max_message, peer=peer, decode=self._decode
+            )
+            refuses = passing.refuse(sock) and listener.refuses
+            listener.unplaced.append(
+                Connection(
+                    sock, peer, session, self._accepted, behind=self._behind, refuses=refuses
+                )
+            )
+            self._accepted += 1
+            self._place()
+            turned_away = listener.crowd(self._connections.open)
+            if turned_away is not None:
+                self._turned_away += 1
+                turned_away.open = False
+                turned_away.close()
+            if listener.paused:
+                return
+
+    def _place(self, *, anyhow: bool = False) -> None:
+        self._listener.place(self._connections.open, self._admit, self._dismiss, anyhow=anyhow)
+
+    def _admit(self, connection: Connection) -> None:
+        self._connections.admit(connection)
+        self._ready.append((connection, READ))  # it seldom comes with nothing to say
+
+    def _freed(self) -> None:
+        """Use the place and the descriptor of a connection that was closed."""
+        if not self._stopping:
+            self._listener.resume()
+        self._listener.place_soon()
+
+    def _dismiss(self, connection: Connection) -> None:
+        text = "it says nothing, and another connection needs its place"
+        self._connections.reject(connection, text, RejectCode.BUSY)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _begin_stop(self) -> None:
+        """Note what has arrived by now; nothing that comes later is waited for."""
+        self._stopping = True
+        for _ in range(STOP_ROUNDS):
+            before = (self._accepted, len(self._pending))
+            self._read_listener()
+            if (self._accepted, len(self._pending)) == before:
+                break
+        self._listener.pause()
+        self._listener.paused = False  # it has ended
+        self._place(anyhow=True)
+        self._ready.clear()
+        self._draining.extend((each, each.unread()) for each in self._connections.open)
+
+    def _drain(self) -> None:
+        while self._draining and not self._pending:
+            connection, left = self._draining.popleft()
+            if not connection.open:
+                continue
+            if left > 0:
+                size = self._connections.read(connection)
+                if size:
+                    self._draining.appendleft((connection, left - size))
+            elif connection.has_ended():
+                self._connections.read(connection)
+        if not self._pending:
+            self.finished = True
+
+    def close(self) -> None:
+        """Send what was acknowledged, then close everything and give the address up."""
+        if self.closed:
+            return
+        if not self._wakeup.intact:
+            self._let_go()
+            return
+        self.closed = self.finished = True
+        self._connections.send_acks()
+        self._discarded += sum(each.nbytes for each in self._pending if state_of(each) is None)
+        for connection in self._connections.open:
+            if connection.session.state is State.FOREIGN:
+                self._discarded += connection.session.pending + connection.unread()
+            connection.close()
+        if self._discarded:
+            what = "closed with %d bytes of foreign messages not handed out"
+            self._logger.warning(what, self._discarded)
+        self._connections.open.clear()
+        self._release()
+
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child inherited; the parent's stay as they are."""
+        self.closed = self.finished = True
+        for connection in self._connections.open:
+            connection.close()
+        self._connections.open.clear()
+        self._release(inherited=True)
+
+    def _release(self, *, inherited: bool = False) -> None:
+        self._listener.close(inherited=inherited)
+        self._poller.close()
+        self._wakeup.close()
+
+    def _check_descriptors(self) -> None:
+        """Raise MpsrError if the program has closed our descriptors, as one does for a daemon."""
+        if not self._wakeup.intact:
+            self._let_go()
+            error = (
+                f"the receiver at {self._listener} has lost its descriptors, which the "
+                "program has closed: make a receiver only after that"
+            )
+            raise MpsrError(error)
+
+    def _let_go(self) -> None:
+        """End without closing a descriptor: their numbers may be somebody else's by now."""
+        self.closed = self.finished = True
+        for connection in self._connections.open:
+            connection.open = False
+            connection.socket.detach()
+        self._connections.open.clear()
+        self._listener.let_go()
+        self._wakeup.let_go()
+        _LET_GO.append(self._poller)  # it would close its number
+
+
+def _logger() -> Logger:
+    import logging  # noqa: PLC0415 - not light, and only receivers have something to say
+
+    return logging.getLogger("mpsr")

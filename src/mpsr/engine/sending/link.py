@@ -1,0 +1,258 @@
+"""Keep a connection to the receiver: make one, read what it says, and make another."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+from mpsr.engine.sending.connection import Connection
+from mpsr.engine.sending.states import WRITE_TRANSITIONS, Carrier, WriteEvent, WriteState
+from mpsr.engine.sending.window import Window
+from mpsr.errors import (
+    AddressError,
+    MpsrError,
+    NoReceiver,
+    ReceiverBusy,
+    Rejected,
+    RemoteProtocolError,
+    WrongReceiver,
+)
+from mpsr.limits import BACKOFF_FIRST, BACKOFF_MOST, BUFFER, LINGER, MAX_CONTROL_FRAME, MAX_MESSAGE
+from mpsr.system import primitives, ring
+from mpsr.system.endpoint import check_receiver, reach
+from mpsr.system.wakeup import Wakeup
+from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, RejectCode, Ring
+from mpsr.wire.packing import FOREIGN_FRAMINGS
+from mpsr.wire.sending import Acknowledged, SendingSession
+
+if TYPE_CHECKING:
+    from mpsr.engine.sending.window import OnFull
+    from mpsr.system.address import Address, SocketType
+    from mpsr.system.trust import ReceiverUid
+    from mpsr.wire.framing import Framing
+
+_DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
+
+
+class Link:
+    """A window of messages, and the connection over which they are sent.
+
+    Attributes:
+        window: the messages that are not accepted yet.
+        state: whether messages may be written.
+        obstacle: why there is no connection just now.
+        failure: why there will never be one again.
+        peer_pid: the process that receives, or did last, where the kernel tells it.
+        wakeup: is set when the background has to call ``service`` again.
+
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "native",
+        label: str = "",
+        on_full: OnFull = "block",
+        buffer: int = BUFFER,
+        linger: float = LINGER,
+        max_message: int = MAX_MESSAGE,
+        spooled_as: bytes | None = None,
+        receiver_uid: ReceiverUid = None,
+    ) -> None:
+        self.address = address
+        self.id: bytes = spooled_as or os.urandom(PRODUCER_ID_SIZE)
+        self._type: SocketType = type
+        self._label = label
+        self._receiver_uid = receiver_uid
+        if type == "dgram":
+            framing = "eof"  # alone in its datagram, as elsewhere in its connection
+            max_message = min(max_message, _largest_datagram())
+        self._native = framing == "native"
+        self._one_each = framing == "eof" and type == "stream"  # a connection for every message
+        self.window: Window = Window(
+            foreign=None if self._native else FOREIGN_FRAMINGS[framing],
+            on_full=on_full,
+            buffer=buffer,
+            linger=linger,
+            max_message=max_message,
+            spooled=spooled_as is not None,
+        )
+        self.state: WriteState = WriteState.DOWN
+        self._connection: Connection | None = None
+        self._retry_at = 0.0
+        self._backoff = BACKOFF_FIRST
+        self.generation: int = 0  # of the descriptors that are to be waited for
+        self._connects = 0
+        self.obstacle: MpsrError | None = None
+        self.failure: MpsrError | None = None
+        self.peer_pid: int | None = None
+        self._welcomed_by: int | None = None  # the process of the last WELCOME
+        self._read_buffer = memoryview(bytearray(MAX_CONTROL_FRAME))
+        self.wakeup: Wakeup = Wakeup()
+
+    def _turn(self, event: WriteEvent) -> None:
+        """Go to the next state."""
+        self.state = WRITE_TRANSITIONS[self.state, event]
+
+    def _renew_wakeup(self) -> None:
+        self.wakeup.renew()
+        self.generation += 1
+
+    # -- connecting and reading -------------------------------------------------------------
+
+    @property
+    def resends(self) -> bool:
+        """Whether what was not accepted is sent again, and the receiver drops what it has."""
+        return self._native
+
+    @property
+    def may_deliver(self) -> bool:
+        """Whether there is a connection, or it is not known yet that there is none."""
+        return self._connection is not None or (self.obstacle is None and self.failure is None)
+
+    def _room(self) -> None:
+        if (self.state, WriteEvent.ROOM) in WRITE_TRANSITIONS:
+            self._turn(WriteEvent.ROOM)
+
+    def _wants_connection(self) -> bool:
+        if self.state is not WriteState.DOWN or self.failure is not None:
+            return False
+        return self._native or self.window.unsent or self.window.gathering
+
+    def _connect(self, now: float) -> None:
+        try:
+            sock = reach(self.address, type=self._type)
+            try:
+                check_receiver(self.address, sock, self._receiver_uid)
+            except WrongReceiver:
+                sock.close()
+                raise
+        except WrongReceiver as exc:
+            self.fail(exc)
+            return
+        except AddressError as exc:
+            self.obstacle = exc
+            self._retry_later(now)
+            return
+        session = self._new_session() if self._native else None
+        self._connection = Connection(sock, session, is_ours=self.address.kind != "fd")
+        self._turn(WriteEvent.CONNECT)
+        self._connects += 1
+        self.generation += 1
+        self.obstacle = None
+        self.peer_pid = self._connection.pid
+        if self._native:
+            text = f"{self.address} took the connection, but no receiver has answered yet"
+            self.obstacle = ReceiverBusy(text, address=str(self.address), pid=self.peer_pid)
+
+    def _new_session(self) -> SendingSession:
+        seq = self.window.accepted_seq
+        return SendingSession(self.id, seq, self._label, takes_ring=ring.AVAILABLE)
+
+    def read(self, now: float) -> bool:
+        """Read once; return whether there may be more."""
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            data = connection.read(self._read_buffer)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._drop(self._gone(exc), now)
+            return False
+        if connection.carrier is Carrier.RING:
+            self._room()  # any byte may announce room in the ring
+        if not data and self._type != "dgram":
+            self._drop(self._gone(None), now)
+        elif connection.session is not None:
+            self._receive(connection, connection.session, data, now)
+        return len(data) > 0
+
+    def _receive(
+        self, connection: Connection, session: SendingSession, data: memoryview, now: float
+    ) -> None:
+        failure: RemoteProtocolError | None = None
+        self.window.collect_direct()
+        if self.window.written_seq and connection.is_open:
+            session.sent(self.window.written_seq)
+        try:
+            session.receive_data(data)
+        except RemoteProtocolError as exc:
+            failure = exc
+        for event in session.events_received():
+            if isinstance(event, Acknowledged):
+                self.window.accept(event.seq)
+            elif isinstance(event, Ring):
+                connection.take_ring(event.size)
+            elif self.window.resume(event.expected_seq, event.max_message):
+                self._check_epoch(event.epoch)
+                self.obstacle = None
+                self._backoff = BACKOFF_FIRST
+            else:
+                error = f"the receiver expects message {event.expected_seq}, which does not exist"
+                failure = RemoteProtocolError(error, code=RejectCode.GAP)
+        if failure is not None:
+            if not (isinstance(failure, Rejected) and failure.code in RETRY_CODES):
+                self.fail(failure)
+            self._drop(failure, now)
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Warn if the very receiver that knew this producer has forgotten where it stands."""
+        if epoch == 1 and self._welcomed_by == self.peer_pid is not None and self.window.unsent:
+            import logging  # noqa: PLC0415 - seldom needed, and not light
+
+            logging.getLogger("mpsr").warning(
+                "the receiver at %s (pid %d) has forgotten this producer, as it does when there "
+                "are too many: what it had not acknowledged may arrive twice",
+                self.address,
+                self.peer_pid,
+            )
+        self._welcomed_by = self.peer_pid
+
+    # -- losing the connection --------------------------------------------------------------
+
+    def _gone(self, error: OSError | None) -> MpsrError:
+        why = error.strerror if error is not None and error.strerror else "it closed the connection"
+        text = f"the receiver at {self.address} is gone: {why}"
+        return NoReceiver(text, address=str(self.address))
+
+    def _drop(self, obstacle: MpsrError | None, now: float) -> None:
+        """Give the connection up, at once or behind the write that is under way."""
+        self.obstacle = obstacle
+        self._turn(WriteEvent.CLOSE)
+        if self.state is WriteState.DOWN:
+            self._close_connection(now)
+        elif self._connection is not None and self.state is not WriteState.INTERRUPTED:
+            self._connection.writer.break_off()  # the write that is under way
+
+    def _close_connection(self, now: float) -> None:
+        """Close the connection; what was not accepted waits for the next one."""
+        self.window.collect_direct()  # before the descriptor is another's
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            if self.address.kind == "fd":  # there is no other to reach
+                self.fail(self.obstacle)
+        self.window.rewind()
+        self._retry_later(now)
+
+    def fail(self, failure: MpsrError | None) -> None:
+        """Give the receiver up for good."""
+        self.failure = self.failure or failure
+        self.window.collect_direct()
+        self.window.packer.close()
+
+    def _retry_later(self, now: float) -> None:
+        jitter = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x20000
+        self._retry_at = now + self._backoff * jitter
+        self._backoff = min(2 * self._backoff, BACKOFF_MOST)
+
+
+def _largest_datagram() -> int:
+    """Return how long a datagram may be on this system."""
+    with primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _DATAGRAM_OVERHEAD

@@ -1,0 +1,1 @@
+"""What both fronts share: arguments, checks and steps; everything but waiting."""

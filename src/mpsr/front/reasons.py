@@ -1,0 +1,77 @@
+"""Say why messages were not taken, not accepted or not delivered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mpsr.errors import MpsrError
+
+if TYPE_CHECKING:
+    from mpsr.engine.sending.outbox import Outbox
+    from mpsr.system.address import Address
+
+_INTERRUPTED = (
+    "it was called from a signal handler or finalizer, in the middle of another call of this "
+    "producer, and would wait for that call"
+)
+
+
+def why(outbox: Outbox, spool_obstacle: Exception | None) -> str:
+    """Return why messages are not being accepted."""
+    reason = str(
+        outbox.failure
+        or spool_obstacle
+        or outbox.obstacle
+        or f"the receiver (pid {outbox.peer_pid}) has not come back for more"
+    )
+    if outbox.peer_pid == os.getpid():
+        reason += (
+            "; it is in this very process: a thread that both iterates a receiver and waits "
+            "for a producer to it waits for itself"
+        )
+    return reason
+
+
+def no_room(address: Address, left: Sequence[Any], waited: float | None, reason: str) -> str:
+    """Return what to say of messages that the buffer had no room for, at once or in time."""
+    within = "" if waited is None else f" within {waited:g} s"
+    return f"no room for {_messages(len(left))} to {address}{within}: {reason}"
+
+
+def no_room_inside(address: Address, left: Sequence[Any]) -> str:
+    """Return what to say of messages for which a call that cannot wait had no room."""
+    return f"no room for {_messages(len(left))} to {address}: {_INTERRUPTED}, to make room"
+
+
+def reentrant(address: Address, name: str) -> str:
+    """Return what to say of a call that would wait for the one that it has interrupted."""
+    return f"{name}() of the producer for {address}: {_INTERRUPTED}; nothing is lost by it"
+
+
+def not_accepted(address: Address, count: int, waited: float, reason: str) -> str:
+    """Return what to say of messages that were not accepted in time."""
+    return f"{address} has not accepted {_messages(count)} within {waited:g} s: {reason}"
+
+
+def not_spooled(count: int, waited: float, reason: str) -> str:
+    """Return what to say of messages that were not in the spool in time."""
+    return f"{_messages(count)} not in the spool within {waited:g} s: {reason}"
+
+
+def not_delivered(address: Address, count: int, reason: str) -> str:
+    """Return what to say of messages that were given up."""
+    return f"{_messages(count)} to {address} not delivered: {reason}"
+
+
+def failed(address: Address, cause: BaseException) -> MpsrError:
+    """Return the error for what has ended the work in the background."""
+    what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    error = MpsrError(f"the producer for {address} has failed, within mpsr itself: {what}")
+    error.__cause__ = cause
+    return error
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s'[: count != 1]}"

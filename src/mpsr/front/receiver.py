@@ -1,0 +1,329 @@
+"""Check and keep the arguments of a receiver: what the sync and the async one share in public."""
+
+from __future__ import annotations
+
+import warnings
+from operator import length_hint
+from time import monotonic
+from typing import TYPE_CHECKING, Generic, NoReturn
+
+from mpsr import arguments
+from mpsr.batch import decode_body, last_of
+from mpsr.engine.receiving.inbox import Inbox
+from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.limits import BACKLOG, JOURNAL_LIMIT, MAX_BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.system.address import SOCKET_TYPES, parse_address
+from mpsr.system.endpoint import claim
+from mpsr.system.forks import watch_forks
+from mpsr.system.path_claim import DEFAULT_MODE
+from mpsr.wire.packing import FRAMINGS
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import TypeVar
+
+    from mpsr.batch import Batch
+    from mpsr.engine.receiving.follower import Follower
+    from mpsr.engine.receiving.journaled import JournaledInbox
+    from mpsr.stats import ReceiverStats
+    from mpsr.system.address import Address, SocketType
+    from mpsr.wire.framing import Framing
+
+    T = TypeVar("T", default=bytes)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_FRAMINGS = ("auto", *FRAMINGS)
+
+
+class ReceiverBase(Generic[T]):
+    """A receiver, but for its waiting methods."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        *,
+        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        framing: Framing = "auto",
+        mode: int = DEFAULT_MODE,
+        group: str | int | None = None,
+        decode: Callable[[bytes], T] | None = None,
+        max_message: int = MAX_MESSAGE,
+        max_connections: int = MAX_CONNECTIONS,
+        backlog: int = BACKLOG,
+        journal: str | os.PathLike[str] | None = None,
+        journal_limit: int = JOURNAL_LIMIT,
+    ) -> None:
+        """Claim the address and listen.
+
+        A receiver stays in the process that made it, and cannot be pickled; producers can be.
+
+        Args:
+            address: str or path-like: a path, ``@name`` (Linux's abstract namespace) or ``fd:N``;
+                ``unix:`` before it is accepted.
+            type: ``"stream"`` (default) or ``"dgram"``.
+            framing: how bytes become messages: ``"auto"`` (default; by what each connection
+                begins with), ``"native"``, ``"lines"``, ``"null"``, ``"length"``,
+                ``"length-le"``, ``"octet-counted"`` or ``"eof"`` (a connection is a message).
+                Datagrams have none: each is a message.
+            mode: int, the permissions of a path, such as ``0o660``; its owner may read and write
+                it. The default, ``0o600``, lets only programs of the receiver's own user (and
+                root) send. Programs that run as another user, as nginx, HAProxy and syslog do,
+                get EACCES, and the receiver does not hear of it: for them set ``mode=0o660`` and
+                their ``group=``.
+            group: str or int, a group's name or id for the path; default: as the directory has it.
+            decode: a function of one message (bytes), applied to each; default: messages are bytes.
+            max_message: int, bytes (default 16 MiB); a connection that sends more in one message
+                is sent the reason and closed.
+            max_connections: int (default 1,024); further connections wait in the backlog.
+            backlog: int, connections that may wait to be accepted (default 4,096).
+            journal: path of a directory; what comes is written there, synced, and only then
+                acknowledged. It is handed out from there, and what was not is kept for the next
+                receiver. Default: no journal.
+            journal_limit: int, bytes that the directory may take on the disk (default 1 GiB);
+                producers wait while it is full. A message is at most a fourth of it.
+
+        Raises:
+            AddressError: the address cannot be claimed; its subclasses say why.
+            ConfigurationError: an argument makes no sense; WrongType if its type is wrong.
+            JournalError: the journal cannot be opened; its subclasses say why.
+
+        """
+        self._inbox: Inbox | JournaledInbox | None = None
+        arguments.address(address)
+        arguments.choice("type", type, SOCKET_TYPES)
+        if framing != "auto":
+            arguments.framing(framing, _FRAMINGS, socket_type=type)
+        mode = arguments.mode(mode)
+        arguments.group(group)
+        arguments.function("decode", decode)
+        max_message = arguments.max_message(max_message)
+        max_connections = arguments.integer("max_connections", max_connections, "connections")
+        backlog = arguments.integer("backlog", backlog, "connections", most=MAX_BACKLOG)
+        arguments.file("journal", journal)
+        journal_limit = arguments.integer("journal_limit", journal_limit)
+        self.address: Address = parse_address(address)
+        self._decode = decode
+        self._cursor: Iterator[bytes] = iter(())
+        self._opened: Batch[T] | None = None  # the batch that the cursor runs over
+        self._inherited = False
+
+        def open_inbox(max_message: int) -> Inbox:
+            place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
+            try:
+                return Inbox(
+                    place,
+                    type=type,
+                    framing=framing,
+                    max_message=max_message,
+                    max_connections=max_connections,
+                    decode=decode,
+                )
+            except OSError as exc:
+                place.close()
+                error = f"cannot receive at {self.address}: {exc.strerror}; close files, or see "
+                raise AddressError(error + "ulimit -n", address=str(self.address)) from exc
+            except BaseException:
+                place.close()
+                raise
+
+        if journal is None:
+            self._inbox = open_inbox(max_message)
+        else:
+            from mpsr.engine.receiving.journaled import open_journaled  # noqa: PLC0415 - not light, and not for all
+
+            self._inbox = open_journaled(
+                journal, journal_limit, open_inbox, max_message=max_message, decode=decode
+            )
+        watch_forks(self._after_fork_in_child)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there may be something to receive.
+
+        It can sit in anyone's select; then call ``try_receive_batch`` until it returns None, or
+        ``receive(timeout=0)`` until it raises TimedOut.
+        """
+        engine = self._engine()
+        engine.watch()
+        return engine.fileno()
+
+    def try_receive(self) -> T | None:
+        """Return the next message, or None where none has arrived; never waits.
+
+        Where ``decode=`` may return None itself, use ``try_receive_batch``. Behind the last
+        message of a batch it acknowledges the batch, like every way of coming back for more.
+
+        Raises:
+            DecodeError: ``decode=`` failed on this message; the next call goes on behind it.
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        self._engine()
+        while True:
+            for body in self._cursor:
+                return self._decoded(body)
+            batch = self.try_receive_batch()
+            if batch is None:
+                return None
+            self._open(batch)
+
+    def try_receive_batch(self) -> Batch[T] | None:
+        """Return the next batch, or None where none has arrived; never waits.
+
+        What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+        Like every way of coming back for more, it acknowledges what was handed out before.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        engine = self._engine()
+        batch = self._rest(engine) or engine.next_batch(monotonic())
+        engine.signal(more=batch is not None)
+        if batch is None:
+            self._check_finished(engine)
+        return batch
+
+    def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
+        if engine.finished:
+            error = f"the receiver at {self.address} was stopped and has handed out everything"
+            raise Closed(error)
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Acknowledge now what was handed out, without coming back for more.
+
+        Args:
+            count: the first so many messages of the last batch alone. Closed then, the receiver
+                leaves the others to be sent again, to the next one.
+
+        Raises:
+            ConfigurationError: the last batch has not so many messages.
+
+        """
+        engine = self._engine()
+        consumed = self._consumed()
+        if count is not None:
+            most = None if engine.in_hand is None else len(engine.in_hand)
+            engine.acknowledge(arguments.integer("count", count, "messages", least=0, most=most))
+        else:
+            engine.acknowledge(consumed, more=consumed is not None)
+        engine.send_acks()
+
+    def stop(self) -> None:
+        """Ask for an orderly end: iteration ends once what has arrived by now is handed out.
+
+        Safe in a signal handler and in any thread.
+        """
+        self._engine().stop()
+
+    def stats(self) -> ReceiverStats:
+        """Return counters of everything since the receiver was created."""
+        return self._engine(closed_too=True).stats()
+
+    def _after_fork_in_child(self) -> None:
+        """Leave the address and the connections to the parent process."""
+        self._inherited = True
+        if self._inbox is not None and not self._inbox.closed:
+            self._inbox.abandon()
+
+    @property
+    def journal_set_aside(self) -> str | None:
+        """Where a damaged journal was moved when this receiver began a new one, else None."""
+        journal = getattr(self._engine(closed_too=True), "journal", None)
+        return journal and journal.set_aside
+
+    def _check_follower(self, after: int | None, cursor: str | None) -> None:
+        if after is not None:
+            arguments.whole("after", after, "messages")
+        arguments.text("cursor", cursor)
+
+    def _follower(self, after: int | None, cursor: str | None) -> Follower:
+        """Return a follower of the journal, apart from the one that the receiver itself is."""
+        engine = self._engine()
+        if isinstance(engine, Inbox):
+            error = "after= and cursor= are for a receiver with a journal"
+            raise ConfigurationError(error)
+        return engine.follower(cursor, after=after)
+
+    def _engine(self, *, closed_too: bool = False) -> Inbox | JournaledInbox:
+        if self._inherited:
+            error = f"the receiver at {self.address} belongs to the parent process"
+            raise Closed(error)
+        if self._inbox is None or (self._inbox.closed and not closed_too):
+            error = f"the receiver at {self.address} is closed"
+            raise Closed(error)
+        return self._inbox
+
+    def _open(self, batch: Batch[T]) -> None:
+        """Hand a batch out message by message from here on."""
+        self._opened = batch
+        self._cursor = batch.iter_raw()
+
+    def _rest(self, engine: Inbox | JournaledInbox) -> Batch[T] | None:
+        """Close the open batch; return what is left of it, as a batch that is now in hand."""
+        if self._opened is None:
+            return None
+        opened, consumed = self._opened, self._consumed()
+        left = list(self._cursor)
+        self._opened = None
+        self._cursor = iter(())
+        if not left:
+            return None
+        engine.acknowledge(consumed, more=True)
+        rest = engine.in_hand = last_of(opened, left)
+        return rest
+
+    def _consumed(self) -> int | None:
+        """Return how many messages of the open batch were handed out; None: the whole batch."""
+        return None if self._opened is None else len(self._opened) - length_hint(self._cursor)
+
+    def _decoded(self, body: bytes) -> T:
+        return body if self._decode is None else decode_body(self._decode, body)  # type: ignore[return-value]
+
+    def _finish(self, *, handled: bool) -> None:
+        """Close; ``handled`` says whether the last message handed out was dealt with."""
+        if self._inbox is None or self._inbox.closed:
+            return
+        consumed = self._consumed()
+        if handled:
+            self._inbox.acknowledge(consumed)
+        elif consumed:
+            self._inbox.acknowledge(consumed - 1)
+        else:
+            self._inbox.disown()
+        self._inbox.close()
+
+    def _wait_time(self, timeout: float | None, since: float) -> float | None:
+        """Return how many seconds to wait for the engine, at most; None: for ever.
+
+        Raises TimedOut if the time-out, which counts from ``since``, has passed.
+        """
+        now = monotonic()
+        wait = self._engine().wait_time(now)
+        if timeout is None:
+            return wait
+        left = since + timeout - now
+        if left <= 0:
+            raise TimedOut(f"no message came to {self.address} within {timeout:g} s")
+        return left if wait is None else min(wait, left)
+
+    def __reduce__(self) -> NoReturn:
+        error = (
+            f"the receiver at {self.address} cannot be pickled: make it in the process that "
+            "receives, and give the others a Producer"
+        )
+        raise TypeError(error)
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._inbox is None or self._inbox.closed else ""
+        return f"<{type(self).__name__} at {self.address}{closed}>"
+
+    def __del__(self) -> None:
+        inbox = getattr(self, "_inbox", None)
+        if inbox is not None and not inbox.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            inbox.close()

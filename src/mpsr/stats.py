@@ -1,0 +1,50 @@
+"""Hold the counters of producers and receivers: what ``stats()`` returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ProducerStats(NamedTuple):
+    """What a producer has done since it was created: ``sent = accepted + lost + buffered``.
+
+    What its spool held then counts as sent, and what a spool holds is buffered.
+    """
+
+    sent: int
+    """Messages taken from the caller."""
+    accepted: int
+    """Messages that the receiver accepted (foreign framings: that the kernel took)."""
+    lost: int
+    """Messages dropped here, by ``on_full=`` or because the receiver takes no such size."""
+    buffered: int
+    """Messages taken and not accepted yet."""
+    buffered_bytes: int
+    """Bytes of buffer in use."""
+    connects: int
+    """Connections made."""
+    connected: bool
+    """Whether there is a receiver that has answered."""
+
+
+class ReceiverStats(NamedTuple):
+    """What a receiver has seen since it was created."""
+
+    connections: int
+    """Connections open now."""
+    accepted: int
+    """Connections accepted in all."""
+    batches: int
+    """Batches handed out."""
+    messages: int
+    """Messages handed out."""
+    nbytes: int
+    """Bytes of the messages handed out."""
+    lost: int
+    """Messages that producers reported as dropped."""
+    rejected: int
+    """Connections closed, or datagrams discarded, for breaking a rule."""
+    discarded: int
+    """Bytes of foreign messages that were read and not handed out when the receiver closed."""
+    paused: bool
+    """Whether accepting is suspended because connections or descriptors ran out."""

@@ -1,0 +1,1 @@
+"""The sync fronts: wait in the calling thread."""

@@ -1,0 +1,1 @@
+"""What mpsr asks of the operating system."""

@@ -1,0 +1,90 @@
+"""Hold an address: an abstract name or an inherited descriptor."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+
+from mpsr.errors import InvalidAddress
+from mpsr.system import primitives
+from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
+from mpsr.system.refusals import cannot, in_use, translating
+from mpsr.system.sockets import target_of, who_holds, wrap
+
+
+class Claim:
+    """A claimed address.
+
+    Attributes:
+        socket: bound and non-blocking; it listens if it is a stream socket.
+        address: what was claimed.
+
+    """
+
+    def __init__(self, address: Address, sock: socket.socket) -> None:
+        self.address = address
+        self.socket = sock
+        sock.setblocking(False)
+        if LINUX and sock.type == socket.SOCK_DGRAM:  # before bind: no datagram without its sender
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def holds(self) -> bool:
+        """Tell whether the address still leads to our socket."""
+        return True
+
+    def again(self) -> Claim:
+        """Claim the address anew, as what was ours there is gone; the errors are ``claim``'s.
+
+        This claim is then to be abandoned.
+        """
+        return self
+
+    def touch(self) -> None:
+        """Refresh the time stamps of our files, for what removes files by their age."""
+
+    def close(self) -> None:
+        """Give the address up: remove our socket from its path, close it, release the lock.
+
+        A second call does nothing. What stands at the path by now is left alone, unless it is
+        the very socket we bound.
+        """
+        self.socket.close()
+
+    def abandon(self) -> None:
+        """Close our copies of the descriptors and touch nothing else: for a forked child."""
+        self.socket.close()
+
+    def let_go(self) -> None:
+        """Forget the descriptors, whose numbers may be somebody else's by now."""
+        self.socket.detach()
+
+
+def claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
+    """Bind an abstract name, and listen there."""
+    with ExitStack() as undo, translating(address, "its socket cannot be bound"):
+        number = SOCKET_TYPES[kind]
+        claimed = Claim(address, undo.enter_context(primitives.socket(socket.AF_UNIX, number)))
+        with target_of(address) as target:
+            try:
+                claimed.socket.bind(target)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+                peer = who_holds(target, (number,))  # each type has abstract names of its own
+                raise in_use(address, peer and peer.pid) from exc
+        if kind == "stream":
+            claimed.socket.listen(backlog)
+        undo.pop_all()
+        return claimed
+
+
+def claim_descriptor(address: Address, kind: SocketType) -> Claim:
+    """Take an inherited socket."""
+    sock = wrap(address, kind, "claim")
+    if kind == "stream" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        why = "its socket does not listen; pass a listening one (a connected one is a producer's)"
+        raise cannot(address, why, InvalidAddress)
+    sock.set_inheritable(False)
+    return Claim(address, sock)

@@ -1,0 +1,213 @@
+"""Claim an address, or reach who receives there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from mpsr import arguments
+from mpsr.errors import (
+    AddressError,
+    ConfigurationError,
+    InvalidAddress,
+    NoReceiver,
+    ReceiverBusy,
+    WrongReceiver,
+    WrongSocketType,
+)
+from mpsr.limits import BACKLOG
+from mpsr.system import primitives, trust
+from mpsr.system.address import SOCKET_TYPES, Address, SocketType
+from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
+from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
+from mpsr.system.refusals import cannot, described, translated, translating
+from mpsr.system.sockets import MAX_ID, peer_of, target_of, wrap
+from mpsr.system.trust import ReceiverUid
+
+_UNREACHED: Final[dict[int | None, tuple[type[AddressError], str]]] = {
+    errno.ENOENT: (NoReceiver, "nothing is there; start the receiver, or check the path"),
+    errno.ECONNREFUSED: (NoReceiver, "nobody listens there (any more); start the receiver"),
+    errno.EAGAIN: (ReceiverBusy, "somebody listens there, but the backlog is full; try again"),
+}
+
+
+def claim(
+    address: Address,
+    *,
+    type: SocketType = "stream",  # noqa: A002 - the field's word
+    mode: int = DEFAULT_MODE,
+    group: str | int | None = None,
+    backlog: int = BACKLOG,
+) -> Claim:
+    """Make an address ours, or raise what says who or what is there.
+
+    Args:
+        address: what to claim; ``fd:N`` takes over a descriptor, already listening if a stream.
+        type: the type of socket.
+        mode: permissions of a path; to connect, a process needs write permission.
+        group: name or id of the group that a path is given to.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        ConfigurationError: an argument makes no sense.
+        AddressInUse: a live process holds the address.
+        AddressOccupied: something stands there that is not ours to remove; it is untouched.
+        AddressDenied: the permissions forbid it.
+        InvalidAddress: there can be no such socket.
+        WrongSocketType: the descriptor is a socket of another type.
+
+    """
+    _check_type(type)
+    if address.kind == "path":
+        gid = _check_permissions(mode, group)
+        return _claim_path(address, type, mode, gid, backlog)
+    if group is not None or mode != DEFAULT_MODE:
+        why = "is no file and has no permissions; leave out mode= and group=, or claim a path"
+        raise ConfigurationError(f"{address} {why}")
+    if address.kind == "abstract":
+        return claim_abstract(address, type, backlog)
+    return claim_descriptor(address, type)
+
+
+def reach(
+    address: Address,
+    *,
+    type: SocketType = "stream",  # noqa: A002 - the field's word
+) -> socket.socket:
+    """Return a non-blocking socket, connected to whoever receives at an address.
+
+    ``fd:N`` gives a duplicate of a connected descriptor, so that the caller may close its own;
+    until then both are non-blocking, for they share that state.
+
+    Raises:
+        ConfigurationError: an argument makes no sense.
+        NoReceiver: nothing is there, or a socket that nobody listens to.
+        ReceiverBusy: the receiver's backlog is full; try again.
+        AddressDenied: the permissions forbid it.
+        InvalidAddress: what is there cannot be connected to.
+        WrongSocketType: the socket there is of another type.
+
+    """
+    _check_type(type)
+    if address.kind == "fd":
+        return _reach_descriptor(address, type)
+    with ExitStack() as undo:
+        try:
+            sock = undo.enter_context(primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type]))
+            sock.setblocking(False)
+            with target_of(address) as target:
+                sock.connect(target)
+        except OSError as exc:
+            raise _unreached(address, type, exc) from exc
+        undo.pop_all()
+        return sock
+
+
+def check_receiver(address: Address, sock: socket.socket, receiver_uid: ReceiverUid) -> None:
+    """Raise WrongReceiver if a socket is connected to a process whose user may not receive.
+
+    The kernel tells whose process called ``listen()``. Of datagrams it does not: there the owner
+    of the socket's file stands for it, and at an abstract name nobody does.
+    """
+    if receiver_uid == "any" or (receiver_uid is None and address.kind == "fd"):
+        return
+    peer = peer_of(sock)
+    uid, why = peer.uid, ""
+    try:
+        if uid is None and address.kind == "path":
+            uid = os.stat(address.value).st_uid
+        if receiver_uid is None:
+            me = os.geteuid()
+            steps = trust.steps_to(address.value) if address.kind == "path" else ()
+            allowed: Collection[int] = trust.trusted_by_path(steps, me) if steps else {0, me}
+            why = "other users could have taken that name first"
+        else:
+            allowed = {receiver_uid} if isinstance(receiver_uid, int) else receiver_uid
+            why = "receiver_uid= does not name that user"
+    except OSError as exc:
+        why, allowed = f"{exc.filename}: {exc.strerror}, so nobody can tell who that may be", ()
+    if uid is not None and uid in allowed:
+        return
+    who = "an unknown user" if uid is None else f"uid {uid}"
+    who += "" if peer.pid is None else f" (process {peer.pid})"
+    if uid is None:
+        why = "the system does not tell whose socket is at an abstract name"
+    advice = "pass receiver_uid= if it is right, or else take another address"
+    error = f"cannot send to {address}: {who} receives there, and {why}; {advice}"
+    raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
+
+
+def _check_type(kind: str) -> None:
+    if kind not in SOCKET_TYPES:
+        raise ConfigurationError(f"type={kind!r} is none of {', '.join(SOCKET_TYPES)}")
+
+
+def _check_permissions(mode: int, group: str | int | None) -> int | None:
+    """Return the group's id."""
+    arguments.mode(mode)
+    if group is None:
+        return None
+    if not mode & stat.S_IWGRP:
+        why = f"has no use: mode={mode:#o} forbids the group to connect; pass one like 0o660"
+        raise ConfigurationError(f"group={group!r} {why}")
+    if isinstance(group, str) and not group.isdecimal():
+        import grp  # noqa: PLC0415 - few name a group
+
+        try:
+            return grp.getgrnam(group).gr_gid
+        except (KeyError, ValueError) as exc:
+            raise ConfigurationError(f"group={group!r} does not exist; create it first") from exc
+    if not 0 <= int(group) <= MAX_ID:
+        raise ConfigurationError(f"group={group!r} is no group id; pass a name or a smaller number")
+    return int(group)
+
+
+def _claim_path(
+    address: Address, kind: SocketType, mode: int, gid: int | None, backlog: int
+) -> Claim:
+    claimed = PathClaim(address, kind)
+    try:
+        claimed.take_lock()
+        claimed.establish(mode, gid, backlog)
+    except BaseException:
+        claimed.withdraw()
+        raise
+    return claimed
+
+
+def _reach_descriptor(address: Address, kind: SocketType) -> socket.socket:
+    sock = wrap(address, kind, "reach")
+    try:
+        with translating(address, "its socket cannot be used", "reach"):
+            sock.getpeername()
+            twin = sock.dup()
+    finally:
+        sock.detach()
+    twin.setblocking(False)
+    return twin
+
+
+def _unreached(address: Address, kind: SocketType, exc: OSError) -> AddressError:
+    """Say why a connection failed; what is at the path may tell more than the error does."""
+    found, what = None, "it cannot be connected to"
+    with suppress(OSError):
+        found = os.stat(address.value) if address.kind == "path" else None
+    if found is not None and not stat.S_ISSOCK(found.st_mode):
+        why = f"what is there is {described(found)}, not a socket; check the path"
+        return cannot(address, why, InvalidAddress, "reach")
+    if exc.errno == errno.EPROTOTYPE:
+        other = next(name for name in SOCKET_TYPES if name != kind)
+        why = f"its socket is not of type {kind}; pass type={other!r} if that is what it is"
+        return cannot(address, why, WrongSocketType, "reach")
+    if exc.errno in _UNREACHED:
+        error, why = _UNREACHED[exc.errno]
+        return cannot(address, why, error, "reach")
+    if found is not None and isinstance(exc, PermissionError):
+        owner = f"uid {found.st_uid}, gid {found.st_gid}"
+        what = f"its socket, of {owner} and mode {stat.S_IMODE(found.st_mode):04o}, refused"
+    return translated(address, what, exc, "reach")

@@ -1,0 +1,106 @@
+"""Own a file by a lock beside it, which names its owner."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import Final
+
+from mpsr.limits import DYING_OWNER
+from mpsr.system import primitives
+
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
+_MAX_TEXT: Final = 16  # bytes: more than a process id and a line's end ever take
+
+
+class Held(Exception):
+    """Another descriptor holds the lock; ``pid`` is its owner's where known."""
+
+    def __init__(self, pid: int | None) -> None:
+        who = {None: "another process", os.getpid(): "this very process"}.get(pid)
+        super().__init__(who or f"process {pid}")
+        self.pid = pid
+
+
+class NotALock(Exception):
+    """Something that is no lock file of ours is there."""
+
+
+def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int:
+    """Lock the file, which is made if it is missing; return its descriptor.
+
+    Args:
+        path: the lock file.
+        dir_fd: the open directory that a relative path is looked up in.
+        uid: the user whom the file must belong to; None for anybody.
+
+    Raises Held, NotALock, or OSError.
+    """
+    with ExitStack() as undo:
+        while not _is_at(path, lock := os.open(path, _FLAGS, 0o600, dir_fd=dir_fd), dir_fd):
+            primitives.close(lock)
+        undo.callback(primitives.close, lock)
+        found, text = os.fstat(lock), os.pread(lock, _MAX_TEXT, 0)
+        ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
+        if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
+            raise NotALock(f"{path} is no lock file")
+        with suppress(OSError):  # a full disk: the lock decides, its text only explains
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        undo.pop_all()
+        return lock
+
+
+def give_back(lock: int) -> None:
+    """Unlock the file, though a forked child may still hold it open."""
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    primitives.close(lock)
+
+
+def _is_at(path: str, lock: int, dir_fd: int | None) -> bool:
+    """Lock, then tell whether the file is still the one at the path: its owner may remove it."""
+    with ExitStack() as undo:
+        undo.callback(primitives.close, lock)
+        _flock(lock)
+        try:
+            found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        undo.pop_all()
+    return found is not None and os.path.samestat(found, os.fstat(lock))
+
+
+def _flock(lock: int) -> None:
+    """Lock; a lock whose owner is dead is about to come free, and waited for."""
+    give_up_at = monotonic() + DYING_OWNER
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(lock, _MAX_TEXT, 0)
+            owner = _living(text)
+            if owner is not None or not text or monotonic() >= give_up_at:
+                raise Held(owner) from None
+        primitives.sleep(_PAUSE)
+
+
+def _living(text: bytes) -> int | None:
+    """Return the process id in a lock file if that process runs.
+
+    Its lock may outlive it, in a child that inherited the descriptor.
+    """
+    pid = int(text) if text.strip().isdigit() else 0
+    try:
+        if pid:
+            os.kill(pid, 0)
+    except PermissionError:
+        return pid
+    except (ProcessLookupError, OverflowError):
+        return None
+    return pid or None
