@@ -99,7 +99,7 @@ def crowd_chart(results: Results) -> str:
     """Draw throughput against the number of producers."""
     rows = []
     for producers in CROWDS:
-        for peer in ("mpsr", "pyzmq"):
+        for peer in ("mpsr", "pyzmq", "no library"):
             lane = find_lane(results, f"crowd-{producers}p", peer)
             if lane:
                 rate = lane_rate(lane).median

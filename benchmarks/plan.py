@@ -171,7 +171,7 @@ def _idle(connections: int) -> Case:
 
 def _crowd(producers: int, effort: Effort) -> Case:
     count = {"quick": 400_000, "default": 2_000_000, "full": 4_000_000}[effort]
-    lanes: Lanes = {"message": ("mpsr", "pyzmq"), "bytes": ("raw socket",)}
+    lanes: Lanes = {"message": ("mpsr", "pyzmq", "no library"), "bytes": ("raw socket",)}
     return Case(f"crowd-{producers}p", "throughput", 100, producers, lanes, count)
 
 
@@ -191,7 +191,7 @@ def _for_the_bars(case: Case) -> Case:
             "mpsr's journal, read",
             "file",
         ),
-        *("raw socket", "tokio", "pyzmq", "multiprocessing.Queue"),
+        *("raw socket", "no library", "tokio", "pyzmq", "multiprocessing.Queue"),
     }
     lanes: Lanes = {
         interface: tuple(peer for peer in peers if peer in wanted)

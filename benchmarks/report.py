@@ -161,10 +161,16 @@ def idle_table(cases: Sequence[CaseResult]) -> str:
     return table(("peer", "connections", "receiver MiB", "p50 ms", "p99 ms"), rows)
 
 
+_CROWD_LANES: Final = (
+    *(("mpsr", "message"), ("pyzmq", "message"), ("no library", "message")),
+    ("raw socket", "bytes"),
+)
+
+
 def crowd_table(results: Results) -> str:
     """Show how throughput depends on the number of producers."""
     rows = []
-    for peer, how in (("mpsr", "message"), ("pyzmq", "message"), ("raw socket", "bytes")):
+    for peer, how in _CROWD_LANES:
         lanes = [find_lane(results, f"crowd-{producers}p", peer, how) for producers in CROWDS]
         rates = [lane_rate(lane).median if lane else 0.0 for lane in lanes]
         kept = f"{rates[-1] / max(rates):.0%}" if max(rates) else ""

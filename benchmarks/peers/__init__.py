@@ -25,6 +25,7 @@ PEERS: Final = {
     "mpsr's journal, read": Entry("durable", "Reading", {}),
     "file": Entry("durable", "File", {}),
     "raw socket": Entry("raw", "RawSocket", {}),
+    "no library": Entry("handwritten", "HandWritten", {}),
     "tokio": Entry("tokio", "Tokio", {}),
     "pyzmq": Entry("zeromq", "ZeroMQ", {}),
     "pynng": Entry("nng", "Nng", {}),

@@ -17,10 +17,10 @@ from benchmarks.results import ROOT
 from benchmarks.sink import Sink
 from benchmarks.spec import Spec
 from benchmarks.work import Work, cpu_seconds
+from mpsr._speedups.codec_py import pack_batch
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.records import Entry
-from mpsr.wire.codec import pack_batch
 from mpsr.wire.frames import HEADER
 
 GROUP: Final = 1_048_576  # bytes written, then synced, at once

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from typing import Any
 
-import mpsr
 from benchmarks.peers.base import Peer
 from benchmarks.sink import Sink
 from benchmarks.work import Work
+from mpsr import AsyncProducer, Producer, Receiver, __version__, _speedups  # before the forks
 
 
 class Mpsr(Peer):
@@ -24,18 +23,14 @@ class Mpsr(Peer):
 
     @classmethod
     def version(cls) -> str:
-        compiled = any(
-            name.startswith("mpsr.") and str(getattr(module, "__file__", "")).endswith(".so")
-            for name, module in sys.modules.items()
-        )
-        return f"{mpsr.__version__}, {'C' if compiled else 'Python'} codec"
+        return f"{__version__}, {'C' if _speedups.IN_C else 'Python'} codec"
 
     def produce(self, work: Work) -> None:
-        with mpsr.Producer(self.path) as producer:
+        with Producer(self.path) as producer:
             work.drive(producer.send if self.spec.interface == "message" else producer.send_many)
 
     def receive(self, sink: Sink) -> None:
-        with mpsr.Receiver(self.path, max_connections=max(1024, self.spec.producers)) as receiver:
+        with Receiver(self.path, max_connections=max(1024, self.spec.producers)) as receiver:
             if self.spec.interface == "message":
                 sink.pull(receiver)
             else:
@@ -46,11 +41,11 @@ class Mpsr(Peer):
 
     async def _hold(self, work: Work) -> None:
         """Hold AsyncProducers, one task each: a thread each would be the holder's limit."""
-        producers: list[mpsr.AsyncProducer[Any]] = []
+        producers: list[AsyncProducer[Any]] = []
         ready, leave = asyncio.Event(), asyncio.Event()
 
         async def connect() -> None:
-            async with mpsr.AsyncProducer(self.path) as producer:
+            async with AsyncProducer(self.path) as producer:
                 await producer.send(work.warm_up)
                 await producer.flush()
                 producers.append(producer)

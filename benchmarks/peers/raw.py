@@ -53,7 +53,7 @@ class RawSocket(Peer):
     def _pieces(self, listener: socket.socket) -> Iterator[Piece]:
         buffer = memoryview(bytearray(READ_SIZE))
         size, rest = self.spec.size, 0
-        for sock in _ready(listener):
+        for sock in ready(listener):
             nbytes = sock.recv_into(buffer)
             messages, rest = divmod(rest + nbytes, size)
             yield Piece(nbytes, messages)
@@ -61,7 +61,7 @@ class RawSocket(Peer):
     def _messages(self, listener: socket.socket) -> Iterator[bytes]:
         """At a fixed rate every read brings whole messages, nearly always one."""
         size = self.spec.size
-        for sock in _ready(listener):
+        for sock in ready(listener):
             data = sock.recv(SMALL_READ)
             for begin in range(0, len(data), size):
                 yield data[begin : begin + size]
@@ -90,7 +90,7 @@ def listening(path: str) -> socket.socket:
     return listener
 
 
-def _ready(listener: socket.socket) -> Iterator[socket.socket]:
+def ready(listener: socket.socket) -> Iterator[socket.socket]:
     """Yield connections that have something to read, for ever."""
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
