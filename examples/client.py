@@ -14,7 +14,7 @@ import mpsr
 
 def produce(path: str, i: int, *, plain: bool) -> bool:
     text = f"Hello from producer {i}"
-    producer = mpsr.Producer(path, framing="stream" if plain else "native")  # never waits
+    producer = mpsr.Producer(path, framing="eof" if plain else "native")  # never waits
     producer.send(text.encode())
     try:
         producer.close(timeout=2)  # returns once the receiver has accepted everything
