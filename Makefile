@@ -48,7 +48,7 @@ test-sdist: $(VENV)/.dev ## run the quick tests of the sdist, unpacked elsewhere
 	@rm -rf $(SDIST) && $(PY) -m build --sdist --outdir $(SDIST) >/dev/null
 	@tar -C $(SDIST) --strip-components 1 -xzf $(SDIST)/*.tar.gz
 	@cd $(SDIST) && PYTHONPATH=src MPSR_SPEEDUPS=off $(abspath $(PY)) -m pytest -q \
-		tests/wire tests/cli tests/test_*.py
+		tests/wire tests/cli tests/engine tests/system tests/speedups tests/sync tests/test_*.py
 
 soak: $(VENV)/.test ## run the tests that take minutes
 	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT)
@@ -70,7 +70,7 @@ sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
 		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) \
-		tests/wire tests/test_direct.py tests/test_ring.py tests/test_timer.py
+		tests/wire tests/speedups tests/system/test_timer.py
 
 coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
 	@$(PY) -m coverage erase
