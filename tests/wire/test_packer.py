@@ -184,11 +184,15 @@ def test_new_limit_replaces_the_old_and_drops_nothing(codec: ModuleType) -> None
     assert messages_of(codec, packer.take(0)) == [b"0123456789", b""]
 
 
-@pytest.mark.parametrize("limit", [-(2**80), -1, 0, 7])
+@pytest.mark.parametrize("limit", [-(2**80), -(2**63), -1, 0, 7])
 def test_limit_may_be_too_low_for_any_message(codec: ModuleType, limit: int) -> None:
     """No limit is refused; a low one takes nothing."""
     packer = opened(codec, limit)
+    packer.open(100)
+    assert packer.append(b"message")
+    packer.open(limit)
     assert packer.append(b"") is False
+    assert packer.try_extend([b"", b""]) == 0
 
 
 @pytest.mark.parametrize("limit", [MOST, 2**32, 2**80])

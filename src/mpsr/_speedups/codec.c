@@ -769,12 +769,12 @@ static PyObject *packer_extend(PyObject *self, PyObject *const *args, Py_ssize_t
 /* Tell whether all of the messages are bytes and fit, one by one and together. */
 static int fits(const Packer *self, PyObject *const *items, Py_ssize_t count)
 {
-    Py_ssize_t most = Py_MIN(self->max_message, self->limit);
-    Py_ssize_t room = self->limit - cost_of(self);
+    Py_ssize_t cost = cost_of(self);
     for (Py_ssize_t i = 0; i < count; i++) {
         if (!PyBytes_CheckExact(items[i])) return 0;
         Py_ssize_t size = PyBytes_GET_SIZE(items[i]);
-        if (size > most || (room -= size + MESSAGE_COST) < 0) return 0;
+        cost += size + MESSAGE_COST;
+        if (size > self->max_message || cost > self->limit) return 0;
     }
     return 1;
 }
