@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
@@ -52,7 +53,12 @@ class Record:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, **event: object) -> None:
-        os.write(self._file, json.dumps(event).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(event).encode() + b"\n")
+
+    @staticmethod
+    def events(path: Path) -> list[dict[str, Any]]:
+        """Return all events, but those that a killed process had not written to the end."""
+        return [json.loads(line) for line in path.read_bytes().splitlines() if line[-1:] == b"}"]
 
 
 def note_batch(record: Record, batch: mpsr.Batch, **more: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -83,8 +82,7 @@ def check(record: Path) -> dict[int, tuple[int, int]]:
     """
     at: dict[int, tuple[int, int, int, int]] = {}
     lives: dict[int, int] = {}  # by receiver: the last position
-    for line in record.read_bytes().splitlines():
-        event = json.loads(line)
+    for event in roles.Record.events(record):
         batch = event["producer"], event["first"], event["count"], event["digest"]
         position, receiver = event["position"], event["receiver"]
         assert at.setdefault(position, batch) == batch, "a position that holds two things"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import time
@@ -245,6 +244,6 @@ def test_ten_thousand_tiny_writes_are_put_together(
         client.sendall(bytes([byte]))
     client.close()
     wait_for(receiver, messages=len(bodies), connections=0)
-    noted = [json.loads(line) for line in record.read_bytes().splitlines()]
+    noted = roles.Record.events(record)
     assert [event["first"] for event in noted] == sorted(event["first"] for event in noted)
     assert sum(event["count"] for event in noted) == len(bodies)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -48,8 +47,7 @@ def check(record: Path) -> dict[int, int]:
     taken: dict[int, int] = defaultdict(int)  # by producer: all below was given to a receiver
     flushed: dict[int, int] = defaultdict(int)  # by producer: all below was flushed
     lives: dict[tuple[int, int], int] = {}  # by receiver and producer: where it is to go on
-    for line in record.read_bytes().splitlines():
-        event = json.loads(line)
+    for event in roles.Record.events(record):
         producer = event["producer"]
         if "flushed" in event:
             assert event["flushed"] <= taken[producer], "flushed what nobody took"

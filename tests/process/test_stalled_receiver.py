@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +61,7 @@ def taken(record: Path) -> tuple[list[int], list[int]]:
     """Return the numbers of the messages that came, and how many were lost, batch by batch."""
     numbers: list[int] = []
     lost: list[int] = []
-    for line in record.read_bytes().splitlines():
-        event = json.loads(line)
+    for event in roles.Record.events(record):
         numbers += range(event["first"], event["first"] + event["count"])
         lost.append(event["lost"])
     return numbers, lost
