@@ -2,15 +2,6 @@
 
 #include "speedups.h"
 
-int add_type(PyObject *module, PyType_Spec *spec)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    if (type == NULL) return -1;
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return failed;
-}
-
 static int add_parts(PyObject *module)
 {
     if (add_codec(module) < 0 || add_direct(module) < 0) return -1;

@@ -10,7 +10,14 @@
 #define SIGNATURE(text) text "\n--\n\nSee " SEE "."
 
 /* Make a heap type of a specification, and add it to the module. */
-int add_type(PyObject *module, PyType_Spec *spec);
+static inline int add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL) return -1;
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed;
+}
 
 int add_codec(PyObject *module);
 int add_direct(PyObject *module);
