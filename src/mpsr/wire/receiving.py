@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
     from mpsr.wire.ledger import ProducerState
 
-# What is compared for every batch: to look it up in the enum takes longer than to compare.
-_OPEN: Final = State.OPEN
-_BATCH: Final = int(FrameType.BATCH)
+_OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
 
 
 class Ended(NamedTuple):

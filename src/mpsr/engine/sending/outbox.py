@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     from mpsr.engine.transport import WriteEnd
     from mpsr.system.address import Address
 
-_DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
 _NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
 _FREE: Final = WriteState.FREE  # to look it up in the enum takes longer than to compare
 _FULL: Final = WriteState.FULL
-_UNDER_WAY: Final = (WriteState.WRITING, WriteState.BREAKING, WriteState.TORN)
 
 
 class Write:
