@@ -62,7 +62,6 @@ class Journal:
 
     Attributes:
         path: the directory, in full.
-        id: 16 random bytes, made with the journal.
         set_aside: where a damaged journal was moved when this one was begun, else None.
 
     Raises:
@@ -70,8 +69,6 @@ class Journal:
             ``create``.
 
     """
-
-    id: bytes
 
     def __init__(
         self,
@@ -87,7 +84,6 @@ class Journal:
         self.path: str = os.path.realpath(os.fsdecode(path))
         self.limit = limit
         self.set_aside: str | None = None
-        self._use = use
         self._mutex = primitives.Lock()
         self._failure: JournalError | None = None
         self._closed = False
@@ -95,7 +91,7 @@ class Journal:
         with faults.translating("open", self.path):
             self._lock = self._take_lock(create=create)
             try:
-                self._log = self._open(header, create=create)
+                self._log = self._open(header, use, create=create)
             except BaseException:
                 lockfile.give_back(self._lock)
                 raise
@@ -103,6 +99,11 @@ class Journal:
         watch_forks(self._after_fork_in_child)
 
     # -- batches ------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes:
+        """16 random bytes, made with the journal."""
+        return self._log.header.id
 
     @property
     def last(self) -> int:
@@ -210,7 +211,7 @@ class Journal:
             if self._failure is not None:
                 return
             try:
-                if self._use == Use.SPOOL:
+                if self._log.header.use == Use.SPOOL:
                     with suppress(JournalFull), faults.translating("trim", self.path):
                         self._log.trim()  # nobody reads again what was accepted
                 with faults.translating("close", self.path):
@@ -283,14 +284,14 @@ class Journal:
         except lockfile.NotALock as exc:
             raise faults.foreign(self.path, f"has a file of another kind: {exc}") from None
 
-    def _open(self, header: Header, *, create: bool) -> Log:
+    def _open(self, header: Header, use: Use | None, *, create: bool) -> Log:
         segments = find_segments(self.path)
         for name in unfinished(self.path):
             files.remove(os.path.join(self.path, name))
         if not segments:
             if not create:
                 raise faults.foreign(self.path, "is an empty directory")
-            return self._begin(header)
+            return Log.create(self.path, self.limit, header)
         try:
             with open_segment(self.path, segments[-1]) as newest:
                 recovery = recover(self.path, newest)
@@ -298,19 +299,14 @@ class Journal:
             if not create:
                 raise
             self._move_aside(exc)
-            return self._begin(header)
+            return Log.create(self.path, self.limit, header)
         found = Use(recovery.header.use)
-        if self._use not in {None, found}:
+        if use not in {None, found}:
             raise faults.foreign(self.path, _USES[found])
-        self._use, self.id = found, recovery.header.id
         log = Log.resume(self.path, self.limit, segments[:-1], recovery)
         if recovery.torn:
             _warn(f"{self.path}: a write behind position {log.last} was not finished, and is cut")
         return log
-
-    def _begin(self, header: Header) -> Log:
-        self._use, self.id = Use(header.use), header.id
-        return Log.create(self.path, self.limit, header)
 
     def _move_aside(self, damage: JournalDamaged) -> None:
         """Rename the directory, lock and all; begin with an empty one."""
