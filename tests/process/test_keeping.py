@@ -174,13 +174,13 @@ def test_what_cleans_directories_by_age_spares_a_receivers_files(tmp_path: Path,
     old.touch()
     path = directory / name
     with mpsr.Receiver(path) as receiver:
-        time.sleep(1.2)  # what is older than a second is cleaned
+        time.sleep(3.2)  # what is older than three seconds is cleaned
         engine = receiver._inbox
         assert engine is not None
         engine._listener._keeper._touched_at = None  # type: ignore[union-attr]  # as if it were time
         engine._listener._keeper.look(time.monotonic())  # type: ignore[union-attr]
         rules = tmp_path / "rules.conf"
-        rules.write_text(f"e {directory} - - - 1s\n")
+        rules.write_text(f"e {directory} - - - 3s\n")
         subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=30)
         assert not old.exists()
         assert path.exists()
