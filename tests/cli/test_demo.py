@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
+from tests.chance import Chance
 from tests.cli.conftest import Cli
 
 
@@ -54,6 +56,17 @@ def test_interrupted_demo_leaves_nothing_behind(cli: Cli) -> None:
     except ProcessLookupError:
         return
     raise AssertionError("a producer lives on")
+
+
+def test_interrupt_while_producers_are_forked_shows_no_traceback(cli: Cli, chance: Chance) -> None:
+    """Python ignores what a handler raises in the hooks of a fork, and would say so."""
+    for _ in range(10):
+        demo = cli.start("demo", "--producers", "256", "--messages", "100")
+        assert demo.read_line() == b"[Server] Listening...\n"
+        time.sleep(chance.uniform(0, 0.1))
+        os.killpg(demo.pid, signal.SIGINT)
+        status, _, told = demo.finish()
+        assert (status, told) == (130, "")
 
 
 def test_demo_ends_quietly_with_its_reader(cli: Cli) -> None:

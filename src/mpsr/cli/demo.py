@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from mpsr.cli.signals import immediate_end
+from mpsr.cli.signals import end_by_signals, held_back, immediate_end
 from mpsr.cli.status import CommandFailed, Status, line_of, status_of
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.errors import MpsrError, TimedOut
@@ -75,7 +75,8 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
                 for i, body in enumerate(bodies):
                     arguments = (address, i, [body] * messages, screen)
                     children.append(processes.Process(target=_produce, args=arguments))
-                    children[-1].start()
+                    with held_back():
+                        children[-1].start()
                 for got in range(producers * messages):  # noqa: B007 - reported when it is too few
                     message = receiver.receive(timeout=_PATIENCE)
                     screen.write(b"[Server] Got: " + message + b"\n")
@@ -89,11 +90,17 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
             for child in children:
                 child.kill()  # no more than a precaution, unless we were interrupted
                 child.join()
-    return Status(max(child.exitcode or 0 for child in children))
+    return Status(max(_status(child.exitcode or 0) for child in children))
+
+
+def _status(exitcode: int) -> int:
+    """Return an exit status for what multiprocessing tells: a signal is a negative number."""
+    return 128 - exitcode if exitcode < 0 else exitcode
 
 
 def _produce(address: str, i: int, messages: list[bytes], screen: Stdout) -> None:
     """Be a producer: a child process."""
+    end_by_signals()
     try:
         with Producer(address, label=f"producer {i}") as producer:
             producer.send_many(messages)

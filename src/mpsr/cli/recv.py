@@ -86,7 +86,7 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     metavar="NAME",
     default="auto",
     help="How bytes become messages: native, lines, null, length, length-le (little-endian), "
-    "octet-counted (syslog), stream (a connection is a message), or auto: by what each "
+    "octet-counted (syslog), eof (a connection is a message), or auto: by what each "
     "connection begins with.  [default: auto]",
 )
 @click.option(

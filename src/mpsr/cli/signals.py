@@ -53,9 +53,36 @@ def orderly_end(begin: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def immediate_end() -> Iterator[None]:
-    """Raise Interrupted at the first signal, here and in children forked meanwhile."""
+    """Raise Interrupted at the first signal."""
     with orderly_end(_raise):
         yield
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold the signals back while a child is forked.
+
+    Python ignores what a handler raises in the hooks of a fork. They stay held back in the child,
+    until it calls ``end_by_signals`` or ``heed_again``.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_again() -> None:
+    """Take the signals in a child as its parent takes them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def end_by_signals() -> None:
+    """Have the signals end a child at once, as they do without a handler."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    heed_again()
 
 
 def _raise(signum: int) -> None:

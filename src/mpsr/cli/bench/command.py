@@ -18,7 +18,7 @@ from mpsr.cli.bench.phase import run_phase
 from mpsr.cli.bench.report import Bench
 from mpsr.cli.bench.shared import Board, Gate, shared
 from mpsr.cli.bench.work import STAMP_SIZE, plan
-from mpsr.cli.signals import orderly_end
+from mpsr.cli.signals import held_back, orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, may_draw, say
 from mpsr.limits import MAX_MESSAGE, MIB
@@ -172,7 +172,8 @@ def _display(works: Sequence[Work], board: Board) -> Iterator[None]:
         return
     with Gate() as gate:
         process = get_context("fork").Process(target=show, args=(works, board, gate))
-        process.start()
+        with held_back():
+            process.start()
         try:
             yield
         finally:

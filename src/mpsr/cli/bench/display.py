@@ -20,7 +20,7 @@ _INTERVAL: Final = 250  # milliseconds between two updates
 
 
 def show(works: Sequence[Work], board: Board, gate: Gate) -> None:
-    """Show the phase under way, until the gate opens."""
+    """Show the phase under way, until the gate opens; signals stay held back from this child."""
     gate.join()
     poll = select.poll()
     poll.register(gate, 0)  # a hang-up is reported in any case

@@ -13,6 +13,7 @@ from time import monotonic_ns, sleep
 from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.bench.work import STAMP_SIZE
+from mpsr.cli.signals import heed_again
 from mpsr.cli.status import line_of, status_of
 from mpsr.cli.stdio import say
 from mpsr.errors import MpsrError
@@ -67,6 +68,7 @@ class Load:
 
     def produce(self, index: int) -> None:
         """Be one of them: connect, wait for the others, send until it is time to end."""
+        heed_again()
         self._gate.join()
         Thread(target=_end_with_parent, daemon=True).start()
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from mpsr.cli.bench.latency import Histogram
 from mpsr.cli.bench.load import SECOND, STAMP, Load, cpu_ns
 from mpsr.cli.bench.shared import Gate, Report, shared
+from mpsr.cli.signals import held_back
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import plural
 from mpsr.errors import TimedOut
@@ -70,7 +71,8 @@ def run_phase(work: Work, meter: Meter, board: Board) -> Outcome:
             load = Load(str(meter.address), work, gate, board, reports)
             for index in range(work.producers):
                 child = get_context("fork").Process(target=load.produce, args=(index,))
-                child.start()
+                with held_back():
+                    child.start()
                 producers.append(child)
             meter.attend(producers)
             await_all(meter, producers)
