@@ -1,8 +1,8 @@
 """Decode syslog messages, as RFC 5424 and RFC 3164 have them and as clients send them.
 
-Pass ``decode`` to a receiver, and its batches hold a ``SyslogMessage`` for each message::
+Pass ``mpsr.syslog`` to a receiver, and its batches hold a ``SyslogMessage`` for each message::
 
-    with mpsr.Receiver("/run/app/log.sock", type="dgram", decode=mpsr.syslog.decode) as receiver:
+    with mpsr.Receiver("/run/app/log.sock", type="dgram", decode=mpsr.syslog) as receiver:
         for batch in receiver.batches():
             for message in batch:
                 print(message.severity, message.app, message.message)
@@ -15,7 +15,7 @@ begins with a valid priority. What has neither format is not refused: it arrives
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ _MONTHS: Final = (
     "Dec",
 )
 _NAMES: Final = [(facility, severity) for facility in FACILITIES for severity in SEVERITIES]
-_HALF_A_YEAR: Final = 182  # days: what is nearer to now is not nearer in another year
+_AHEAD: Final = timedelta(days=1)  # that a sender's clock may be ahead of ours, zone included
 _LEAP_GAP: Final = 8  # years: the longest time without a February 29, as from 1896 to 1904
 
 # -- the grammar ----------------------------------------------------------------------------
@@ -154,7 +154,8 @@ class SyslogMessage(NamedTuple):
     """When it was made, in the sender's word.
 
     It is aware where the message states ``Z`` or an offset, and naive where it does not. Where
-    it states no year (RFC 3164, section 4.1.2), it is of the year that makes it nearest to now.
+    it states no year (RFC 3164, section 4.1.2), it is the last such time that has come by now;
+    one up to a day ahead has come, too, for clocks and zones differ.
     Digits beyond microseconds are left out.
     """
     host: str | None
@@ -186,13 +187,14 @@ class SyslogMessage(NamedTuple):
         return self.time is not None and self.time.tzinfo is not None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them, by name; those that are None are left out.
+        """Return the fields as JSON has them, by name.
 
+        Those that are None are left out, but for ``format``, which is first.
         ``time`` is text, as ISO 8601 has it. It is followed by ``"time_zone": False`` where the
         message does not state the zone. ``structured`` is left out where it is empty. ``raw`` is
         always left out. Bytes that are not UTF-8 are replaced by U+FFFD in all texts.
         """
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = {"format": self.format}
         for name, value in self._asdict().items():
             if isinstance(value, str):
                 fields[name] = _replaced(value)
@@ -208,7 +210,7 @@ class SyslogMessage(NamedTuple):
         return fields | ({"structured": structured} if structured else {}) | {"message": message}
 
 
-def decode(message: bytes, *, _now: datetime | None = None) -> SyslogMessage:
+def syslog(message: bytes, *, _now: datetime | None = None) -> SyslogMessage:
     r"""Take a syslog message apart. Any bytes are good, and none raise an exception.
 
     It is tried in turn as
@@ -309,29 +311,27 @@ def _time(match: re.Match[str], now: datetime | None) -> datetime | None:
             return datetime.fromisoformat(iso)
         month = _MONTHS.index(month) + 1
         rest = f"-{month:02}-{int(day):02}T{clock}"
-        return datetime.fromisoformat(year + rest) if year else _nearest(rest, now)
+        return datetime.fromisoformat(year + rest) if year else _last(rest, now)
     except ValueError:
         return None
 
 
-def _nearest(rest: str, now: datetime | None) -> datetime | None:
-    """Return the time without its year in the year that makes it nearest to now.
+def _last(rest: str, now: datetime | None) -> datetime | None:
+    """Return the last time that a time without its year has come, up to a day ahead of now.
 
-    A December message that is read in January is last year's, and a sender may be some hours
-    ahead of us. February 29 may be some years ago.
+    A December message that is read in January is last year's. February 29 may be some years ago.
     """
     if now is None:
         now = datetime.now()  # noqa: DTZ005 - the sender's clock shows no zone, either
-    times: list[datetime] = []
-    for year in (now.year, *range(now.year - _LEAP_GAP, now.year + 2)):
+    latest = now + min(_AHEAD, datetime.max - now)  # noqa: DTZ901 - as above
+    for year in range(latest.year, latest.year - _LEAP_GAP - 1, -1):
         try:
             time = datetime.fromisoformat(f"{year:04}{rest}")
         except ValueError:  # no leap year
             continue
-        if abs((time - now).days) < _HALF_A_YEAR:
+        if time <= latest:
             return time
-        times.append(time)
-    return min(times, key=lambda time: abs(time - now), default=None)
+    return None
 
 
 def _replaced(text: str) -> str:
