@@ -26,15 +26,15 @@ FUNCTION = "pass a function of one message, or None"
 Refusal = tuple[str, Any, str]
 
 WRONG_TYPES_FOR_BOTH: list[Refusal] = [
-    ("type", 5, "type=5: choose one of stream, dgram"),
-    ("type", ["stream"], "type=['stream']: choose one of stream, dgram"),
+    ("type", 5, "type=5: choose one of stream, dgram, seqpacket"),
+    ("type", ["stream"], "type=['stream']: choose one of stream, dgram, seqpacket"),
     ("max_message", "16M", f"max_message='16M': {BYTES}"),
     ("max_message", 1e6, f"max_message=1000000.0: {BYTES}"),
     ("max_message", True, f"max_message=True: {BYTES}"),
 ]
 KNOWN = "native, length, length-le, octet-counted, lines, null, eof"
 WRONG_VALUES_FOR_BOTH: list[Refusal] = [
-    ("type", "tcp", "type='tcp': choose one of stream, dgram"),
+    ("type", "tcp", "type='tcp': choose one of stream, dgram, seqpacket"),
     ("max_message", 0, "max_message=0: pass 1 to 4294967232 bytes"),
     ("max_message", 2**32, "max_message=4294967296: pass 1 to 4294967232 bytes"),
 ]
@@ -122,11 +122,12 @@ def test_a_wrong_argument_is_named_and_shown(
 
 
 @pytest.mark.parametrize("kind", [*RECEIVERS, *PRODUCERS])
-@pytest.mark.parametrize("address", [5, None, ["a"]])
+@pytest.mark.parametrize("address", [5, None, [b"a", 5]])
 def test_what_is_no_text_is_no_address(kind: Callable[..., Any], address: object) -> None:
     with pytest.raises(mpsr.WrongType) as caught:
         kind(address)
-    assert str(caught.value) == f"address={address!r}: pass a path, '@name' or 'fd:N'"
+    wrong = 5 if isinstance(address, list) and kind in RECEIVERS else address
+    assert str(caught.value) == f"address={wrong!r}: pass a path, '@name' or 'fd:N'"
 
 
 def test_a_wrong_type_is_a_value_error_and_a_type_error() -> None:
@@ -140,14 +141,26 @@ def test_an_unknown_keyword_is_named(kind: Callable[..., Any], address: str) -> 
         kind(address, max_mesage=5)
 
 
-@pytest.mark.parametrize("framing", ["native", "lines", "null", "length", "eof"])
-@pytest.mark.parametrize("kind", [*RECEIVERS, *PRODUCERS])
-def test_datagrams_have_no_framing(kind: Callable[..., Any], framing: str, address: str) -> None:
-    with pytest.raises(mpsr.ConfigurationError) as caught:
-        kind(address, type="dgram", framing=framing)
-    assert str(caught.value) == (
-        f"framing={framing!r} has no use with type='dgram': a datagram is a message; leave it out"
-    )
+@pytest.mark.parametrize(
+    ("kinds", "socket_type", "refused", "known"),
+    [
+        (RECEIVERS, "dgram", ["native", "length", "eof"], "auto, packet, lines, null"),
+        (RECEIVERS, "seqpacket", ["length", "eof"], "auto, native, packet, lines, null"),
+        (PRODUCERS, "dgram", ["native", "lines", "eof"], "packet"),
+        (PRODUCERS, "seqpacket", ["lines", "eof"], "native, packet"),
+    ],
+)
+def test_types_of_sockets_have_framings_of_their_own(
+    kinds: list[Callable[..., Any]], socket_type: str, refused: list[str], known: str, address: str
+) -> None:
+    for kind in kinds:
+        for framing in refused:
+            with pytest.raises(mpsr.ConfigurationError) as caught:
+                kind(address, type=socket_type, framing=framing)
+            assert str(caught.value) == (
+                f"framing={framing!r} has no use with type={socket_type!r}; "
+                f"choose one of {known}, or leave it out"
+            )
 
 
 def test_nothing_is_made_for_a_receiver_that_is_refused(address: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from mpsr import systemd
     from mpsr.aio.producer import AsyncProducer
     from mpsr.aio.receiver import AsyncReceiver
     from mpsr.batch import Batch, Peer, ProducerIdentity
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
+    from mpsr.front.listening import Endpoint
     from mpsr.stats import ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
+    from mpsr.syslog_format import SyslogMessage, syslog
 
 __version__ = "0.1.0"
 
@@ -60,12 +63,15 @@ _MODULES = {
     "AsyncProducer": "aio.producer",
     "AsyncReceiver": "aio.receiver",
     "Batch": "batch",
+    "Endpoint": "front.listening",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
     "ProducerStats": "stats",
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
+    "SyslogMessage": "syslog_format",
+    "syslog": "syslog_format",
 }  # all others are exceptions
 
 __all__ = [
@@ -80,6 +86,7 @@ __all__ = [
     "Closed",
     "ConfigurationError",
     "DecodeError",
+    "Endpoint",
     "InvalidAddress",
     "JournalDamaged",
     "JournalDenied",
@@ -107,12 +114,15 @@ __all__ = [
     "Rejected",
     "RemoteProtocolError",
     "SendTimedOut",
+    "SyslogMessage",
     "TimedOut",
     "Undelivered",
     "UnframeableMessage",
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "syslog",
+    "systemd",
 ]
 
 
@@ -122,6 +132,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module say
         raise AttributeError(error)
     from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
+    if name == "systemd":
+        return import_module("mpsr.systemd")
     found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
     return found
 

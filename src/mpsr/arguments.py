@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 from math import inf
 from numbers import Real
@@ -90,18 +90,20 @@ def choice(name: str, value: object, known: Collection[str]) -> None:
         raise kind(f"{name}={short_repr(value)}: choose one of {', '.join(known)}")
 
 
-def framing(value: object, known: Collection[str], *, socket_type: str) -> None:
-    """Refuse an unknown framing, and any for datagrams."""
-    choice("framing", value, known)
-    if socket_type == "dgram":
-        error = f"framing={value!r} has no use with type='dgram': a datagram is a message"
-        raise ConfigurationError(f"{error}; leave it out")
+def framing(value: object, by_type: Mapping[str, Collection[str]], *, socket_type: str) -> None:
+    """Refuse an unknown framing, and one that the type of socket does not have."""
+    known = by_type[socket_type]
+    if not any(value in of for of in by_type.values()):
+        choice("framing", value, known)
+    if value not in known:
+        error = f"framing={value!r} has no use with type={socket_type!r}"
+        raise ConfigurationError(f"{error}; choose one of {', '.join(known)}, or leave it out")
 
 
-def function(name: str, value: object) -> None:
-    """Refuse what cannot be called with a message; None is good, too."""
+def function(name: str, value: object, *, of: str = "message") -> None:
+    """Refuse what cannot be called; None is good, too."""
     if value is not None and not callable(value):
-        raise WrongType(f"{name}={short_repr(value)}: pass a function of one message, or None")
+        raise WrongType(f"{name}={short_repr(value)}: pass a function of one {of}, or None")
 
 
 def text(name: str, value: object) -> None:
@@ -148,6 +150,20 @@ def receiver_uid(value: Any) -> Any:  # noqa: ANN401 - what is checked
     if not several or min(several) < 0:
         raise ConfigurationError(error)
     return frozenset(several)
+
+
+def ids(name: str, value: Any) -> frozenset[int] | None:  # noqa: ANN401 - what is checked
+    """Return user or group ids; None stays None."""
+    if value is None:
+        return None
+    error = f"{name}={short_repr(value)}: pass a collection of ids, as ints, or None"
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        raise WrongType(error)
+    if any(not isinstance(each, int) or isinstance(each, bool) for each in value):
+        raise WrongType(error)
+    if any(each < 0 for each in value):
+        raise ConfigurationError(error)
+    return frozenset(value)
 
 
 def mode(value: Any) -> int:  # noqa: ANN401 - what is checked

@@ -21,11 +21,41 @@ else:
 
 
 class Peer(NamedTuple):
-    """The kernel's word for who is at the other end; an item is None where it does not tell."""
+    """The kernel's word for who is at the other end; an item is None where it does not tell.
+
+    ``pid`` is the process that made the connection, or sent the datagram; it may have ended, and
+    its number may be another's by now. The rest is asked for on demand, through the connection:
+    it is None for datagrams, and once the connection is closed.
+    """
 
     pid: int | None
     uid: int | None
     gid: int | None
+
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """The supplementary groups at the time of connecting (SO_PEERGROUPS; Linux)."""
+        return None
+
+    def open_pidfd(self) -> int | None:
+        """Return a descriptor of the process, which the caller closes (SO_PEERPIDFD; Linux 6.5).
+
+        It stands for the very process that connected, whatever becomes of its number.
+        """
+        return None
+
+    @property
+    def executable(self) -> str | None:
+        """The path of the program, read while the process is known to be the one that connected.
+
+        None also where the system does not let us read it of another user's process.
+        """
+        return None
+
+    @property
+    def started_at(self) -> float | None:
+        """When the process was started, in seconds since 1970; read like ``executable``."""
+        return None
 
 
 UNKNOWN_PEER: Final = Peer(None, None, None)
@@ -54,6 +84,7 @@ class Batch(Sequence[T], Generic[T]):
         lost: how many messages the producer dropped just before this batch, as it reported.
             A batch that has only this to say is empty.
         nbytes: bytes of all messages, without framing.
+        address: where it came, of the receiver's addresses; None if a journal does not say.
         position: where it stands in the receiver's journal: the position of its last message;
             None without a journal.
 
@@ -66,6 +97,7 @@ class Batch(Sequence[T], Generic[T]):
         "_payload",
         "_raw",
         "_state",
+        "address",
         "first_seq",
         "lost",
         "nbytes",
@@ -98,6 +130,7 @@ class Batch(Sequence[T], Generic[T]):
         self._decode = decode
         self._payload = payload
         self._state = state
+        self.address: str | None = None
         self.position: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,6 +150,7 @@ class Batch(Sequence[T], Generic[T]):
             "first_seq": self.first_seq,
             "lost": self.lost,
             "decode": self._decode,
+            "address": self.address,
             "position": self.position,
         }
 
@@ -165,6 +199,7 @@ def batch_of(
     lost: int = 0,
     decode: Callable[[bytes], Any] | None = None,
     state: Any = None,  # noqa: ANN401 - the wire's own
+    address: str | None = None,
     position: int | None = None,
 ) -> Batch[Any]:
     """Return a batch of messages that are in a list."""
@@ -173,6 +208,7 @@ def batch_of(
     batch: Batch[Any] = Batch(
         messages, len(bodies), nbytes, peer, producer, first_seq, lost, decode, None, state
     )
+    batch.address = address
     batch.position = position
     return batch
 

@@ -51,7 +51,9 @@ REPLY_DEADLINE: Final = 30.0  # seconds: a peer that reads no acknowledgement so
 ACK_DELAY: Final = 0.002  # seconds: how long an acknowledgement may wait to ride with others
 MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 20 MiB
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
-DATAGRAMS_PER_ROUND: Final = 64  # datagrams read before the caller gets them
+PACKETS_PER_READ: Final = 64  # datagrams or packets read before the caller gets them
+PACKET_MEMORY: Final = 256 * MIB  # bytes of address space for them; what is untouched is no memory
+COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
 # -- journal --------------------------------------------------------------------------------

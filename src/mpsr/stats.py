@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -44,6 +45,10 @@ class ReceiverStats(NamedTuple):
     """Messages that producers reported as dropped."""
     rejected: int
     """Connections closed, or datagrams discarded, for breaking a rule."""
+    refused: int
+    """Connections and datagrams of those who may not send."""
+    refused_by_uid: Mapping[int | None, int]
+    """How many of them, by user id; None stands for all above 1,024 users, and for unknown ones."""
     discarded: int
     """Bytes of foreign messages that were read and not handed out when the receiver closed."""
     paused: bool

@@ -30,7 +30,7 @@ ID = bytes(16)
 
 @pytest.fixture
 def inbox(address: str) -> Iterator[Inbox]:
-    engine = Inbox(claim(parse_address(address)))
+    engine = Inbox([(claim(parse_address(address)), "auto")])
     yield engine
     engine.close()
 
@@ -167,7 +167,7 @@ def test_introduction_and_frame_have_deadlines(inbox: Inbox, address: str) -> No
 
 def test_full_receiver_lets_newcomers_wait(address: str, caplog: pytest.LogCaptureFixture) -> None:
     """Beyond max_connections the backlog waits; one that leaves makes room."""
-    inbox = Inbox(claim(parse_address(address)), max_connections=1)
+    inbox = Inbox([(claim(parse_address(address)), "auto")], max_connections=1)
     with connect(address), connect(address, greeting=b"late\n"), caplog.at_level(logging.WARNING):
         assert inbox.next_batch(0) is None
         assert inbox.next_batch(0) is None

@@ -177,8 +177,9 @@ def test_what_cleans_directories_by_age_spares_a_receivers_files(tmp_path: Path,
         time.sleep(3.2)  # what is older than three seconds is cleaned
         engine = receiver._inbox
         assert engine is not None
-        engine._listener._keeper._touched_at = None  # type: ignore[union-attr]  # as if it were time
-        engine._listener._keeper.look(time.monotonic())  # type: ignore[union-attr]
+        keeper = engine._acceptor.listeners[0]._keeper  # type: ignore[union-attr]
+        keeper._touched_at = None  # as if it were time
+        keeper.look(time.monotonic())
         rules = tmp_path / "rules.conf"
         rules.write_text(f"e {directory} - - - 3s\n")
         subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=30)

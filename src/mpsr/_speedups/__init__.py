@@ -2,9 +2,9 @@
 
 The environment variable MPSR_SPEEDUPS says which: ``auto``, the default, takes C where it was
 built, ``require`` raises MpsrError where it was not, and ``off`` takes Python. One extension
-module holds all the C. ``codec_py``, ``direct_py`` and ``sigmask_py`` are the Python twins of its
-parts. The ring of shared memory and the timer, which need Linux as well, have none: all works
-without them.
+module holds all the C. ``codec_py``, ``direct_py``, ``packets_py`` and ``sigmask_py`` are the
+Python twins of its parts. The ring of shared memory and the timer, which need Linux as well, have
+none: all works without them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def _is_built() -> bool:
 IN_C: Final = _is_built()
 """Whether the C extension is in use."""
 
+IN_C_ON_LINUX: Final = IN_C and sys.platform == "linux"
+"""Whether the parts are in use that need Linux: packets, the ring and the timer."""
+
 # The twins have the same names and types: where types are checked, they stand for the C, too.
 if TYPE_CHECKING or not IN_C:
     from mpsr._speedups import codec_py as codec
@@ -51,8 +54,9 @@ else:
     from mpsr._speedups import _c as codec
     from mpsr._speedups import _c as direct
     from mpsr._speedups import _c as sigmask
+if TYPE_CHECKING or not IN_C_ON_LINUX:
+    from mpsr._speedups import packets_py as packets
+else:
+    from mpsr._speedups import _c as packets
 
-IN_C_ON_LINUX: Final = IN_C and sys.platform == "linux"
-"""Whether the parts are in use for which there is no twin: the ring and the timer."""
-
-__all__ = ["IN_C", "IN_C_ON_LINUX", "codec", "direct", "sigmask"]
+__all__ = ["IN_C", "IN_C_ON_LINUX", "codec", "direct", "packets", "sigmask"]

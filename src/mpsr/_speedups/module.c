@@ -5,7 +5,7 @@
 static int add_parts(PyObject *module)
 {
     if (add_codec(module) < 0 || add_direct(module) < 0) return -1;
-    if (add_ring(module) < 0 || add_sigmask(module) < 0) return -1;
+    if (add_packets(module) < 0 || add_ring(module) < 0 || add_sigmask(module) < 0) return -1;
     return add_timer(module);
 }
 

@@ -21,6 +21,7 @@ static inline int add_type(PyObject *module, PyType_Spec *spec)
 
 int add_codec(PyObject *module);
 int add_direct(PyObject *module);
+int add_packets(PyObject *module);
 int add_ring(PyObject *module);
 int add_sigmask(PyObject *module);
 int add_timer(PyObject *module);

@@ -11,12 +11,12 @@ from mpsr import arguments
 from mpsr._speedups import codec
 from mpsr.arguments import OWN, Own
 from mpsr.engine.sending.outbox import Outbox
-from mpsr.errors import AddressError, Closed, ConfigurationError, Undelivered
+from mpsr.errors import AddressError, Closed, ConfigurationError, InvalidAddress, Undelivered
 from mpsr.front import reasons
 from mpsr.front.sender import Sender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
-from mpsr.wire.packing import FRAMINGS
+from mpsr.wire.packing import PRODUCER_FRAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,11 +66,12 @@ class ProducerBase(Sender, Generic[T]):
 
         Args:
             address: str or path-like, where the receiver is: a path, ``@name`` or ``fd:N``.
-            type: ``"stream"`` (default) or ``"dgram"``.
+            type: ``"stream"`` (default), ``"dgram"`` or ``"seqpacket"``.
             framing: ``"native"`` (default), or, for a foreign server, ``"lines"``, ``"null"``,
                 ``"length"``, ``"length-le"``, ``"octet-counted"`` or ``"eof"`` (a connection for
-                every message). Only native has acknowledgements: elsewhere, and with datagrams,
-                which have no framing, a message counts as accepted when the kernel took it.
+                every message). With ``"seqpacket"``: ``"native"`` (default) or ``"packet"`` (a
+                packet for every message); with ``"dgram"`` always ``"packet"``. Only native has
+                acknowledgements: elsewhere a message counts as accepted when the kernel took it.
             encode: a function of one message that returns bytes-like; default: messages are
                 bytes-like.
             label: str, a name for the receiver to show; default: the program's own name.
@@ -81,7 +82,8 @@ class ProducerBase(Sender, Generic[T]):
             buffer: int, bytes that may wait to be accepted (default 32 MiB); a single message
                 always fits.
             linger: float, seconds that a burst gathers before it is sent (default 0.001).
-            max_message: int, bytes (default 16 MiB); a longer message is refused.
+            max_message: int, bytes (default 16 MiB); a longer message is refused, and so is one
+                that is longer than the system lets a datagram or packet be.
             exit_timeout: float, seconds that the end of the program waits, where the producer was
                 not closed by then, until all is accepted; None (default) waits as ``close()``
                 does. What is not delivered is reported on stderr.
@@ -104,12 +106,15 @@ class ProducerBase(Sender, Generic[T]):
         arguments.address(address)
         arguments.choice("type", type, SOCKET_TYPES)
         if framing is not None:
-            arguments.framing(framing, FRAMINGS, socket_type=type)
+            arguments.framing(framing, PRODUCER_FRAMINGS, socket_type=type)
         arguments.choice("on_full", on_full, ON_FULL)
         arguments.function("encode", encode)
         arguments.text("label", label)
         arguments.file("spool", spool)
         self.address: Address = parse_address(address)
+        if self.address.kind == "systemd":
+            error = f"{self.address} stands for a receiver's sockets; pass the path that they have"
+            raise InvalidAddress(error, address=str(self.address))
         self._place = absolute(self.address)  # of this moment, whatever directory comes later
         self._arguments: dict[str, Any] = {
             "address": self._place.value if self._place.kind == "path" else str(self._place),
@@ -133,7 +138,7 @@ class ProducerBase(Sender, Generic[T]):
         self._buffer = arguments.integer("buffer", buffer)
         self._options: dict[str, Any] = {
             "type": type,
-            "framing": framing or "native",
+            "framing": framing or PRODUCER_FRAMINGS[type][0],
             "label": os.path.basename(sys.argv[0]) if label is None else label,
             "on_full": on_full,
             "buffer": self._buffer,

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Generic, NoReturn
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
 from mpsr.engine.receiving.inbox import Inbox
+from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.front.listening import Endpoint, claim_all, places_of
 from mpsr.limits import BACKLOG, JOURNAL_LIMIT, MAX_BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE
-from mpsr.system.address import SOCKET_TYPES, parse_address
-from mpsr.system.endpoint import claim
 from mpsr.system.forks import watch_forks
 from mpsr.system.path_claim import DEFAULT_MODE
-from mpsr.wire.packing import FRAMINGS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from typing_extensions import TypeVar
 
-    from mpsr.batch import Batch
+    from mpsr.batch import Batch, Peer
     from mpsr.engine.receiving.follower import Follower
     from mpsr.engine.receiving.journaled import JournaledInbox
+    from mpsr.front.listening import Where
     from mpsr.stats import ReceiverStats
     from mpsr.system.address import Address, SocketType
     from mpsr.wire.framing import Framing
@@ -37,20 +37,21 @@ else:
 
     T = TypeVar("T")
 
-_FRAMINGS = ("auto", *FRAMINGS)
-
 
 class ReceiverBase(Generic[T]):
     """A receiver, but for its waiting methods."""
 
     def __init__(
         self,
-        address: str | os.PathLike[str],
+        address: Where,
         *,
-        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
+        type: SocketType | None = None,  # noqa: A002 - the standard library's word for it
         framing: Framing = "auto",
         mode: int = DEFAULT_MODE,
         group: str | int | None = None,
+        allow_uids: Collection[int] | None = None,
+        allow_gids: Collection[int] | None = None,
+        authorize: Callable[[Peer], object] | None = None,
         decode: Callable[[bytes], T] | None = None,
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
@@ -63,19 +64,31 @@ class ReceiverBase(Generic[T]):
         A receiver stays in the process that made it, and cannot be pickled; producers can be.
 
         Args:
-            address: str or path-like: a path, ``@name`` (Linux's abstract namespace) or ``fd:N``;
-                ``unix:`` before it is accepted.
-            type: ``"stream"`` (default) or ``"dgram"``.
+            address: str or path-like: a path, ``@name`` (Linux's abstract namespace), ``fd:N``,
+                or ``systemd:`` or ``systemd:NAME`` (sockets that systemd passed: all, or those of
+                a FileDescriptorName=); ``unix:`` before it is accepted. Several are given in a
+                list; one that differs from the others is an ``Endpoint``.
+            type: ``"stream"`` (default), ``"dgram"`` or ``"seqpacket"``. A socket of systemd's is
+                taken as it is, if there is no type.
             framing: how bytes become messages: ``"auto"`` (default; by what each connection
                 begins with), ``"native"``, ``"lines"``, ``"null"``, ``"length"``,
                 ``"length-le"``, ``"octet-counted"`` or ``"eof"`` (a connection is a message).
-                Datagrams have none: each is a message.
+                Of datagrams and packets each is a message, ``"packet"``. With ``"auto"`` there a
+                syslog message loses the zero byte or newline at its end, and with ``"lines"`` or
+                ``"null"`` each may hold several messages.
             mode: int, the permissions of a path, such as ``0o660``; its owner may read and write
                 it. The default, ``0o600``, lets only programs of the receiver's own user (and
                 root) send. Programs that run as another user, as nginx, HAProxy and syslog do,
                 get EACCES, and the receiver does not hear of it: for them set ``mode=0o660`` and
                 their ``group=``.
             group: str or int, a group's name or id for the path; default: as the directory has it.
+            allow_uids: collection of int, the users who may send. Default: whoever can connect.
+            allow_gids: collection of int, the groups whose members may send, too. What is not of
+                them is refused, with the reason to a native producer, and counted by user: see
+                ``stats().refused_by_uid``. Root is no exception.
+            authorize: a function of one ``Peer``, called when it connects, or for its datagram;
+                what it returns false for, or raises at, is refused. It may ask for the peer's
+                groups and program.
             decode: a function of one message (bytes), applied to each; default: messages are bytes.
             max_message: int, bytes (default 16 MiB); a connection that sends more in one message
                 is sent the reason and closed.
@@ -94,42 +107,41 @@ class ReceiverBase(Generic[T]):
 
         """
         self._inbox: Inbox | JournaledInbox | None = None
-        arguments.address(address)
-        arguments.choice("type", type, SOCKET_TYPES)
-        if framing != "auto":
-            arguments.framing(framing, _FRAMINGS, socket_type=type)
-        mode = arguments.mode(mode)
-        arguments.group(group)
+        backlog = arguments.integer("backlog", backlog, "connections", most=MAX_BACKLOG)
+        shared = Endpoint("", type, framing, mode, group)
+        places = places_of(address, shared, backlog)
+        allow_uids = arguments.ids("allow_uids", allow_uids)
+        allow_gids = arguments.ids("allow_gids", allow_gids)
+        arguments.function("authorize", authorize, of="peer")
+        senders = Senders(allow_uids, allow_gids, authorize)
         arguments.function("decode", decode)
         max_message = arguments.max_message(max_message)
         max_connections = arguments.integer("max_connections", max_connections, "connections")
-        backlog = arguments.integer("backlog", backlog, "connections", most=MAX_BACKLOG)
         arguments.file("journal", journal)
         journal_limit = arguments.integer("journal_limit", journal_limit)
-        self.address: Address = parse_address(address)
+        self.addresses: tuple[Address, ...] = tuple(each.address for each in places)
         self._decode = decode
         self._cursor: Iterator[bytes] = iter(())
         self._opened: Batch[T] | None = None  # the batch that the cursor runs over
         self._inherited = False
 
         def open_inbox(max_message: int) -> Inbox:
-            place = claim(self.address, type=type, mode=mode, group=group, backlog=backlog)
+            claims = claim_all(places)
             try:
                 return Inbox(
-                    place,
-                    type=type,
-                    framing=framing,
+                    claims,
+                    senders=senders,
                     max_message=max_message,
                     max_connections=max_connections,
                     decode=decode,
                 )
-            except OSError as exc:
-                place.close()
-                error = f"cannot receive at {self.address}: {exc.strerror}; close files, or see "
-                raise AddressError(error + "ulimit -n", address=str(self.address)) from exc
-            except BaseException:
-                place.close()
-                raise
+            except BaseException as exc:
+                for claimed, _ in claims:
+                    claimed.close()
+                if not isinstance(exc, OSError):
+                    raise
+                error = f"cannot receive at {self._where}: {exc.strerror}; close files, or see "
+                raise AddressError(error + "ulimit -n", address=self._where) from exc
 
         if journal is None:
             self._inbox = open_inbox(max_message)
@@ -140,6 +152,15 @@ class ReceiverBase(Generic[T]):
                 journal, journal_limit, open_inbox, max_message=max_message, decode=decode
             )
         watch_forks(self._after_fork_in_child)
+
+    @property
+    def address(self) -> Address:
+        """Where it receives; of several addresses the first."""
+        return self.addresses[0]
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(map(str, self.addresses))
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there may be something to receive.
@@ -190,7 +211,7 @@ class ReceiverBase(Generic[T]):
 
     def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
         if engine.finished:
-            error = f"the receiver at {self.address} was stopped and has handed out everything"
+            error = f"the receiver at {self._where} was stopped and has handed out everything"
             raise Closed(error)
 
     def acknowledge(self, count: int | None = None) -> None:
@@ -251,10 +272,10 @@ class ReceiverBase(Generic[T]):
 
     def _engine(self, *, closed_too: bool = False) -> Inbox | JournaledInbox:
         if self._inherited:
-            error = f"the receiver at {self.address} belongs to the parent process"
+            error = f"the receiver at {self._where} belongs to the parent process"
             raise Closed(error)
         if self._inbox is None or (self._inbox.closed and not closed_too):
-            error = f"the receiver at {self.address} is closed"
+            error = f"the receiver at {self._where} is closed"
             raise Closed(error)
         return self._inbox
 
@@ -308,19 +329,19 @@ class ReceiverBase(Generic[T]):
             return wait
         left = since + timeout - now
         if left <= 0:
-            raise TimedOut(f"no message came to {self.address} within {timeout:g} s")
+            raise TimedOut(f"no message came to {self._where} within {timeout:g} s")
         return left if wait is None else min(wait, left)
 
     def __reduce__(self) -> NoReturn:
         error = (
-            f"the receiver at {self.address} cannot be pickled: make it in the process that "
+            f"the receiver at {self._where} cannot be pickled: make it in the process that "
             "receives, and give the others a Producer"
         )
         raise TypeError(error)
 
     def __repr__(self) -> str:
         closed = " closed" if self._inbox is None or self._inbox.closed else ""
-        return f"<{type(self).__name__} at {self.address}{closed}>"
+        return f"<{type(self).__name__} at {self._where}{closed}>"
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)

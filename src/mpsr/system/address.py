@@ -11,28 +11,35 @@ from typing import Final, Literal, NamedTuple
 from mpsr.errors import InvalidAddress
 from mpsr.system.refusals import translating
 
-SocketType = Literal["stream", "dgram"]
-SOCKET_TYPES: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM}
+SocketType = Literal["stream", "dgram", "seqpacket"]
+SOCKET_TYPES: Final[dict[SocketType, socket.SocketKind]] = {
+    "stream": socket.SOCK_STREAM,
+    "dgram": socket.SOCK_DGRAM,
+    "seqpacket": socket.SOCK_SEQPACKET,
+}
 LINUX: Final = sys.platform == "linux"
 MAX_NAME: Final = 107 if LINUX else 103  # bytes: sun_path, less the NUL that ends or begins it
 _MAX_DESCRIPTOR: Final = 2**31 - 1  # a C int
 _OF_A_NETWORK: Final = re.compile(r"[a-zA-Z][\w+.-]*://|([\w.-]*|\[[0-9a-fA-F:]+\]):\d+$", re.ASCII)
+_PREFIXES: Final = {"path": "", "abstract": "@", "fd": "fd:", "systemd": "systemd:"}
 
 
 class Address(NamedTuple):
-    """Where a receiver is: a path, an abstract name, or the number of a descriptor."""
+    """Where a receiver is: a path, an abstract name, a descriptor, or what systemd has passed."""
 
-    kind: Literal["path", "abstract", "fd"]
+    kind: Literal["path", "abstract", "fd", "systemd"]
     value: str
     typed: str = ""  # where the value is not what was typed
 
     def __str__(self) -> str:
         """Return the text that people type."""
-        return {"path": "", "abstract": "@", "fd": "fd:"}[self.kind] + (self.typed or self.value)
+        return _PREFIXES[self.kind] + (self.typed or self.value)
 
 
 def parse_address(text: str | os.PathLike[str]) -> Address:
-    """Read an address: a path, ``@name`` or ``fd:N``, each with or without ``unix:`` before it.
+    """Read an address: a path, ``@name``, ``fd:N``, ``systemd:`` or ``systemd:NAME``.
+
+    Each may have ``unix:`` before it.
 
     A file whose name begins like one of these is written with its directory: ``./@name``.
 
@@ -47,6 +54,8 @@ def parse_address(text: str | os.PathLike[str]) -> Address:
         address, complaint = Address("abstract", rest[1:]), _abstract_complaint(rest[1:])
     elif rest.startswith("fd:"):
         address, complaint = Address("fd", rest[3:].lstrip("0") or "0"), _fd_complaint(rest[3:])
+    elif rest.startswith("systemd:"):
+        address, complaint = Address("systemd", rest.removeprefix("systemd:")), ""
     else:
         address, complaint = Address("path", rest), _path_complaint(rest)
     if complaint:
@@ -71,8 +80,6 @@ def absolute(address: Address) -> Address:
 def _path_complaint(path: str) -> str:
     if not path:
         return "it is empty; pass a path, @name or fd:N"
-    if path.startswith("systemd:"):
-        return "socket activation is not available in this version; pass a path, @name or fd:N"
     if _OF_A_NETWORK.match(path):
         return (
             "it looks like an address of a network, and mpsr connects processes of one machine; "

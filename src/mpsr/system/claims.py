@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import ExitStack
 
 from mpsr.errors import InvalidAddress
 from mpsr.system import primitives
+from mpsr.system.activation import passed
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
 from mpsr.system.refusals import cannot, in_use, translating
 from mpsr.system.sockets import target_of, who_holds, wrap
@@ -17,7 +19,7 @@ class Claim:
     """A claimed address.
 
     Attributes:
-        socket: bound and non-blocking; it listens if it is a stream socket.
+        socket: bound and non-blocking; it listens unless it is a datagram socket.
         address: what was claimed.
 
     """
@@ -26,7 +28,9 @@ class Claim:
         self.address = address
         self.socket = sock
         sock.setblocking(False)
-        if LINUX and sock.type == socket.SOCK_DGRAM:  # before bind: no datagram without its sender
+        # Before bind: no datagram without its sender. Connections inherit it: there it tells an
+        # empty packet from the end.
+        if LINUX and sock.type != socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def holds(self) -> bool:
@@ -73,18 +77,37 @@ def claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
                     raise
                 peer = who_holds(target, (number,))  # each type has abstract names of its own
                 raise in_use(address, peer and peer.pid) from exc
-        if kind == "stream":
+        if kind != "dgram":
             claimed.socket.listen(backlog)
         undo.pop_all()
         return claimed
 
 
-def claim_descriptor(address: Address, kind: SocketType) -> Claim:
-    """Take an inherited socket."""
-    sock = wrap(address, kind, "claim")
-    if kind == "stream" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+def claim_passed(address: Address, kind: SocketType | None) -> list[Claim]:
+    """Take copies of the sockets that systemd has passed, of one type or of any."""
+    with ExitStack() as undo:
+        claimed: list[Claim] = []
+        for descriptor, name in passed(address):
+            with translating(address, "its socket cannot be used"):
+                copy = os.dup(descriptor)  # the original stays, for another receiver after this
+            undo.callback(primitives.close, copy)
+            claimed.append(claim_descriptor(Address("systemd", name), kind, copy))
+        undo.pop_all()
+        return claimed
+
+
+def claim_descriptor(
+    address: Address, kind: SocketType | None, descriptor: int | None = None
+) -> Claim:
+    """Take an inherited socket; the descriptor is the address's own if none is given."""
+    sock = wrap(address, kind, "claim", descriptor)
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.type != socket.SOCK_DGRAM and not listens:
         sock.detach()
-        why = "its socket does not listen; pass a listening one (a connected one is a producer's)"
+        why = (
+            "its socket does not listen; pass a listening one (a connected one is a producer's, "
+            "or of a .socket unit with Accept=yes)"
+        )
         raise cannot(address, why, InvalidAddress)
     sock.set_inheritable(False)
     return Claim(address, sock)

@@ -26,7 +26,7 @@ from mpsr.system.address import SOCKET_TYPES, Address, SocketType
 from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
 from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
 from mpsr.system.refusals import cannot, described, translated, translating
-from mpsr.system.sockets import MAX_ID, peer_of, target_of, wrap
+from mpsr.system.sockets import MAX_ID, peer_of, target_of, type_at, wrap
 from mpsr.system.trust import ReceiverUid
 
 _UNREACHED: Final[dict[int | None, tuple[type[AddressError], str]]] = {
@@ -194,14 +194,15 @@ def _reach_descriptor(address: Address, kind: SocketType) -> socket.socket:
 
 def _unreached(address: Address, kind: SocketType, exc: OSError) -> AddressError:
     """Say why a connection failed; what is at the path may tell more than the error does."""
-    found, what = None, "it cannot be connected to"
+    found, other, what = None, None, "it cannot be connected to"
     with suppress(OSError):
         found = os.stat(address.value) if address.kind == "path" else None
     if found is not None and not stat.S_ISSOCK(found.st_mode):
         why = f"what is there is {described(found)}, not a socket; check the path"
         return cannot(address, why, InvalidAddress, "reach")
     if exc.errno == errno.EPROTOTYPE:
-        other = next(name for name in SOCKET_TYPES if name != kind)
+        with suppress(OSError), target_of(address) as target:
+            other = type_at(target, kind)
         why = f"its socket is not of type {kind}; pass type={other!r} if that is what it is"
         return cannot(address, why, WrongSocketType, "reach")
     if exc.errno in _UNREACHED:

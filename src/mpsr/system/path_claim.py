@@ -63,7 +63,7 @@ class PathClaim(Claim):
         self._settings = (mode, gid, backlog)
         self.make_way()
         self.bind(mode, gid)
-        if self._kind == "stream":
+        if self._kind != "dgram":
             with translating(self.address, "its socket cannot listen"):
                 self.socket.listen(backlog)
 

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from mpsr.batch import UNKNOWN_PEER, Peer
@@ -77,16 +77,36 @@ def who_holds(target: str | bytes, numbers: tuple[int, ...] = _PROBES) -> Peer |
     return UNKNOWN_PEER if held else None
 
 
-def wrap(address: Address, kind: SocketType, doing: str) -> socket.socket:
-    """Make a socket object of a descriptor, which stays open if it is refused."""
+def type_at(target: str | bytes, not_this: SocketType) -> SocketType | None:
+    """Learn of what other type a socket is by connecting to it; None if it cannot be told."""
+    for name, number in SOCKET_TYPES.items():
+        with primitives.socket(socket.AF_UNIX, number) as sock:
+            sock.setblocking(False)
+            with suppress(OSError):
+                if name != not_this:
+                    sock.connect(target)
+                    return name
+    return None
+
+
+def wrap(
+    address: Address, kind: SocketType | None, doing: str, descriptor: int | None = None
+) -> socket.socket:
+    """Make a socket object of a descriptor, which stays open if it is refused.
+
+    The descriptor is the address's own if none is given. None stands for any type of socket.
+    """
     with translating(address, "it is no socket", doing):
-        sock = primitives.socket(fileno=int(address.value))
-    if sock.family == socket.AF_UNIX and sock.type == SOCKET_TYPES[kind]:
+        number = int(address.value) if descriptor is None else descriptor
+        sock = primitives.socket(fileno=number)
+    types = SOCKET_TYPES.values() if kind is None else (SOCKET_TYPES[kind],)
+    if sock.family == socket.AF_UNIX and sock.type in types:
         return sock
     family, number = (getattr(item, "name", item) for item in (sock.family, sock.type))
     error = WrongSocketType if sock.family == socket.AF_UNIX else InvalidAddress
     sock.detach()
-    why = f"it is an {family} socket of type {number}; pass an AF_UNIX one of type {kind}"
+    wanted = "AF_UNIX one" if kind is None else f"AF_UNIX one of type {kind}"
+    why = f"it is an {family} socket of type {number}; pass an {wanted}"
     raise cannot(address, why, error, doing)
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COUNT: Final = re.compile(rb"([1-9][0-9]{0,9}) ")
 _BEGUN_COUNT: Final = re.compile(rb"[1-9][0-9]{0,9}|")
 _COUNTED_SYSLOG: Final = re.compile(rb"[1-9][0-9]{0,9} <[0-9]{1,3}>")
+_SYSLOG: Final = re.compile(rb"<[0-9]{1,3}>")
+_ENDS: Final = (b"\0", b"\n")  # what some clients put behind a syslog message
 _OPENING: Final = 16  # bytes: the longest beginning that _COUNTED_SYSLOG matches
 _SEPARATOR: Final = re.compile(rb"[\n\0]")
 
@@ -47,6 +49,34 @@ def split_counted(data: Buffer, limit: int | None = None) -> tuple[list[bytes], 
         end = count.end() + length
         messages.append(body[count.end() : end])
     return messages, end
+
+
+def messages_in(packets: list[bytes], framing: Framing) -> list[bytes]:
+    """Return the messages in datagrams or packets, whose boundaries the kernel keeps.
+
+    With "packet" each is a message. With "auto" too, but a syslog message loses the zero byte or
+    newline that some clients put behind it. With "lines" and "null" each holds messages that end
+    with the delimiter, or with the packet.
+    """
+    if framing == "packet":
+        return packets
+    if framing == "auto":
+        return [_without_end(each) if each[-1:] in _ENDS else each for each in packets]
+    delimiter = b"\n" if framing == "lines" else b"\0"
+    return [
+        message
+        for each in packets
+        for message in codec.split_delimited(
+            each if each.endswith(delimiter) else each + delimiter, delimiter
+        )
+    ]
+
+
+def _without_end(packet: bytes) -> bytes:
+    """Return a syslog message without the delimiter behind it, and all else as it is."""
+    if _SYSLOG.match(packet) is None:
+        return packet
+    return packet[:-1].removesuffix(b"\r") if packet[-1:] == b"\n" else packet[:-1]
 
 
 class DelimitedDeframer:

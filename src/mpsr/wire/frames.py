@@ -65,6 +65,7 @@ class RejectCode(IntEnum):
     FENCED = 6  # a newer connection speaks for this producer
     BUSY = 7  # the receiver can take no more producers for now: try again later
     DEADLINE = 8  # a frame did not come in time: try again
+    DENIED = 9  # the user or process may not send here
 
 
 RETRY_CODES: Final = frozenset({RejectCode.BUSY, RejectCode.DEADLINE})
@@ -150,6 +151,11 @@ _KINDS: Final[dict[type[ControlFrame], FrameType]] = {
 def max_frame(max_message: int) -> int:
     """Return the largest payload length that carries messages of up to ``max_message`` bytes."""
     return min(max(max_message + FRAME_OVERHEAD, MAX_CONTROL_FRAME), _U32)
+
+
+def frame_size(data: bytes) -> int:
+    """Return the bytes of the frame at the head of ``data``, header included."""
+    return HEADER.size + int(HEADER.unpack_from(data)[0])
 
 
 def encode(frame: ControlFrame) -> bytes:

@@ -14,7 +14,9 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 from mpsr.errors import RemoteProtocolError
 from mpsr.wire.frames import RejectCode
 
-Framing = Literal["auto", "native", "lines", "null", "length", "length-le", "octet-counted", "eof"]
+Framing = Literal[
+    "auto", "native", "lines", "null", "length", "length-le", "octet-counted", "eof", "packet"
+]
 FIRST_BYTES: Final[dict[int, Framing]] = {0x89: "native", 0x00: "length"}  # any other is text
 LENGTH_PREFIX: Final = 4  # bytes
 ByteOrder = Literal["big", "little"]

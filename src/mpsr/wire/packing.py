@@ -57,7 +57,23 @@ FOREIGN_FRAMINGS: Final[dict[Framing, ForeignFraming]] = {
     ),
     "eof": ForeignFraming(b"".join, lambda data: [data], alone=True),
 }
+PACKET: Final = FOREIGN_FRAMINGS["eof"]
+"""How to send a message alone in its packet, as "eof" sends it alone in its connection."""
 FRAMINGS: Final[tuple[Framing, ...]] = ("native", *FOREIGN_FRAMINGS)
+
+# Where the kernel keeps boundaries, a message travels alone in its packet.
+PRODUCER_FRAMINGS: Final[dict[str, tuple[Framing, ...]]] = {
+    "stream": FRAMINGS,
+    "dgram": ("packet",),
+    "seqpacket": ("native", "packet"),
+}
+"""By the type of socket; the first one is the default."""
+RECEIVER_FRAMINGS: Final[dict[str, tuple[Framing, ...]]] = {
+    "stream": ("auto", *FRAMINGS),
+    "dgram": ("auto", "packet", "lines", "null"),
+    "seqpacket": ("auto", "native", "packet", "lines", "null"),
+}
+"""By the type of socket; the first one is the default."""
 
 
 class ForeignPacker:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mpsr._speedups import codec
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer
 from mpsr.errors import LocalProtocolError, RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.wire.foreign import TextDeframer, deframer
+from mpsr.wire.foreign import TextDeframer, deframer, messages_in
 from mpsr.wire.frames import (
     FROM_RECEIVER,
     PREFACE,
@@ -28,7 +29,7 @@ from mpsr.wire.frames import (
     malformed,
     max_frame,
 )
-from mpsr.wire.framing import Deframer, Run, detect
+from mpsr.wire.framing import Deframer, Run, detect, too_large
 from mpsr.wire.native import NativeDeframer, RawFrame
 from mpsr.wire.transitions import RECEIVER_TRANSITIONS, State
 
@@ -58,6 +59,7 @@ class ReceivingSession:
     """The receiver's end of one connection, in any framing."""
 
     __slots__ = (
+        "_address",
         "_broken",
         "_decode",
         "_events",
@@ -75,6 +77,7 @@ class ReceivingSession:
         "_seq",
         "apart",
         "framing",
+        "refusal",
         "settled",
         "state",
     )
@@ -85,8 +88,11 @@ class ReceivingSession:
         *,
         max_message: int = MAX_MESSAGE,
         peer: Peer = UNKNOWN_PEER,
+        address: str | None = None,
         decode: Callable[[bytes], Any] | None = None,
+        packets: bool = False,
     ) -> None:
+        """Begin with nothing received; ``packets``: the kernel keeps boundaries."""
         self.framing: Framing = framing
         """The one that is spoken; "auto" until the first bytes have shown it."""
         self.settled: bool = False
@@ -94,6 +100,9 @@ class ReceivingSession:
         self.apart: bool = False
         """Whether the messages that came last were long, so that the next may have places too."""
         self._peer = peer
+        self._address = address
+        self.refusal: RemoteProtocolError | None = None
+        """Why the peer may not send here, so that whatever comes is rejected."""
         self._decode = decode
         self.state: State = State.DETECTING
         self._max_message = max_message
@@ -109,7 +118,7 @@ class ReceivingSession:
         self._seq = 0  # foreign framings: messages so far
         self._events: list[Event] = []
         self._out = b""
-        if framing != "auto":
+        if framing != "auto" and (framing == "native" or not packets):
             self._settle(framing)
 
     @property
@@ -136,6 +145,8 @@ class ReceivingSession:
         if self.state is State.DETECTING:
             self._settle(detect(view[0]))
         try:
+            if self.refusal is not None:
+                raise self.refusal
             if self._foreign is not None:
                 self._take_foreign(self._foreign, view)
             elif self._native is not None:
@@ -143,6 +154,28 @@ class ReceivingSession:
         except RemoteProtocolError as exc:
             self.reject(exc.code, str(exc))
             raise
+
+    def receive_packets(self, packets: list[bytes]) -> None:
+        """Take packets that the connection brought: native frames, or else messages.
+
+        Raises RemoteProtocolError like ``receive_data``.
+        """
+        begins = self.state is State.DETECTING and self.framing == "auto"
+        if begins and packets[0].startswith(PREFACE[:-1]):  # of any version
+            self._settle("native")
+        if self._native is not None:
+            self.receive_data(b"".join(packets))
+        elif self.refusal is not None:
+            raise self.refusal
+        elif self.state is not State.FAILED:
+            self.state = State.FOREIGN
+            messages = messages_in(packets, self.framing)
+            good = list(takewhile(lambda each: len(each) <= self._max_message, messages))
+            if good:
+                self._receive(self._seq, partial(iter, good), len(good), sum(map(len, good)))
+                self._seq += len(good)
+            if len(good) < len(messages):
+                raise too_large(f"a message of more than {self._max_message} bytes")
 
     def receive_whole(self, data: bytes, batches: list[Event] | deque[Batch[Any]]) -> int:
         """Append the batches that came whole and in order, as most do; return where they end.
@@ -157,20 +190,11 @@ class ReceivingSession:
         end, found = codec.scan_batches(data, producer_state.expected_seq, self._max_frame)
         for seq, count, nbytes, payload in found:
             messages = partial(codec.iter_batch, payload, 0)
-            batches.append(
-                Batch(
-                    messages,
-                    count,
-                    nbytes,
-                    peer,
-                    producer,
-                    seq,
-                    0,
-                    decoder,
-                    payload,
-                    producer_state,
-                )
+            batch: Batch[Any] = Batch(
+                messages, count, nbytes, peer, producer, seq, 0, decoder, payload, producer_state
             )
+            batch.address = self._address
+            batches.append(batch)
             producer_state.expected_seq = seq + count
             self.apart = False
         return end
@@ -393,18 +417,20 @@ class ReceivingSession:
         lost, self._lost = self._lost, 0
         producer_state = self._producer
         producer = None if producer_state is None else producer_state.identity
+        peer, decoder = self._peer, self._decode
         batch: Batch[Any] = Batch(
             messages,
             count,
             nbytes,
-            self._peer,
+            peer,
             producer,
             first_seq,
             lost,
-            self._decode,
+            decoder,
             payload,
             producer_state,
         )
+        batch.address = self._address
         self._events.append(batch)
 
     def _already(self, first_seq: int, count: int) -> int:

@@ -13,9 +13,11 @@ from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, Sock
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import passing, ring
+from mpsr.wire.frames import frame_size
 
 if TYPE_CHECKING:
     from mpsr.batch import Peer
+    from mpsr.engine.receiving.datagrams import PacketEnd
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
 
@@ -29,6 +31,7 @@ class Connection:
         peer: who is at the other end.
         session: the receiver's end of it.
         reader: what its bytes are read from: the socket, or a ring.
+        packets: reads its packets instead, if the kernel keeps their boundaries.
         ring: the ring that it was given.
         in_ring: whether the producer has moved to it: then it is the reader.
         state: where its native producer stands, while the connection speaks for one.
@@ -51,6 +54,7 @@ class Connection:
         "open",
         "order",
         "out",
+        "packets",
         "peer",
         "reader",
         "ring",
@@ -84,6 +88,7 @@ class Connection:
         self._refuses = refuses
         reader = SocketReader(sock, behind) if refuses else GuardedSocketReader(sock)
         self.reader: ReadEnd = reader
+        self.packets: PacketEnd | None = None
         self.ring: RingReader | None = None
         self.in_ring: bool = False
         self.state: ProducerState | None = None
@@ -121,12 +126,22 @@ class Connection:
             return exc
         return None
 
+    def feed_packets(self, packets: list[bytes]) -> RemoteProtocolError | None:
+        """Have the session take packets; return what is wrong with them."""
+        try:
+            self.session.receive_packets(packets)
+        except RemoteProtocolError as exc:
+            return exc
+        return None
+
     def flush(self, descriptor: int | None = None) -> bool:
         """Send what the peer will take now; return whether it began or ceased to leave a rest.
 
-        A descriptor goes with it, or not at all.
+        A descriptor goes with it, or not at all. In packets, each frame is one.
         """
         had = bool(self.out)
+        if self.packets is not None:
+            return self._flush_packets() != had
         out = self.out + self.session.data_to_send()
         if not out:
             return False
@@ -141,6 +156,21 @@ class Connection:
             sent = len(out)
         self.out = out[sent:]
         return bool(self.out) != had
+
+    def _flush_packets(self) -> bool:
+        """Send frame by frame; return whether there is a rest."""
+        self.out += self.session.data_to_send()
+        while self.out:
+            frame = self.out[: frame_size(self.out)]
+            try:
+                self.socket.send(frame)
+            except BlockingIOError:
+                return True
+            except OSError:  # gone: reading will tell
+                self.out = b""
+                break
+            self.out = self.out[len(frame) :]
+        return False
 
     def clear_doorbell(self) -> bool:
         """Read the doorbells; return whether the socket has ended."""
@@ -159,7 +189,9 @@ class Connection:
         return self.ended
 
     def has_ended(self) -> bool:
-        """Tell whether the peer has closed the connection."""
+        """Tell whether the peer may have closed the connection."""
+        if self.packets is not None:
+            return True  # an empty packet looks alike
         if self.in_ring:
             return self.clear_doorbell()
         try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from logging import Logger
 
     from mpsr.engine.receiving.connection import Connection
+    from mpsr.engine.receiving.datagrams import PacketEnd
     from mpsr.engine.receiving.deadlines import Deadlines
     from mpsr.system.poller import AnyPoller
 
@@ -80,6 +81,8 @@ class Connections:
         """Read once from its socket or ring; return how many bytes came."""
         if connection.in_ring:
             return self.read_ring(connection, doorbell=True)
+        if connection.packets is not None:
+            return self._read_packets(connection, connection.packets)
         return self.read_socket(connection)
 
     # -- reading ----------------------------------------------------------------------------
@@ -114,15 +117,39 @@ class Connections:
             if end == size and not self._clock.due:
                 return size
             data = data[end:]
-        self._understand(connection, placed, data, size)
+        self._understand(connection, connection.feed(placed, data), size)
         if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
             size += self.read_socket(connection)  # a frame has begun, and now its place is known
         return size
 
-    def _understand(self, connection: Connection, placed: int, data: bytes, size: int) -> None:
-        """Have a connection's session take what was read, of ``size`` bytes; answer it."""
+    def _read_packets(self, connection: Connection, reader: PacketEnd) -> int:
+        """Read packets once; return how many bytes came, 0 where the connection ended or had none.
+
+        An empty packet counts as a byte.
+        """
+        packets: list[bytes] = []
+        ended, failure = False, None
+        try:
+            packets, ended, failure = reader.read()
+        except BlockingIOError:
+            return 0
+        except OSError:  # reset
+            ended = True
+        size = 0
+        if packets:
+            size = sum(map(len, packets)) or 1
+            failure = connection.feed_packets(packets) or failure
+        if size or failure is not None:
+            self._understand(connection, failure, size)
+        if ended and connection.open:
+            self._end(connection)
+        return size
+
+    def _understand(
+        self, connection: Connection, failure: RemoteProtocolError | None, size: int
+    ) -> None:
+        """Deliver what a connection's session has understood of ``size`` bytes; answer it."""
         session = connection.session
-        failure = connection.feed(placed, data)
         failure = self._deliver(connection) or failure
         if failure is not None:
             self._fail(connection, failure)
@@ -193,8 +220,9 @@ class Connections:
 
     def _fail(self, connection: Connection, failure: RemoteProtocolError) -> None:
         """Close a connection that broke a rule, after telling it why."""
-        self.rejected += 1
-        self._logger.warning("closed the connection of %s: %s", connection, failure)
+        if connection.session.refusal is None:  # those are counted, and told of, by user
+            self.rejected += 1
+            self._logger.warning("closed the connection of %s: %s", connection, failure)
         connection.session.reject(failure.code, str(failure))
         self.flush(connection)
         if connection.open:

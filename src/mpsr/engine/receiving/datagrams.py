@@ -1,25 +1,44 @@
-"""Read datagrams, each of which is a message."""
+"""Read datagrams and packets, whose boundaries the kernel keeps."""
 
 from __future__ import annotations
 
-import socket
-import struct
-from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr._speedups import packets
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, batch_of
-from mpsr.limits import DATAGRAMS_PER_ROUND
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import PACKET_MEMORY, PACKETS_PER_READ
 from mpsr.system import passing
+from mpsr.wire.foreign import messages_in
+from mpsr.wire.frames import HEADER, RejectCode, max_frame
+from mpsr.wire.framing import too_large
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from logging import Logger
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+    from mpsr.engine.receiving.senders import Senders
+    from mpsr.wire.framing import Framing
+
+_UNTOLD: Final = (0, 65_534, 65_534)  # no pid, overflowuid and overflowgid of the kernel
+
+
+def packet_reader(max_message: int) -> packets.PacketReader:
+    """Return a reader of packets, each of which may be a native frame of a message so long."""
+    size = HEADER.size + max_frame(max_message)
+    count = max(1, min(PACKETS_PER_READ, PACKET_MEMORY // size))
+    while True:
+        try:
+            return packets.PacketReader(size, count)
+        except (MemoryError, OSError):  # as under ulimit -v
+            if count == 1:
+                raise
+            count //= 2
 
 
 class DatagramReader:
-    """Reads from a datagram socket.
+    """Reads from a datagram socket, in which each datagram tells its sender.
 
     Attributes:
         discarded: datagrams that were too long.
@@ -27,48 +46,90 @@ class DatagramReader:
     """
 
     def __init__(
-        self, max_message: int, decode: Callable[[bytes], Any] | None, logger: Logger
+        self,
+        reader: packets.PacketReader,
+        *,
+        address: str,
+        framing: Framing,
+        senders: Senders,
+        max_message: int,
+        decode: Callable[[bytes], Any] | None,
+        logger: Logger,
     ) -> None:
+        self._reader = reader
+        self._address = address
+        self._senders = senders
+        self._framing: Framing = framing
         self._max_message = max_message
         self._decode = decode
         self._logger = logger
-        self._buffer = memoryview(mmap(-1, max_message + 1))  # untouched pages take no memory
         self._count = 0
         self.discarded: int = 0
 
-    def read(self, sock: socket.socket, *, refuses: bool) -> list[Batch[Any]]:
-        """Read a round of datagrams; neighbours from one sender make one batch.
-
-        ``refuses`` says that the kernel refuses descriptors for the socket.
-        """
+    def read(self, sock: socket.socket) -> list[Batch[Any]]:
+        """Read datagrams once; neighbours from one sender make one batch."""
         runs: list[tuple[Peer, list[bytes]]] = []
-        room = socket.CMSG_SPACE(_CREDENTIALS.size) + (0 if refuses else passing.ROOM)
-        for _ in range(DATAGRAMS_PER_ROUND):
-            try:
-                size, ancillary, flags, _ = sock.recvmsg_into([self._buffer], room)
-            except (BlockingIOError, ConnectionError):
-                break
-            if not refuses:
-                passing.close_apart(passing.descriptors_in(ancillary))
-            if flags & socket.MSG_TRUNC or size > self._max_message:
+        try:
+            read = self._reader.read(sock)
+        except (BlockingIOError, ConnectionError):
+            return []
+        for data, sender, descriptors in read:
+            if descriptors:
+                passing.close_apart(descriptors)
+            if data is None or len(data) > self._max_message:
                 self.discarded += 1
                 what = "discarded a datagram of more than %d bytes"
                 self._logger.warning(what, self._max_message)
                 continue
-            sender = _sender(ancillary)
-            if not runs or runs[-1][0] != sender:
-                runs.append((sender, []))
-            runs[-1][1].append(bytes(self._buffer[:size]))
-        return [self._batch(sender, bodies) for sender, bodies in runs]
+            peer = _peer(sender)
+            if self._senders.refusal(peer, self._logger) is not None:
+                continue
+            if not runs or runs[-1][0] != peer:
+                runs.append((peer, []))
+            runs[-1][1].append(data)
+        return [self._batch(peer, messages_in(data, self._framing)) for peer, data in runs]
 
     def _batch(self, peer: Peer, bodies: list[bytes]) -> Batch[Any]:
         first_seq, self._count = self._count, self._count + len(bodies)
-        return batch_of(bodies, peer, first_seq=first_seq, decode=self._decode)
+        return batch_of(
+            bodies, peer, first_seq=first_seq, decode=self._decode, address=self._address
+        )
 
 
-def _sender(ancillary: list[tuple[int, int, bytes]]) -> Peer:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_CREDENTIALS", None)):
-            pid, uid, gid = _CREDENTIALS.unpack_from(data)
-            return Peer(pid or None, uid, gid)
-    return UNKNOWN_PEER
+def _peer(sender: tuple[int, int, int] | None) -> Peer:
+    """Return who sent a datagram, unless the kernel did not note it when it was sent."""
+    if sender is None or sender == _UNTOLD:
+        return UNKNOWN_PEER
+    return Peer(sender[0] or None, *sender[1:])
+
+
+class PacketEnd:
+    """Reads the packets of a connection."""
+
+    def __init__(self, reader: packets.PacketReader, sock: socket.socket) -> None:
+        self._reader = reader
+        self._socket = sock
+
+    def read(self) -> tuple[list[bytes], bool, RemoteProtocolError | None]:
+        """Read packets once, without waiting.
+
+        Raises BlockingIOError where there is nothing, or OSError.
+
+        Returns:
+            The packets, whether the connection has ended, and what is wrong with the next one.
+
+        """
+        found: list[bytes] = []
+        ended, failure = False, None
+        for data, sender, descriptors in self._reader.read(self._socket):
+            if descriptors:
+                passing.close_apart(descriptors)
+                text = "it passed a descriptor, which nobody asked for"
+                failure = failure or RemoteProtocolError(text, code=RejectCode.UNEXPECTED)
+            elif data is None:
+                failure = failure or too_large("a packet is longer than a message may be")
+            elif not data and sender is None:
+                ended = True
+            elif failure is None:
+                found.append(data)
+        return found, ended, failure

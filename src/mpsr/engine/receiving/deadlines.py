@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from mpsr.limits import FRAME_DEADLINE, HELLO_DEADLINE, REPLY_DEADLINE
+from mpsr.limits import FRAME_DEADLINE, HELLO_DEADLINE, REPLY_DEADLINE, SILENT_START
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Deadlines:
     def follow(self, connection: Connection, size: int) -> None:
         """Note what a connection owes, and until when, after ``size`` bytes were read from it."""
         session = connection.session
+        if session.refusal is not None:
+            self.due.setdefault((connection, "hello"), self.now + SILENT_START)
         if session.framing not in _TIMED:
             return
         if session.state in (State.PREFACE, State.HELLO):

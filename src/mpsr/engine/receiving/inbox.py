@@ -1,4 +1,4 @@
-"""Receive from a listener and its connections, never waiting.
+"""Receive from listeners and their connections, never waiting.
 
 The inbox owns one poller, whose descriptor (``fileno``) is readable when there is something to
 do, and gives out batches one at a time (``next_batch``). It reads only when it has none left, one
@@ -12,36 +12,26 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.batch import Batch, state_of
-from mpsr.engine.receiving.connection import Connection
+from mpsr.engine.receiving.acceptor import Acceptor
 from mpsr.engine.receiving.connections import Connections
-from mpsr.engine.receiving.datagrams import DatagramReader
 from mpsr.engine.receiving.deadlines import Deadlines
 from mpsr.engine.receiving.listener import Listener
+from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import MpsrError
-from mpsr.limits import (
-    ACCEPTS_PER_ROUND,
-    ACK_DELAY,
-    MAX_CONNECTIONS,
-    MAX_MESSAGE,
-    READ_BEHIND,
-    STOP_ROUNDS,
-)
+from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
-from mpsr.system import passing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
-from mpsr.system.sockets import peer_of
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.frames import RejectCode
 from mpsr.wire.ledger import Ledger
-from mpsr.wire.receiving import ReceivingSession
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
 
-    from mpsr.system.address import SocketType
+    from mpsr.engine.receiving.connection import Connection
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
 
@@ -60,50 +50,52 @@ class Inbox:
 
     def __init__(
         self,
-        claim: Claim,
+        claims: Sequence[tuple[Claim, Framing]],
         *,
-        type: SocketType = "stream",  # noqa: A002 - the standard library's word for it
-        framing: Framing = "auto",
+        senders: Senders | None = None,
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
         decode: Callable[[bytes], Any] | None = None,
     ) -> None:
+        """Listen at claimed addresses, with a framing at each, to some senders or to all."""
         keep_freed_memory()
-        self._framing: Framing = framing
-        self._max_message = max_message
-        self._decode = decode
         self._logger = _logger()  # loaded while there are descriptors to load it with
         self._clock = Deadlines()
+        self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
+        self._stopping = False
+        self._senders = senders or Senders()
         with ExitStack() as undo:
             self._poller = Poller()
             undo.callback(self._poller.close)
             self._wakeup = Wakeup()
             undo.callback(self._wakeup.close)
-            self._listener = Listener(
-                claim, self._poller, self._clock, self._logger, most=max_connections
-            )
             self._poller.register(self._wakeup, READ, None)
-            self._listener.register()
+            self._connections = Connections(
+                self._poller, self._clock, self._logger, max_message=max_message, freed=self._freed
+            )
+            self._acceptor = Acceptor(
+                claims,
+                self._poller,
+                self._clock,
+                self._logger,
+                connections=self._connections,
+                ready=self._ready,
+                senders=self._senders,
+                max_connections=max_connections,
+                max_message=max_message,
+                decode=decode,
+            )
             undo.pop_all()
-        self._datagrams: DatagramReader | None = None
-        if type == "dgram":
-            self._datagrams = DatagramReader(max_message, decode, self._logger)
-        self._connections = Connections(
-            self._poller, self._clock, self._logger, max_message=max_message, freed=self._freed
-        )
         self._pending = self._connections.pending
-        self._behind = memoryview(bytearray(READ_BEHIND))
-        self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told_at = 0.0
         self._stop_asked = False
-        self._stopping = False
         self._draining: deque[tuple[Connection, int]] = deque()
         self.finished: bool = False
         self.closed: bool = False
         self._watched = False  # whether somebody waits on our descriptor from outside
-        self._accepted = self._batches = self._messages = self._nbytes = 0
-        self._turned_away = self._discarded = 0
+        self._batches = self._messages = self._nbytes = 0
+        self._discarded = 0
 
     @property
     def ledger(self) -> Ledger:
@@ -132,7 +124,7 @@ class Inbox:
 
     def next_batch(self, now: float) -> Batch[Any] | None:
         """Acknowledge the batch handed out before; return the next, or None for now."""
-        self._clock.set_clock(now, waits=self._listener.place_at is not None)
+        self._clock.set_clock(now, waits=self._acceptor.places.try_at is not None)
         handed = self._handed
         if handed is not None:
             self._connections.accept(state_of(handed), handed.end_seq)
@@ -148,7 +140,7 @@ class Inbox:
 
     def take(self, now: float) -> Batch[Any] | None:
         """Return the next batch, or None for now; the caller accepts it later."""
-        self._clock.set_clock(now, waits=self._listener.place_at is not None)
+        self._clock.set_clock(now, waits=self._acceptor.places.try_at is not None)
         return self._next(now)
 
     def put_back(self, batches: Sequence[Batch[Any]]) -> None:
@@ -207,7 +199,7 @@ class Inbox:
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``next_batch`` has something to do in any case."""
-        times = self._listener.wait_times(now)
+        times = self._acceptor.wait_times(now)
         if self._clock.due:
             times.append(self._clock.wait_time(now))
         if self._connections.rings.unread:
@@ -224,17 +216,19 @@ class Inbox:
 
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
-        discarded_datagrams = 0 if self._datagrams is None else self._datagrams.discarded
+        acceptor = self._acceptor
         return ReceiverStats(
             connections=len(self._connections.open),
-            accepted=self._accepted,
+            accepted=acceptor.accepted,
             batches=self._batches,
             messages=self._messages,
             nbytes=self._nbytes,
             lost=self._connections.lost,
-            rejected=self._connections.rejected + self._turned_away + discarded_datagrams,
+            rejected=self._connections.rejected + acceptor.turned_away + acceptor.discarded,
+            refused=self._senders.refused.total(),
+            refused_by_uid=dict(self._senders.refused),
             discarded=self._discarded,
-            paused=self._listener.paused or bool(self._listener.unplaced),
+            paused=acceptor.paused,
         )
 
     # -- a round ----------------------------------------------------------------------------
@@ -247,7 +241,7 @@ class Inbox:
                 self._begin_stop()
             self._drain()
             return
-        self._listener.keep_open(now, self._read_listener)
+        self._acceptor.keep_open(now)
         ready, pending, unread = self._ready, self._pending, self._connections.rings.unread
         if not ready:
             ready.extend(self._poller.poll(0))
@@ -256,7 +250,7 @@ class Inbox:
                 unread.clear()
         while ready and not pending:
             self._serve(*ready.popleft())
-        if not ready and (self._clock.due or self._listener.place_at is not None):
+        if not ready and (self._clock.due or self._acceptor.places.try_at is not None):
             self._end_round()
 
     def _end_round(self) -> None:
@@ -264,81 +258,32 @@ class Inbox:
         for connection, why in self._clock.missed():
             if connection.open:
                 self._connections.reject(connection, why, RejectCode.DEADLINE)
-        place_at = self._listener.place_at
-        if place_at is not None and self._clock.now >= place_at:
-            self._place()
+        if self._acceptor.places.due():
+            self._acceptor.places.fill()
 
     def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
-        if source is self._listener:
-            self._read_listener()
+        if isinstance(source, Listener):
+            self._acceptor.read(source)
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
             if source.in_ring:
                 self._connections.read_ring(source, doorbell=events != _RING)
             elif events & READ:
-                self._connections.read_socket(source)
-
-    def _read_listener(self) -> None:
-        """Accept a round of connections, or read a round of datagrams."""
-        listener = self._listener
-        if self._datagrams is not None:
-            self._pending.extend(self._datagrams.read(listener.socket, refuses=listener.refuses))
-            return
-        for _ in range(ACCEPTS_PER_ROUND):
-            sock = listener.accept()
-            if sock is None:
-                return
-            peer = peer_of(sock)
-            session = ReceivingSession(
-                self._framing, max_message=self._max_message, peer=peer, decode=self._decode
-            )
-            refuses = passing.refuse(sock) and listener.refuses
-            listener.unplaced.append(
-                Connection(
-                    sock, peer, session, self._accepted, behind=self._behind, refuses=refuses
-                )
-            )
-            self._accepted += 1
-            self._place()
-            turned_away = listener.crowd(self._connections.open)
-            if turned_away is not None:
-                self._turned_away += 1
-                turned_away.open = False
-                turned_away.close()
-            if listener.paused:
-                return
-
-    def _place(self, *, anyhow: bool = False) -> None:
-        self._listener.place(self._connections.open, self._admit, self._dismiss, anyhow=anyhow)
-
-    def _admit(self, connection: Connection) -> None:
-        self._connections.admit(connection)
-        self._ready.append((connection, READ))  # it seldom comes with nothing to say
+                self._connections.read(source)
 
     def _freed(self) -> None:
         """Use the place and the descriptor of a connection that was closed."""
         if not self._stopping:
-            self._listener.resume()
-        self._listener.place_soon()
-
-    def _dismiss(self, connection: Connection) -> None:
-        text = "it says nothing, and another connection needs its place"
-        self._connections.reject(connection, text, RejectCode.BUSY)
+            self._acceptor.resume()
+        self._acceptor.places.fill_soon()
 
     # -- the end ----------------------------------------------------------------------------
 
     def _begin_stop(self) -> None:
         """Note what has arrived by now; nothing that comes later is waited for."""
         self._stopping = True
-        for _ in range(STOP_ROUNDS):
-            before = (self._accepted, len(self._pending))
-            self._read_listener()
-            if (self._accepted, len(self._pending)) == before:
-                break
-        self._listener.pause()
-        self._listener.paused = False  # it has ended
-        self._place(anyhow=True)
+        self._acceptor.stop()
         self._ready.clear()
         self._draining.extend((each, each.unread()) for each in self._connections.open)
 
@@ -385,7 +330,7 @@ class Inbox:
         self._release(inherited=True)
 
     def _release(self, *, inherited: bool = False) -> None:
-        self._listener.close(inherited=inherited)
+        self._acceptor.close(inherited=inherited)
         self._poller.close()
         self._wakeup.close()
 
@@ -394,7 +339,7 @@ class Inbox:
         if not self._wakeup.intact:
             self._let_go()
             error = (
-                f"the receiver at {self._listener} has lost its descriptors, which the "
+                f"the receiver at {self._acceptor} has lost its descriptors, which the "
                 "program has closed: make a receiver only after that"
             )
             raise MpsrError(error)
@@ -406,7 +351,7 @@ class Inbox:
             connection.open = False
             connection.socket.detach()
         self._connections.open.clear()
-        self._listener.let_go()
+        self._acceptor.let_go()
         self._wakeup.let_go()
         _LET_GO.append(self._poller)  # it would close its number
 

@@ -10,16 +10,37 @@ from mpsr.engine.sending.states import CARRIER_TRANSITIONS, Carrier, CarrierEven
 from mpsr.engine.transport import RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
 from mpsr.system import passing, primitives, ring
+from mpsr.system.address import SOCKET_TYPES
 from mpsr.system.descriptors import Identity, close_socket
-from mpsr.system.sockets import peer_of
+from mpsr.system.sockets import peer_of, wrap
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
+    from mpsr.system.address import Address, SocketType
     from mpsr.wire.sending import SendingSession
 
 _WRITE_TIMEOUT: Final = struct.pack("@ll", *divmod(int(WRITE_TIMEOUT * 1e6), 10**6))  # timeval
 _OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
+_PACKET_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
+
+
+def largest_packet(address: Address, type: SocketType) -> int:  # noqa: A002 - the standard library's word for it
+    """Return how long a datagram or packet may be that is sent to an address."""
+    if address.kind == "fd":
+        sock = wrap(address, type, "reach")
+        try:
+            return _room(sock)
+        finally:
+            sock.detach()
+    with primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type]) as probe:
+        if type != "dgram":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        return _room(probe)
+
+
+def _room(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _PACKET_OVERHEAD
 
 
 class Connection:
@@ -40,7 +61,7 @@ class Connection:
         """Take a connected socket; ``is_ours`` says that its options may be changed."""
         self._socket = sock
         self._identity = Identity(sock.fileno())
-        if is_ours and sock.type == socket.SOCK_STREAM:
+        if is_ours and sock.type != socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.setblocking(True)  # every call but a write that waits says MSG_DONTWAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _WRITE_TIMEOUT)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from mpsr.engine.sending.connection import Connection
+from mpsr.engine.sending.connection import Connection, largest_packet
 from mpsr.engine.sending.states import WRITE_TRANSITIONS, Carrier, WriteEvent, WriteState
 from mpsr.engine.sending.window import Window
 from mpsr.errors import (
@@ -19,11 +18,11 @@ from mpsr.errors import (
     WrongReceiver,
 )
 from mpsr.limits import BACKOFF_FIRST, BACKOFF_MOST, BUFFER, LINGER, MAX_CONTROL_FRAME, MAX_MESSAGE
-from mpsr.system import primitives, ring
+from mpsr.system import ring
 from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, RejectCode, Ring
-from mpsr.wire.packing import FOREIGN_FRAMINGS
+from mpsr.wire.packing import FOREIGN_FRAMINGS, PACKET
 from mpsr.wire.sending import Acknowledged, SendingSession
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from mpsr.system.address import Address, SocketType
     from mpsr.system.trust import ReceiverUid
     from mpsr.wire.framing import Framing
-
-_DATAGRAM_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
 
 
 class Link:
@@ -67,18 +64,20 @@ class Link:
         self._type: SocketType = type
         self._label = label
         self._receiver_uid = receiver_uid
-        if type == "dgram":
-            framing = "eof"  # alone in its datagram, as elsewhere in its connection
-            max_message = min(max_message, _largest_datagram())
         self._native = framing == "native"
-        self._one_each = framing == "eof" and type == "stream"  # a connection for every message
+        self._one_each = framing == "eof"  # a connection for every message
+        foreign = None
+        if not self._native:
+            foreign = PACKET if framing == "packet" else FOREIGN_FRAMINGS[framing]
+        packet = None if type == "stream" else largest_packet(address, type)
         self.window: Window = Window(
-            foreign=None if self._native else FOREIGN_FRAMINGS[framing],
+            foreign=foreign,
             on_full=on_full,
             buffer=buffer,
             linger=linger,
             max_message=max_message,
             spooled=spooled_as is not None,
+            largest_packet=packet,
         )
         self.state: WriteState = WriteState.DOWN
         self._connection: Connection | None = None
@@ -150,7 +149,9 @@ class Link:
 
     def _new_session(self) -> SendingSession:
         seq = self.window.accepted_seq
-        return SendingSession(self.id, seq, self._label, takes_ring=ring.AVAILABLE)
+        # A ring carries bytes: beside packets there is none.
+        takes_ring = ring.AVAILABLE and self._type == "stream"
+        return SendingSession(self.id, seq, self._label, takes_ring=takes_ring)
 
     def read(self, now: float) -> bool:
         """Read once; return whether there may be more."""
@@ -250,9 +251,3 @@ class Link:
         jitter = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x20000
         self._retry_at = now + self._backoff * jitter
         self._backoff = min(2 * self._backoff, BACKOFF_MOST)
-
-
-def _largest_datagram() -> int:
-    """Return how long a datagram may be on this system."""
-    with primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _DATAGRAM_OVERHEAD

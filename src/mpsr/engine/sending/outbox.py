@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mpsr.engine.transport import WriteEnd
     from mpsr.system.address import Address
 
-_NO_SUCH_DATAGRAM: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
+_NO_SUCH_PACKET: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
 _FREE: Final = WriteState.FREE  # to look it up in the enum takes longer than to compare
 _FULL: Final = WriteState.FULL
 
@@ -166,7 +166,7 @@ class Outbox(Link):
         elif isinstance(result, BlockingIOError):
             self.window.put_back()
             self._end_with(WriteEvent.STALL if write.waits else WriteEvent.FILL)
-        elif self._type == "dgram" and result.errno in _NO_SUCH_DATAGRAM:
+        elif self._type != "stream" and result.errno in _NO_SUCH_PACKET:
             self.window.drop_chosen(LostReason.TOO_LARGE)
             self._turn(WriteEvent.END)
         else:

@@ -55,7 +55,7 @@ class SendQueue:
         self._grouped = 0  # unspooled batches in a commit that has not ended
         self._cost = 0  # of all batches
         self._largest = 0  # bytes of the longest message there may be
-        self._largest_frame = inf  # that the receiver takes, once it is known to be small
+        self._largest_frame = inf  # that the receiver or a packet takes, where that is little
 
     # -- what there is ----------------------------------------------------------------------
 
@@ -164,9 +164,11 @@ class SendQueue:
         """Begin with what a spool held, before any message is taken."""
         self.start_seq = self.accepted_seq = accepted_seq
         self.sealed_seq = next_seq
-        self._unsent.extend(batches)
+        if self._largest_frame == inf:
+            self._largest = max(self._largest, *(batch.nbytes for batch in batches), 0)
         self._cost = sum(batch.cost for batch in batches)
-        self._largest = max(self._largest, *(batch.nbytes for batch in batches), 0)
+        for batch in batches:
+            self._append_unsent(batch)
         self.lost = sum(batch.count for batch in batches if batch.reason is not None)
 
     def begin_commit(self, most: int) -> list[SendBatch]:

@@ -58,18 +58,26 @@ class Window(SendQueue):
         linger: float,
         max_message: int,
         spooled: bool = False,
+        largest_packet: int | None = None,
     ) -> None:
+        """Begin with none; ``largest_packet``: each batch goes in a packet, of so many bytes."""
         super().__init__(foreign, spooled=spooled)
-        self.max_message: int = max_message
-        self._alone = foreign is not None and foreign.alone
+        packets = largest_packet is not None
+        self._one_a_write = packets or (foreign is not None and foreign.alone)
         self._on_full = on_full
         self._buffer = buffer
         self._linger = linger
-        most = 1 if self._alone else max(1, buffer // MIN_BATCHES)
+        most = 1 if foreign is not None and foreign.alone else max(1, buffer // MIN_BATCHES)
+        if largest_packet is not None:
+            room = largest_packet - (0 if foreign is not None else HEADER.size + FRAME_OVERHEAD)
+            max_message, most = min(max_message, room), min(most, room)
+        self.max_message: int = max_message
         self._target = min(BATCH_TARGET, most)  # bytes of a batch
         self._long_target = min(LONG_BATCH_TARGET, most)  # of one that begins with a long message
         # What a message or a batch may have; where the receiver takes less, all is made smaller.
         self._largest = max(max_message, self._long_target)
+        if largest_packet is not None:
+            self._largest_frame = largest_packet
         self.packer = self._new_packer()
         self._token_interval = linger * TOKEN_INTERVAL
         self.direct: direct.DirectWriter = direct.DirectWriter(self._token_interval, BURST_TOKENS)
@@ -314,7 +322,7 @@ class Window(SendQueue):
         """
         self.collect_direct()
         self._seal_due(now)
-        return self._choose(1 if self._alone or only_begun else None)
+        return self._choose(1 if self._one_a_write or only_begun else None)
 
     def accept(self, seq: int) -> None:
         """Forget the messages below ``seq``: they are accepted."""

@@ -1,0 +1,220 @@
+"""Accept connections at every address of a receiver, and read what comes there in datagrams."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from mpsr.engine.receiving.connection import Connection
+from mpsr.engine.receiving.datagrams import DatagramReader, PacketEnd, packet_reader
+from mpsr.engine.receiving.listener import Listener
+from mpsr.engine.receiving.places import Places
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import ACCEPTS_PER_ROUND, READ_BEHIND, SILENT_START, STOP_ROUNDS
+from mpsr.system import passing
+from mpsr.system.peers import ConnectedPeer
+from mpsr.system.poller import READ
+from mpsr.wire.frames import RejectCode
+from mpsr.wire.receiving import ReceivingSession
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Sequence
+    from logging import Logger
+
+    from mpsr.engine.receiving.connections import Connections
+    from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.engine.receiving.senders import Senders
+    from mpsr.system.claims import Claim
+    from mpsr.system.poller import AnyPoller
+    from mpsr.wire.framing import Framing
+
+
+class Acceptor:
+    """The listeners of a receiver, and the connections that wait for a place.
+
+    Attributes:
+        listeners: one for each address.
+        places: the connections that wait for a place among those that are open.
+        accepted: connections accepted in all.
+        turned_away: how many of them were closed because too many waited for a place.
+
+    """
+
+    def __init__(
+        self,
+        claims: Sequence[tuple[Claim, Framing]],
+        poller: AnyPoller,
+        clock: Deadlines,
+        logger: Logger,
+        *,
+        connections: Connections,
+        ready: deque[tuple[Any, int]],
+        senders: Senders,
+        max_connections: int,
+        max_message: int,
+        decode: Callable[[bytes], Any] | None,
+    ) -> None:
+        """Listen at claimed addresses, with a framing at each.
+
+        What is admitted goes to ``connections``, and to ``ready``: it seldom comes with nothing
+        to say.
+        """
+        self._connections = connections
+        self._ready = ready
+        self._senders = senders
+        self._logger = logger
+        self._max_message = max_message
+        self._decode = decode
+        self._behind = memoryview(bytearray(READ_BEHIND))
+        self.accepted: int = 0
+        self.turned_away: int = 0
+        if any(claim.socket.type != socket.SOCK_STREAM for claim, _ in claims):
+            self._packets = packet_reader(max_message)
+        with ExitStack() as undo:
+            self.listeners: list[Listener] = []
+            for claim, framing in claims:
+                listener = Listener(claim, framing, poller, clock, logger)
+                undo.callback(listener.keep_no_longer)
+                self.listeners.append(listener)
+                listener.register()
+            undo.pop_all()
+        self.places: Places = Places(
+            max_connections,
+            clock,
+            logger,
+            connections=connections.open,
+            admit=self._admit,
+            dismiss=self._dismiss,
+        )
+        self._datagrams = {
+            listener: DatagramReader(
+                self._packets,
+                address=listener.address,
+                framing=listener.framing,
+                senders=senders,
+                max_message=max_message,
+                decode=decode,
+                logger=logger,
+            )
+            for listener in self.listeners
+            if listener.type == socket.SOCK_DGRAM
+        }
+
+    @property
+    def paused(self) -> bool:
+        """Whether accepting is suspended, anywhere."""
+        return bool(self.places.unplaced) or any(each.paused for each in self.listeners)
+
+    @property
+    def discarded(self) -> int:
+        """Datagrams that were too long."""
+        return sum(each.discarded for each in self._datagrams.values())
+
+    def wait_times(self, now: float) -> list[float]:
+        """Return the seconds after which there is something to do in any case."""
+        times = self.places.wait_times(now)
+        for listener in self.listeners:
+            times += listener.wait_times(now)
+        return times
+
+    def keep_open(self, now: float) -> None:
+        """Accept again after a pause, and listen anew where a path leads to us no more."""
+        for listener in self.listeners:
+            listener.keep_open(now, self.read)
+
+    def read(self, listener: Listener) -> None:
+        """Accept a round of connections, or read a round of datagrams."""
+        datagrams = self._datagrams.get(listener)
+        if datagrams is not None:
+            self._connections.pending.extend(datagrams.read(listener.socket))
+            return
+        for _ in range(ACCEPTS_PER_ROUND):
+            sock = listener.accept()
+            if sock is None:
+                return
+            self.places.unplaced.append(self._connection(listener, sock))
+            self.accepted += 1
+            self.places.fill()
+            if self.places.crowded():
+                self._turn_away()
+            if listener.paused:
+                return
+
+    def _connection(self, listener: Listener, sock: socket.socket) -> Connection:
+        peer = ConnectedPeer(sock)
+        packets = listener.type == socket.SOCK_SEQPACKET
+        refusal = self._senders.refusal(peer, self._logger)
+        session = ReceivingSession(
+            listener.framing,
+            max_message=self._max_message,
+            peer=peer,
+            address=listener.address,
+            decode=self._decode,
+            packets=packets,
+        )
+        if refusal is not None:
+            session.refusal = RemoteProtocolError(refusal, code=RejectCode.DENIED)
+        refuses = passing.refuse(sock) and listener.refuses
+        connection = Connection(
+            sock, peer, session, self.accepted, behind=self._behind, refuses=refuses
+        )
+        if packets:
+            connection.packets = PacketEnd(self._packets, sock)
+        return connection
+
+    def _turn_away(self) -> None:
+        """Close one of those that wait for a place, or have the next ones wait in the backlog."""
+        crowding = self.places.crowding()
+        if crowding is None:
+            for listener in self.listeners:
+                listener.pause_for(SILENT_START)
+            return
+        self.turned_away += 1
+        crowding.open = False
+        crowding.close()
+
+    def _admit(self, connection: Connection) -> None:
+        self._connections.admit(connection)
+        self._ready.append((connection, READ))
+
+    def _dismiss(self, connection: Connection) -> None:
+        text = "it says nothing, and another connection needs its place"
+        self._connections.reject(connection, text, RejectCode.BUSY)
+
+    def resume(self) -> None:
+        """Accept again, where that was paused."""
+        for listener in self.listeners:
+            listener.resume()
+
+    def stop(self) -> None:
+        """Take what has arrived by now, and accept no more."""
+        for _ in range(STOP_ROUNDS):
+            before = (self.accepted, len(self._connections.pending))
+            for listener in self.listeners:
+                self.read(listener)
+            if (self.accepted, len(self._connections.pending)) == before:
+                break
+        for listener in self.listeners:
+            listener.pause()
+            listener.paused = False  # it has ended
+        self.places.fill(anyhow=True)
+
+    def close(self, *, inherited: bool = False) -> None:
+        """Close what waits for a place, and give the addresses up.
+
+        If they are ``inherited``, they are the parent's, and only the descriptors are closed.
+        """
+        self.places.close()
+        for listener in self.listeners:
+            listener.close(inherited=inherited)
+
+    def let_go(self) -> None:
+        """Forget the descriptors, whose numbers may be somebody else's by now."""
+        self.places.let_go()
+        for listener in self.listeners:
+            listener.let_go()
+
+    def __str__(self) -> str:
+        return ", ".join(listener.address for listener in self.listeners)
