@@ -100,6 +100,7 @@ def test_json_tells_who_sent_what_and_when(cli: Cli) -> None:
         assert item.pop("peer") == {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
         assert item.pop("producer") == {"id": producer.id.hex(), "label": "tést"}
         assert item.pop("seq") == seq
+        assert item.pop("address") == "app.sock"
     assert found[:2] == [{"body": "plain"}, {"body": 'é"\n'}]
     assert b64decode(str(found[2].pop("body_b64"))) == b"\xff\0"
     assert found[2] == {}
@@ -355,7 +356,12 @@ def test_too_few_descriptors_are_told(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--null", "--output", "raw"), ("--type", "dgram", "--framing", "lines"), ("--count", "0")],
+    [
+        ("--null", "--output", "raw"),
+        ("--type", "dgram", "--framing", "native"),
+        ("--decode", "syslog"),
+        ("--count", "0"),
+    ],
 )
 def test_options_that_exclude_each_other_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]

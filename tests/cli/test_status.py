@@ -70,9 +70,11 @@ def test_version_tells_what_runs(cli: Cli) -> None:
     """The versions of mpsr and Python, and which parts in C are in use."""
     _, out, _ = cli.run("--version")
     python = ".".join(map(str, sys.version_info[:3]))
-    parts = r"codec: (pure Python|C); " + "".join(
+    codec, packets = (rf"{part}: (pure Python|C); " for part in ("codec", "packets"))
+    direct, mask, ring, timer = (
         rf"{part}: (C|not in use); " for part in ("direct writes", "signal mask", "ring", "timer")
     )
+    parts = codec + direct + mask + packets + ring + timer
     pattern = rf"mpsr \d+\.\d+\.\S+ \({parts}Python {re.escape(python)}\)\n"
     assert re.fullmatch(pattern, out.decode())
 

@@ -67,7 +67,7 @@ class Delivery:
         self._producer = producer
         self._kind = kind
         self._timeout = timeout
-        self._native = kind == "stream" and framing == "native"
+        self._native = framing == "native"
         self._spooled = spooled
         self._report = report
         self._watch = watch

@@ -66,10 +66,12 @@ Examples:
   mpsr log events.journal -n 20          the last 20 messages of a journal
   mpsr log events.journal -f             its messages, as they come
   mpsr journal verify events.journal     whether a journal is whole
+  mpsr systemd /run/app.sock             units by which systemd starts a receiver
   mpsr demo                              watch five producers and a receiver
   mpsr bench                             measure it on this machine
 
-An ADDRESS is a path, @name (Linux's abstract namespace) or fd:N (an inherited socket).
+An ADDRESS is a path, @name (Linux's abstract namespace) or fd:N (an inherited socket); a
+receiver's may be systemd:NAME, too (sockets that systemd passes).
 """
 
 
@@ -77,7 +79,7 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "log", "journal", "demo", "bench"]
+        return ["recv", "send", "log", "journal", "systemd", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

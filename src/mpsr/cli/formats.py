@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     """Takes a batch, and how many of its messages to print."""
 
 FORMATS: Final = ("text", "json", "hex", "raw")
+DECODERS: Final = ("syslog",)
 
 _encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def format_named(name: str, end: bytes) -> Format:
-    """Return the format of that name, each message with ``end`` behind it (raw has no ends)."""
+def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
+    """Return the format of that name, each message with ``end`` behind it (raw has no ends).
+
+    With a decoder, JSON has what that finds in a message, too.
+    """
     match name:
         case "text":
             return lambda batch, count: end.join([*batch.raw[:count], b""])
@@ -33,7 +37,7 @@ def format_named(name: str, end: bytes) -> Format:
         case "raw":
             return lambda batch, count: b"".join(batch.raw[:count])
         case "json":
-            return _Json(end)
+            return _Json(end, _syslog if decoder == "syslog" else None)
         case _:
             error = f"{name} is no format"
             raise ValueError(error)
@@ -42,20 +46,25 @@ def format_named(name: str, end: bytes) -> Format:
 class _Json:
     """One object a message, with all that is known of it."""
 
-    def __init__(self, end: bytes) -> None:
+    def __init__(self, end: bytes, decode: Callable[[bytes], str] | None) -> None:
         self._end = end
+        self._decode = decode
         self._lost: dict[bytes, int] = {}  # by producer, reported before the next message
 
     def __call__(self, batch: Batch[bytes], count: int) -> bytes:
         lost = self._lost_before(batch)
         time = datetime.now().astimezone().isoformat(timespec="microseconds")
         # Most of an object is the same for the whole batch.
-        head = origin(time, batch.peer, batch.producer) + ',"seq":'
+        head = origin(time, batch.peer, batch.producer)
+        if batch.address is not None:
+            head += f',"address":{_encode(batch.address)}'
+        head += ',"seq":'
         lines: list[str] = []
         for seq, body in enumerate(batch.raw[:count], batch.first_seq):
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            lines.append(f"{head}{seq}{losing},{content(body)}}}")
+            decoded = "" if self._decode is None else self._decode(body)
+            lines.append(f"{head}{seq}{losing},{content(body)}{decoded}}}")
         lines.append("")
         return self._end.decode().join(lines).encode()
 
@@ -67,6 +76,12 @@ class _Json:
         if lost and not batch:
             self._lost[batch.producer.id] = lost
         return lost
+
+
+def _syslog(body: bytes) -> str:
+    from mpsr.syslog_format import syslog  # noqa: PLC0415 - few decode
+
+    return f',"syslog":{_encode(syslog(body).as_dict())}'
 
 
 @lru_cache(maxsize=1)  # the messages of a batch came together

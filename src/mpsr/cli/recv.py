@@ -6,33 +6,36 @@ import logging
 import os
 import resource
 from contextlib import contextmanager, suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr import systemd
 from mpsr.cli import types
-from mpsr.cli.formats import FORMATS, format_named
+from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
+from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
-from mpsr.cli.status import CommandFailed, Status
+from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed, TimedOut
+from mpsr.errors import Closed
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.sync.receiver import Receiver
+from mpsr.system.address import SOCKET_TYPES
 from mpsr.system.path_claim import DEFAULT_MODE
-from mpsr.wire.packing import FRAMINGS
+from mpsr.wire.packing import RECEIVER_FRAMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from mpsr.batch import Batch
-    from mpsr.cli.formats import Format
+    from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
 
+_BARRIER_TIMEOUT: Final = 1.0  # seconds: so long we stay for systemd to note why we end
 
 _HELP: Final = """\
-Receive messages at ADDRESS and print each, a line a message, as it arrives.
+Receive messages at each ADDRESS and print each, a line a message, as it arrives.
 
 \b
 Examples:
@@ -42,7 +45,13 @@ Examples:
   mpsr recv app.sock -0 | xargs -0 -n1 echo
   mpsr recv /run/app.sock --mode 660 --group www-data
   mpsr recv @app --type dgram
+  mpsr recv app.sock /run/log.sock,type=dgram,mode=660
+  mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
+  mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
+
+Behind an ADDRESS may stand, after commas, its own type=, framing=, mode= and group=.
+systemd: stands for the sockets that systemd has passed, systemd:NAME for those of a name.
 
 A message is acknowledged to its producer once it is printed; with --journal, once it is on the
 disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
@@ -54,7 +63,7 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     short_help="Print the messages that arrive at an address.",
     epilog="Exit statuses: see mpsr --help.",
 )
-@click.argument("address")
+@click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=endpoint)
 @click.option(
     "-o",
     "--output",
@@ -76,18 +85,17 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["stream", "dgram"]),
-    default="stream",
-    help="The type of socket.  [default: stream]",
+    type=click.Choice(list(SOCKET_TYPES)),
+    help="The type of socket.  [default: stream, or what a socket of systemd's is]",
 )
 @click.option(
     "--framing",
-    type=click.Choice(["auto", *FRAMINGS]),
+    type=click.Choice(FRAMINGS),
     metavar="NAME",
     default="auto",
     help="How bytes become messages: native, lines, null, length, length-le (little-endian), "
-    "octet-counted (syslog), eof (a connection is a message), or auto: by what each "
-    "connection begins with.  [default: auto]",
+    "octet-counted (syslog), eof (a connection is a message), packet (a datagram or packet "
+    "is a message), or auto: by what each connection begins with.  [default: auto]",
 )
 @click.option(
     "--mode",
@@ -98,6 +106,27 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     "(nginx, HAProxy, syslog) are refused, and nobody here hears of it.  [default: 600]",
 )
 @click.option("--group", metavar="NAME", help="The group, by name or number, of a path.")
+@click.option(
+    "--allow-user",
+    "users",
+    type=types.user_id,
+    metavar="USER",
+    multiple=True,
+    help="Let this user send, by name or number, and refuse others; can be repeated.",
+)
+@click.option(
+    "--allow-group",
+    "groups",
+    type=types.group_id,
+    metavar="GROUP",
+    multiple=True,
+    help="Let the members of this group send, too; can be repeated.",
+)
+@click.option(
+    "--decode",
+    type=click.Choice(DECODERS),
+    help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
+)
 @click.option(
     "--max-message",
     type=types.size,
@@ -128,15 +157,18 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of losses, warnings and errors.")
 def recv(
     *,
-    address: str,
+    addresses: tuple[Endpoint, ...],
     output: str,
     null: bool,
     count: int | None,
     timeout: float | None,
-    kind: SocketType,
+    kind: SocketType | None,
     framing: Framing,
     mode: int,
     group: str | None,
+    users: tuple[int, ...],
+    groups: tuple[int, ...],
+    decode: str | None,
     max_message: int,
     max_connections: int,
     journal: str | None,
@@ -148,21 +180,25 @@ def recv(
         raise click.UsageError("--journal-limit has no use without --journal")
     if null and output == "raw":
         raise click.UsageError("--null has no use with --output raw, which puts nothing between")
-    if kind == "dgram" and framing != "auto":
-        raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
+    if decode is not None and output != "json":
+        raise click.UsageError("--decode has no use without --output json, which shows the fields")
+    if kind is not None:
+        check_framing(kind, framing, RECEIVER_FRAMINGS)
     stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = _Printer(stdout, format_named(output, b"\0" if null else b"\n"))
+    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode))
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
         Receiver(
-            address,
+            addresses,
             type=kind,
             framing=framing,
             mode=mode,
             group=group,
+            allow_uids=users if users or groups else None,
+            allow_gids=groups if users or groups else None,
             max_message=max_message,
             max_connections=max_connections,
             journal=journal,
@@ -172,16 +208,23 @@ def recv(
         stop.of(receiver)
         try:
             stdout.watch(receiver.stop)
+            where = ", ".join(map(str, receiver.addresses))
             if not quiet:
-                say(f"listening on {receiver.address} (pid {os.getpid()})")
+                say(f"listening on {where} (pid {os.getpid()})")
+            systemd.ready(f"receiving at {where}")
             printer.run(receiver, count, timeout)
         finally:
+            systemd.stopping()
             if not (quiet or stdout.deserted):
-                connections = (
-                    "" if kind == "dgram" else plural(receiver.stats().accepted, "connection")
-                )
-                say(printer.summary(connections))
+                accepted = receiver.stats().accepted
+                datagrams = not accepted and (printer.messages or _datagrams_alone(addresses, kind))
+                say(printer.summary("" if datagrams else plural(accepted, "connection")))
+    systemd.barrier(_BARRIER_TIMEOUT)
     return Status.OK
+
+
+def _datagrams_alone(addresses: Sequence[Endpoint], kind: SocketType | None) -> bool:
+    return all((each.type or kind) == "dgram" for each in addresses)
 
 
 class _Stop:
@@ -202,69 +245,6 @@ class _Stop:
         self._receiver = receiver
         if self._wanted:
             receiver.stop()
-
-
-class _Printer:
-    """Prints batches, and counts what is printed."""
-
-    def __init__(self, output: Stdout, form: Format) -> None:
-        self._output = output
-        self._form = form
-        self._messages = self._nbytes = self._lost = 0
-
-    def run(self, receiver: Receiver, count: int | None, timeout: float | None) -> None:
-        """Print until the receiver is stopped, ``count`` messages came, or none in time."""
-        last = monotonic()
-        while True:
-            patience = None if timeout is None else max(0.0, last + timeout - monotonic())
-            try:
-                batch = receiver.receive_batch(patience)  # acknowledges the batch before
-            except Closed:
-                break
-            except TimedOut:
-                line = f"no message came to {receiver.address} within {timeout:g} s"
-                raise CommandFailed(Status.TIMED_OUT, line) from None
-            self._tell_losses(batch)
-            due = len(batch) if count is None else min(len(batch), count - self._messages)
-            self._print(batch, due)
-            if self._messages == count:
-                receiver.acknowledge(due)
-                _tell_discarded(batch, len(batch) - due)
-                return
-            if batch:
-                last = monotonic()
-        if self._output.deserted:
-            raise CommandFailed(Status.STDOUT_CLOSED)
-
-    def summary(self, connections: str) -> str:
-        """Return in one line what was printed."""
-        line = f"received {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
-        line += f" from {connections}" if connections else ""
-        return line + (f"; producers lost {self._lost}" if self._lost else "")
-
-    def _print(self, batch: Batch, due: int) -> None:
-        try:
-            self._output.write(self._form(batch, due))
-        except CommandFailed:
-            if not self._output.deserted:  # whoever has left does not care
-                _tell_discarded(batch, len(batch))
-            raise
-        self._messages += due
-        self._nbytes += batch.nbytes if due == len(batch) else sum(map(len, batch.raw[:due]))
-
-    def _tell_losses(self, batch: Batch) -> None:
-        if batch.lost:
-            self._lost += batch.lost
-            label = batch.producer.label if batch.producer is not None else ""
-            lost = plural(batch.lost, "message")
-            say(f'producer "{label}" (pid {batch.peer.pid}) lost {lost} before this')
-
-
-def _tell_discarded(batch: Batch, count: int) -> None:
-    """Tell what is lost of a batch; native producers keep it for the next receiver."""
-    if count and batch.producer is None:
-        what = plural(count, "message")
-        say(f"{what} not printed: lost, for their sender awaits no acknowledgement")
 
 
 class _Teller(logging.Handler):

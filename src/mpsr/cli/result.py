@@ -76,7 +76,7 @@ class SendResult:
 
     def summary(self, stats: ProducerStats) -> str:
         """Return the last line: how many were sent, and what became of them."""
-        if self._kind == "stream" and self._framing == "native":
+        if self._framing == "native":
             sent, accepted = stats.sent - self._left, stats.accepted
             line = f"sent {sent}, accepted {accepted}"
             if self._left:

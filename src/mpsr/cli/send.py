@@ -9,6 +9,7 @@ import click
 
 from mpsr.cli import types
 from mpsr.cli.delivery import Delivery
+from mpsr.cli.endpoints import check_framing
 from mpsr.cli.reporter import ProgressReporter
 from mpsr.cli.result import SendResult
 from mpsr.cli.signals import orderly_end
@@ -18,7 +19,8 @@ from mpsr.cli.stdio import say
 from mpsr.errors import MessageError, MpsrError
 from mpsr.limits import MAX_MESSAGE
 from mpsr.sync.producer import Producer
-from mpsr.wire.packing import FRAMINGS
+from mpsr.system.address import SOCKET_TYPES
+from mpsr.wire.packing import FRAMINGS, PRODUCER_FRAMINGS
 
 if TYPE_CHECKING:
     from mpsr.cli.sources import Source
@@ -64,18 +66,17 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["stream", "dgram"]),
+    type=click.Choice(list(SOCKET_TYPES)),
     default="stream",
     help="The type of socket.  [default: stream]",
 )
 @click.option(
     "--framing",
-    type=click.Choice(FRAMINGS),
+    type=click.Choice([*FRAMINGS, "packet"]),
     metavar="NAME",
-    default="native",
     help="What the receiver understands: native (the only one with acknowledgements), lines, null, "
-    "length, length-le (little-endian), octet-counted (syslog), or stream (a connection a "
-    "message).  [default: native]",
+    "length, length-le (little-endian), octet-counted (syslog), eof (a connection a message), "
+    "or packet (a datagram or packet a message).  [default: native; of datagrams packet]",
 )
 @click.option(
     "--max-message",
@@ -109,21 +110,23 @@ def send(
     timeout: float | None,
     label: str,
     kind: SocketType,
-    framing: Framing,
+    framing: Framing | None,
     max_message: int,
     spool: str | None,
     receiver_uid: ReceiverUid,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr send``."""
-    _check_options(message, null=null, whole=whole, kind=kind, framing=framing)
+    _check_options(message, null=null, whole=whole)
+    framing = framing or PRODUCER_FRAMINGS[kind][0]
+    check_framing(kind, framing, PRODUCER_FRAMINGS)
     splitting: Framing = "eof" if whole else "null" if null else "lines"
     source = Arguments(message) if message else Stdin(splitting, max_message)
     with closing(source):
         producer = Producer(
             address,
             type=kind,
-            framing=None if kind == "dgram" else framing,
+            framing=framing,
             label=label,
             max_message=max_message,
             receiver_uid=receiver_uid,
@@ -163,15 +166,11 @@ def send(
     return result.status(stats)
 
 
-def _check_options(
-    message: tuple[str, ...], *, null: bool, whole: bool, kind: SocketType, framing: Framing
-) -> None:
+def _check_options(message: tuple[str, ...], *, null: bool, whole: bool) -> None:
     if message and (null or whole):
         raise click.UsageError("--null and --whole say how to read stdin; a MESSAGE is complete")
     if null and whole:
         raise click.UsageError("--null and --whole exclude each other")
-    if kind == "dgram" and framing != "native":
-        raise click.UsageError("--framing has no use with --type dgram: a datagram is a message")
 
 
 def _deliver(delivery: Delivery, source: Source, *, skip_empty: bool) -> Exception | None:

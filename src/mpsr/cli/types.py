@@ -93,11 +93,28 @@ def mode(text: str) -> int:
 
 def user(text: str) -> int | str:
     """Return a user's id by its name or number; ``any`` stands for itself."""
-    if text == "any" or text.isdecimal():
-        return text if text == "any" else int(text)
+    return text if text == "any" else user_id(text)
+
+
+def user_id(text: str) -> int:
+    """Return a user's id by its name or number."""
+    if text.isdecimal():
+        return int(text)
     import pwd  # noqa: PLC0415 - few name a user
 
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError:
         raise click.BadParameter(f"there is no user {text!r}; pass a name or a number") from None
+
+
+def group_id(text: str) -> int:
+    """Return a group's id by its name or number."""
+    if text.isdecimal():
+        return int(text)
+    import grp  # noqa: PLC0415 - few name a group
+
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise click.BadParameter(f"there is no group {text!r}; pass a name or a number") from None

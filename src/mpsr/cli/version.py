@@ -13,6 +13,7 @@ _PARTS: Final = {
     "codec": CODEC,
     "direct writes": "C" if _speedups.IN_C else "not in use",
     "signal mask": "C" if _speedups.IN_C else "not in use",
+    "packets": "C" if _speedups.IN_C_ON_LINUX else "pure Python",
     "ring": "C" if _speedups.IN_C_ON_LINUX else "not in use",
     "timer": "C" if _speedups.IN_C_ON_LINUX else "not in use",
 }
