@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 CLIENTS: Final = "MPSR_TEST_CLIENTS"  # "require": a client that is missing fails its tests
+NODE_MODULES: Final = Path(__file__).parents[1] / "build" / "node" / "node_modules"
 _CHANCE: Final = pytest.StashKey[Chance]()
 
 
@@ -33,10 +34,16 @@ def pytest_configure() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that is marked as needing programs that are missing, or fail it."""
     needed = {program for mark in item.iter_markers("needs") for program in mark.args}
-    missing = sorted(program for program in needed if shutil.which(program) is None)
+    missing = sorted(program for program in needed if not is_installed(program))
     if missing:
         end = pytest.fail if os.environ.get(CLIENTS) == "require" else pytest.skip
         end(f"not installed: {', '.join(missing)}")
+
+
+def is_installed(program: str) -> bool:
+    """Tell whether a program is on the PATH; of ``npm:NAME``, whether Node's package is there."""
+    registry, _, name = program.rpartition(":")
+    return (NODE_MODULES / name).is_dir() if registry else shutil.which(program) is not None
 
 
 @pytest.fixture
