@@ -34,11 +34,6 @@ class Message(NamedTuple):
     uid: int | None
 
 
-def without_end(body: str) -> str:
-    """Return a datagram of syslog without the one NUL or newline at its end, if it has one."""
-    return re.sub(r"\A(<\d+>.*)[\0\n]\Z", r"\1", body, flags=re.DOTALL)
-
-
 def shape(text: str) -> str:
     """Return a text with all alike that differs from run to run: numbers, dates, hosts.
 
@@ -84,7 +79,7 @@ class Receiving:
 
     @staticmethod
     def _message(told: dict[str, Any]) -> Message:
-        return Message(without_end(told["body"]), told["peer"]["pid"], told["peer"]["uid"])
+        return Message(told["body"], told["peer"]["pid"], told["peer"]["uid"])
 
     def printed(self, messages: list[Message]) -> str:
         """Return what the command of the page would have printed."""

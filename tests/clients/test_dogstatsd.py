@@ -13,19 +13,19 @@ from tests.clients.conftest import Message, run
 if TYPE_CHECKING:
     from tests.clients.conftest import Show
 
-METRICS = ["page.views:1|c\n", "room.temperature:21.5|g|#room:kitchen\n"]
+METRICS = ["page.views:1|c", "room.temperature:21.5|g|#room:kitchen"]
 
 
 @pytest.mark.parametrize(
     ("title", "bodies"),
     [
         ("Datagrams", METRICS),
-        ("Streams", METRICS),
-        ("Several metrics in one message", ["".join(METRICS)]),
+        ("Streams", [f"{metric}\n" for metric in METRICS]),
+        ("Several metrics in one datagram", METRICS),
     ],
 )
 def test_dogstatsd_is_received_as_its_page_says(show: Show, title: str, bodies: list[str]) -> None:
-    """What the client sends at once is one message."""
+    """Each metric is a message; on a stream, with its newline."""
     section = show("dogstatsd", title)
     with section.receiving() as receiving:
         pid = run([sys.executable, "-c", section.code("python")])

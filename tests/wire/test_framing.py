@@ -20,6 +20,7 @@ from mpsr.wire.foreign import (
     OctetCountedDeframer,
     TextDeframer,
     deframer,
+    messages_in,
 )
 from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
 from mpsr.wire.framing import ByteOrder, Deframer, Framing, Run, detect, single
@@ -417,3 +418,28 @@ def test_only_a_stream_needs_a_connection_a_message() -> None:
     """Nothing but the connection's end marks the end of a stream's message."""
     assert {name for name, foreign in FOREIGN_FRAMINGS.items() if foreign.alone} == {"eof"}
     assert set(FOREIGN_FRAMINGS) == set(FOREIGN)
+
+
+@pytest.mark.parametrize(
+    ("packet", "message"),
+    [
+        (b"<13>x\0", b"<13>x"),
+        (b"<13>x\n", b"<13>x"),
+        (b"<13>x\r\n", b"<13>x"),
+        (b"<13>x\n\n", b"<13>x\n"),
+        (b"<13>x\0\0", b"<13>x\0"),
+        (b"<13>x\r", b"<13>x\r"),
+        (b"5 <13>x", b"<13>x"),
+        (b"6 <13>x\n", b"<13>x\n"),
+        (b"4 <13>x", b"4 <13>x"),
+        (b"05 <13>x", b"05 <13>x"),
+        (b"<1345>x\n", b"<1345>x\n"),
+        (b"x\n", b"x\n"),
+        (b"\0", b"\0"),
+        (b"", b""),
+    ],
+)
+def test_packet_of_syslog_loses_what_is_around_it(packet: bytes, message: bytes) -> None:
+    """With auto alone; all else is a message byte for byte."""
+    assert messages_in([packet], "auto") == [message]
+    assert messages_in([packet], "packet") == [packet]

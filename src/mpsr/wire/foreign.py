@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 _COUNT: Final = re.compile(rb"([1-9][0-9]{0,9}) ")
 _BEGUN_COUNT: Final = re.compile(rb"[1-9][0-9]{0,9}|")
 _COUNTED_SYSLOG: Final = re.compile(rb"[1-9][0-9]{0,9} <[0-9]{1,3}>")
-_SYSLOG: Final = re.compile(rb"<[0-9]{1,3}>")
-_ENDS: Final = (b"\0", b"\n")  # what some clients put behind a syslog message
+_MAY_BE_SYSLOG: Final = re.compile(rb"(?:[1-9][0-9]{0,9} )?<[0-9]{1,3}>")
 _OPENING: Final = 16  # bytes: the longest beginning that _COUNTED_SYSLOG matches
 _SEPARATOR: Final = re.compile(rb"[\n\0]")
 
@@ -54,14 +53,14 @@ def split_counted(data: Buffer, limit: int | None = None) -> tuple[list[bytes], 
 def messages_in(packets: list[bytes], framing: Framing) -> list[bytes]:
     """Return the messages in datagrams or packets, whose boundaries the kernel keeps.
 
-    With "packet" each is a message. With "auto" too, but a syslog message loses the zero byte or
-    newline that some clients put behind it. With "lines" and "null" each holds messages that end
+    With "packet" each is a message. With "auto" too, but a syslog message loses what some clients
+    put around it: a zero byte or newline behind it, or its length before it. With "lines" and "null" each holds messages that end
     with the delimiter, or with the packet.
     """
     if framing == "packet":
         return packets
     if framing == "auto":
-        return [_without_end(each) if each[-1:] in _ENDS else each for each in packets]
+        return [_bare(each) if _MAY_BE_SYSLOG.match(each) else each for each in packets]
     delimiter = b"\n" if framing == "lines" else b"\0"
     return [
         message
@@ -72,11 +71,15 @@ def messages_in(packets: list[bytes], framing: Framing) -> list[bytes]:
     ]
 
 
-def _without_end(packet: bytes) -> bytes:
-    """Return a syslog message without the delimiter behind it, and all else as it is."""
-    if _SYSLOG.match(packet) is None:
-        return packet
-    return packet[:-1].removesuffix(b"\r") if packet[-1:] == b"\n" else packet[:-1]
+def _bare(packet: bytes) -> bytes:
+    """Return a syslog message without what is around it, and all else as it is."""
+    count = _COUNTED_SYSLOG.match(packet) and _COUNT.match(packet)
+    if count is not None:
+        body = packet[count.end() :]
+        return body if len(body) == int(count[1]) else packet
+    if packet[-1:] == b"\n":
+        return packet[:-1].removesuffix(b"\r")
+    return packet.removesuffix(b"\0")
 
 
 class DelimitedDeframer:
