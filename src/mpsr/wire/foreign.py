@@ -54,8 +54,8 @@ def messages_in(packets: list[bytes], framing: Framing) -> list[bytes]:
     """Return the messages in datagrams or packets, whose boundaries the kernel keeps.
 
     With "packet" each is a message. With "auto" too, but a syslog message loses what some clients
-    put around it: a zero byte or newline behind it, or its length before it. With "lines" and "null" each holds messages that end
-    with the delimiter, or with the packet.
+    put around it: a zero byte or newline behind it, or its length before it. With "lines" and
+    "null" each holds messages that end with the delimiter, or with the packet.
     """
     if framing == "packet":
         return packets
