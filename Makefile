@@ -1,7 +1,9 @@
 # Every target makes its own virtual environment, with just what it needs.
 
 PYTHON ?= python3
-# Seconds: how long to fuzz, and how long one soak test may take.
+# Bytes that all the fuzz targets together are fed.
+BYTES ?= 100000000
+# Seconds: how long to feed random bytes, and how long one soak test may take.
 MPSR_FUZZ_SECONDS ?= 600
 SOAK_TIMEOUT ?= 3600
 
@@ -18,7 +20,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz sanitize coverage lint format bench bench-full docs build clean
+.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs build clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,13 +50,76 @@ test-sdist: $(VENV)/.dev ## run the quick tests of the sdist, unpacked elsewhere
 	@rm -rf $(SDIST) && $(PY) -m build --sdist --outdir $(SDIST) >/dev/null
 	@tar -C $(SDIST) --strip-components 1 -xzf $(SDIST)/*.tar.gz
 	@cd $(SDIST) && PYTHONPATH=src MPSR_SPEEDUPS=off $(abspath $(PY)) -m pytest -q \
-		tests/wire tests/cli tests/engine tests/system tests/speedups tests/sync tests/test_*.py
+		tests/wire tests/fuzz tests/cli tests/engine tests/system tests/speedups tests/sync \
+		tests/test_*.py
 
 soak: $(VENV)/.test ## run the tests that take minutes
 	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT)
 
-fuzz: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
+fuzz-random: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
 	@MPSR_FUZZ_SECONDS=$(MPSR_FUZZ_SECONDS) $(PYTEST) -m soak --timeout=0 tests/wire/test_fuzz.py
+
+# Coverage guides it: clang counts what the C reaches, and atheris, with libFuzzer, what the Python
+# does. The C bears no memory error, and in a ring it is watched by a hostile peer.
+FUZZ_VENV := .venv-fuzz
+FUZZ      := build/fuzz
+TARGETS   ?= codec session foreign answers ring journal
+COUNTED   := -std=c11 -O1 -g -fno-omit-frame-pointer -fPIC -Wall -Wextra -Werror \
+	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+HOSTILE   := ring ring_reader
+# What is Python alone goes without the C, and so without its memory checks, which slow it down. A
+# large buffer is given back at once, or the gaps that the journal's leave would look like a leak.
+IN_PYTHON := answers journal
+LONGEST   := 8192
+CHECKED    = PYTHONMALLOC=malloc MPSR_SPEEDUPS=require \
+	ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 \
+	LD_PRELOAD=$$($(PY) -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so
+RUN_FUZZ   = env PYTHONPATH=$(FUZZ):. $$(case " $(IN_PYTHON) " in *" $$target "*) \
+	echo MPSR_SPEEDUPS=off MALLOC_MMAP_THRESHOLD_=1000000;; *) echo "$(CHECKED)";; esac) $(PY) -m tests.fuzz.run
+
+# What a log says of a fault, without the frames of the interpreter and the fuzzer.
+FAULT     := grep -avE '^( +\#[0-9]|\#|INFO|	)'
+
+fuzz: ## feed what parses a peer's bytes 100 MB (BYTES), guided by coverage; needs clang
+	@$(MAKE) --no-print-directory fuzzer VENV=$(FUZZ_VENV)
+	@$(MAKE) --no-print-directory fuzz-targets VENV=$(FUZZ_VENV)
+
+fuzzer: $(VENV)/.fuzz
+	@command -v clang >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang >/dev/null; } \
+		|| { echo "clang is missing: install it, as with apt-get install clang"; exit 1; }
+	@rm -rf $(FUZZ)/mpsr $(FUZZ)/objects && mkdir -p $(FUZZ)/objects && cp -R src/mpsr $(FUZZ)
+	@rm -f $(FUZZ)/mpsr/_speedups/_c.*.so
+	@for file in $(basename $(notdir $(wildcard src/mpsr/_speedups/*.c))); do \
+		case " $(HOSTILE) " in *" $$file "*) before="-include tests/fuzz/hostile.h";; *) before=;; esac; \
+		clang $(COUNTED) $$before -I$(INCLUDE) -c src/mpsr/_speedups/$$file.c \
+			-o $(FUZZ)/objects/$$file.o || exit 1; \
+	done
+	@clang $(COUNTED) -fno-sanitize=all -c tests/fuzz/hostile.c -o $(FUZZ)/objects/hostile.o
+	@cc -shared $(FUZZ)/objects/*.o -o $(FUZZ)/mpsr/_speedups/_c$(SUFFIX)
+
+# What is found is kept in build/fuzz: inputs that reach more, and those that fail (found-…).
+fuzz-targets:
+	@for target in $(TARGETS); do \
+		mkdir -p $(FUZZ)/corpus/$$target; \
+		$(RUN_FUZZ) $$target $$(($(BYTES) / $(words $(TARGETS)))) -timeout=1 -rss_limit_mb=1024 \
+			-max_len=$(LONGEST) -artifact_prefix=$(FUZZ)/found-$$target- $(FUZZ)/corpus/$$target \
+			tests/fuzz/corpus/$$target 2>$(FUZZ)/$$target.log \
+			|| { $(FAULT) $(FUZZ)/$$target.log; exit 1; }; \
+	done
+
+fuzz-corpus: ## keep of what fuzzing has found the little that reaches as much
+	@$(MAKE) --no-print-directory fuzzer VENV=$(FUZZ_VENV)
+	@$(MAKE) --no-print-directory fuzz-merge VENV=$(FUZZ_VENV)
+
+fuzz-merge:
+	@for target in $(TARGETS); do \
+		rm -rf $(FUZZ)/merged && mkdir -p $(FUZZ)/merged $(FUZZ)/corpus/$$target; \
+		$(RUN_FUZZ) $$target 0 -set_cover_merge=1 -timeout=1 -max_len=$(LONGEST) $(FUZZ)/merged \
+			tests/fuzz/corpus/$$target $(FUZZ)/corpus/$$target 2>$(FUZZ)/$$target.log \
+			|| { $(FAULT) $(FUZZ)/$$target.log; exit 1; }; \
+		rm -rf tests/fuzz/corpus/$$target && mv $(FUZZ)/merged tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 # The package with C that ends the process at the first bad access or undefined step.
 SANITIZED := build/sanitized
@@ -106,7 +171,7 @@ build: $(VENV)/.dev ## build the sdist and the wheel into dist
 	@$(PY) -m build
 
 clean: ## remove everything these targets made
-	@rm -rf $(VENV) build dist src/*.egg-info .coverage .coverage.* htmlcov \
+	@rm -rf $(VENV) $(FUZZ_VENV) build dist src/*.egg-info .coverage .coverage.* htmlcov \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 

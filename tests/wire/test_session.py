@@ -460,6 +460,17 @@ def test_producer_fails_for_good_at_a_bad_answer() -> None:
         pair.producer.sent(1)
 
 
+def test_producer_hears_what_came_before_a_bad_frame_in_the_same_read() -> None:
+    """Whether a refusal is for good does not depend on how the bytes are cut."""
+    pair = open_pair()
+    pair.send([b"a"])
+    answer = encode(Ack(1)) + encode(Reject(RejectCode.BUSY, "later")) + b"\xff" * HEADER.size
+    with pytest.raises(Rejected) as e:
+        pair.producer.receive_data(memoryview(answer))
+    assert e.value.code == RejectCode.BUSY
+    assert pair.producer.events_received()[-1] == Acknowledged(1)
+
+
 def test_acknowledgement_of_what_was_not_sent_is_refused() -> None:
     """A receiver cannot accept what it cannot have."""
     pair = open_pair()

@@ -73,9 +73,11 @@ class SendingSession:
             if self.state is _OPEN and not self._native.begun:
                 data = self._receive_acks(data)
             frames: list[RawFrame] = []
-            self._native.feed(data, frames)
-            for frame in frames:
-                self._receive(frame)
+            try:
+                self._native.feed(data, frames)
+            finally:  # what came before that which breaks the format counts, a REJECT above all
+                for frame in frames:
+                    self._receive(frame)
         except RemoteProtocolError:
             self.state = State.FAILED
             raise
