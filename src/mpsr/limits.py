@@ -53,6 +53,9 @@ MAX_PRODUCERS: Final = 65_536  # producers whose sequence state is kept: about 2
 PRODUCER_EXPIRY: Final = 3600.0  # seconds: a producer gone so long will not send again
 PACKETS_PER_READ: Final = 64  # datagrams or packets read before the caller gets them
 PACKET_MEMORY: Final = 256 * MIB  # bytes of address space for them; what is untouched is no memory
+HANDOVER_TIMEOUT: Final = 30.0  # seconds: what a handler may take before its receiver hands over
+HANDOVER_PAUSE: Final = 0.01  # seconds until a new receiver tries again to have the address
+HANDOVER_ANSWER: Final = 5.0  # seconds that a receiver waits to be told that all has been taken
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 

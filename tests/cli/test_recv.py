@@ -371,3 +371,17 @@ def test_options_that_exclude_each_other_are_refused(
     assert run(["recv", str(address), *options]) == 2
     assert capfd.readouterr().err.endswith("; see mpsr recv --help\n")
     assert not address.exists()
+
+
+def test_new_command_takes_over_and_the_old_one_ends_well(cli: Cli) -> None:
+    """Each message is printed by one of them; the old one's status is 0."""
+    old = cli.recv()
+    with mpsr.Producer(cli.address) as producer:
+        producer.send(b"before")
+        assert old.read_line() == b"before\n"
+        new = cli.recv("--handover")
+        assert old.finish()[0] == 0
+        producer.send(b"behind")
+        assert new.read_line() == b"behind\n"
+    assert new.finish(signal.SIGTERM)[0] == 0
+    assert not cli.address.exists()

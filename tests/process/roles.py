@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
 import mpsr.engine.receiving.inbox
+from mpsr.engine.receiving.handover import Giver
 from mpsr.engine.sending.window import Window
+from mpsr.front import takeover
 from mpsr.limits import KIB
 from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
@@ -508,6 +510,42 @@ def send_until_interrupted(address: str, times: int) -> None:
             except KeyboardInterrupt:
                 producer.flush(timeout=20)
                 say(number)
+
+
+def hand_over(
+    address: str, record: str, *, die_at: str | None = None, refresh: bool = True, **options: Any
+) -> None:
+    """Take an address over and receive, noting all; be killed at a point of a hand-over."""
+    if die_at is not None:
+        _die_at(*die_at.split())
+    file = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with mpsr.Receiver(address, handover=refresh, **options) as receiver:
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        say("ready")
+        for batch in receiver.batches():
+            os.write(file, b"".join(message + b"\n" for message in batch))
+    say(receiver.stats()._asdict())
+
+
+def _die_at(end: str, doing: str, step: str) -> None:
+    """Have this process killed before it says a step, behind that, or once it hears one."""
+    kind: Any = Giver if end == "giver" else takeover._Taker
+    name = (
+        "_hear" if doing == "hears" and end == "taker" else "hear" if doing == "hears" else "_say"
+    )
+    before = getattr(kind, name)
+
+    def instead(self: Any, *args: Any) -> Any:
+        message = args[-1] if end == "taker" else args and args[0].get("step")
+        if doing == "before" and message == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = before(self, *args)
+        heard = found and found.get("step") if end == "taker" else str(self.step.name).lower()
+        if (doing == "behind" and message == step) or (doing == "hears" and heard == step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(kind, name, instead)
 
 
 if __name__ == "__main__":

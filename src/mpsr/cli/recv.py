@@ -154,6 +154,12 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     metavar="SIZE",
     help="What the journal may take of the disk; senders wait while it is full.  [default: 1G]",
 )
+@click.option(
+    "--handover",
+    is_flag=True,
+    help="Take the address over from a receiver that runs there: nobody is refused meanwhile, and "
+    "it ends with status 0.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of losses, warnings and errors.")
 def recv(
     *,
@@ -173,6 +179,7 @@ def recv(
     max_connections: int,
     journal: str | None,
     journal_limit: int | None,
+    handover: bool,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr recv``."""
@@ -203,6 +210,7 @@ def recv(
             max_connections=max_connections,
             journal=journal,
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
+            handover=handover,
         ) as receiver,
     ):
         stop.of(receiver)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
+from mpsr.engine.receiving.handover import NOTHING
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch, Peer
     from mpsr.engine.receiving.follower import Follower
+    from mpsr.engine.receiving.handover import Inherited
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
     from mpsr.stats import ReceiverStats
     from mpsr.system.address import Address, SocketType
+    from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
 
     T = TypeVar("T", default=bytes)
@@ -58,6 +61,7 @@ class ReceiverBase(Generic[T]):
         backlog: int = BACKLOG,
         journal: str | os.PathLike[str] | None = None,
         journal_limit: int = JOURNAL_LIMIT,
+        handover: bool = False,
     ) -> None:
         """Claim the address and listen.
 
@@ -99,6 +103,10 @@ class ReceiverBase(Generic[T]):
                 receiver. Default: no journal.
             journal_limit: int, bytes that the directory may take on the disk (default 1 GiB);
                 producers wait while it is full. A message is at most a fourth of it.
+            handover: bool; where a receiver of our own user or of root has the addresses, take
+                them over from it, with its connections and what it knows of producers. It hands
+                out what it has read, and its iteration ends; nobody is refused meanwhile. This
+                waits for it, 30 s at most. Default: an address in use is an error.
 
         Raises:
             AddressError: the address cannot be claimed; its subclasses say why.
@@ -126,11 +134,12 @@ class ReceiverBase(Generic[T]):
         self._inherited = False
 
         def open_inbox(max_message: int) -> Inbox:
-            claims = claim_all(places)
+            claims, rest = taken_over or (claim_all(places), NOTHING)
             try:
                 return Inbox(
                     claims,
                     senders=senders,
+                    inherited=rest,
                     max_message=max_message,
                     max_connections=max_connections,
                     decode=decode,
@@ -143,6 +152,11 @@ class ReceiverBase(Generic[T]):
                 error = f"cannot receive at {self._where}: {exc.strerror}; close files, or see "
                 raise AddressError(error + "ulimit -n", address=self._where) from exc
 
+        taken_over: tuple[list[tuple[Claim, Framing]], Inherited] | None = None
+        if handover:
+            from mpsr.front.takeover import claim_or_take_over  # noqa: PLC0415 - not for all
+
+            taken_over = claim_or_take_over(places, journal=journal is not None)
         if journal is None:
             self._inbox = open_inbox(max_message)
         else:
@@ -317,6 +331,7 @@ class ReceiverBase(Generic[T]):
         else:
             self._inbox.disown()
         self._inbox.close()
+        self._inbox.end_handover()
 
     def _wait_time(self, timeout: float | None, since: float) -> float | None:
         """Return how many seconds to wait for the engine, at most; None: for ever.
@@ -348,3 +363,4 @@ class ReceiverBase(Generic[T]):
         if inbox is not None and not inbox.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
+            inbox.end_handover()

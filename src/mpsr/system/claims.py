@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from contextlib import ExitStack
+from typing import Any
 
 from mpsr.errors import InvalidAddress
 from mpsr.system import primitives
@@ -43,6 +44,11 @@ class Claim:
         This claim is then to be abandoned.
         """
         return self
+
+    def offer(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what a new receiver has to know of the claim, and its descriptors."""
+        told = {"address": str(self.address), "type": int(self.socket.type), "locked": False}
+        return told, [self.socket.fileno()]
 
     def touch(self) -> None:
         """Refresh the time stamps of our files, for what removes files by their age."""

@@ -48,11 +48,16 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
         if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
             raise NotALock(f"{path} is no lock file")
-        with suppress(OSError):  # a full disk: the lock decides, its text only explains
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        sign(lock)
         undo.pop_all()
         return lock
+
+
+def sign(lock: int) -> None:
+    """Write our process id into a lock file that we hold."""
+    with suppress(OSError):  # a full disk: the lock decides, its text only explains
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
 
 def give_back(lock: int) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import Any, Final
 
 from mpsr.errors import AddressError
 from mpsr.limits import BACKLOG
@@ -25,7 +25,10 @@ class PathClaim(Claim):
     Names are looked up in the open directory, so that no chdir or rename leads astray.
     """
 
-    def __init__(self, address: Address, kind: SocketType) -> None:
+    def __init__(
+        self, address: Address, kind: SocketType, sock: socket.socket | None = None
+    ) -> None:
+        """Begin to claim a path, with a new socket if none is given."""
         directory, self._name = os.path.split(address.value)
         self._lock: int | None = None
         self._made_lock = False
@@ -38,7 +41,8 @@ class PathClaim(Claim):
             self._directory = os.open(directory or ".", DIRECTORY)
             undo.callback(primitives.close, self._directory)
             self._target = path_target(self._place, self._directory)
-            super().__init__(address, primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind]))
+            sock = sock or primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind])
+            super().__init__(address, sock)
             undo.pop_all()
 
     def take_lock(self) -> None:
@@ -97,6 +101,26 @@ class PathClaim(Claim):
             successor.withdraw()
             raise
         return successor
+
+    def offer(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what a new receiver has to know of the claim, its socket and its lock."""
+        told, descriptors = super().offer()
+        told["address"] = self._place.value
+        if self._lock is not None:
+            told["locked"] = True
+            descriptors.append(self._lock)
+        return told, descriptors
+
+    def adopt(self, lock: int | None, mode: int, gid: int | None, backlog: int) -> None:
+        """Hold the path, with a socket and a lock that its receiver has handed over."""
+        self._settings = (mode, gid, backlog)
+        self._lock = lock
+        self._bound = self._lstat(self._name)
+
+    def own(self) -> None:
+        """Write our process id into the lock: its former owner has handed it over."""
+        if self._lock is not None:
+            lockfile.sign(self._lock)
 
     def touch(self) -> None:
         """Renew the times of the files, for whoever removes old ones."""

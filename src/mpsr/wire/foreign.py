@@ -92,6 +92,10 @@ class DelimitedDeframer:
         self._tail = bytearray()
 
     @property
+    def held(self) -> bytes:
+        return bytes(self._tail)
+
+    @property
     def pending(self) -> int:
         return len(self._tail)
 
@@ -147,6 +151,10 @@ class LengthDeframer:
         self._needed = LENGTH_PREFIX  # bytes in the tail before a scan can find anything
 
     @property
+    def held(self) -> bytes:
+        return bytes(self._tail)
+
+    @property
     def pending(self) -> int:
         return len(self._tail)
 
@@ -196,6 +204,10 @@ class OctetCountedDeframer:
         self._needed = 1  # bytes in the tail before a look can find anything
 
     @property
+    def held(self) -> bytes:
+        return bytes(self._tail)
+
+    @property
     def pending(self) -> int:
         return len(self._tail)
 
@@ -240,6 +252,10 @@ class TextDeframer:
         self._opening = b""  # its first bytes
         self._begun = bytearray()  # what has come while nobody knows
         self._deframer: Deframer[Run] | None = None  # once it is known
+
+    @property
+    def held(self) -> bytes:
+        return bytes(self._begun) if self._deframer is None else self._deframer.held
 
     @property
     def pending(self) -> int:
@@ -301,6 +317,10 @@ class EofDeframer:
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
         self._tail = bytearray()
+
+    @property
+    def held(self) -> bytes:
+        return bytes(self._tail)
 
     @property
     def pending(self) -> int:

@@ -40,12 +40,14 @@ class FrameType(IntEnum):
     BYE = 7
     RING = 32  # frames beside the messages are counted from here
     MOVE = 33
+    HANDOVER = 34
+    OFFER = 35
 
 
 TAKES_RING: Final = 1  # a flag of HELLO: the producer would take a ring; all others are zero
 
 FROM_RECEIVER: Final = frozenset(
-    {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING}
+    {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING, FrameType.OFFER}
 )
 FROM_PRODUCER: Final = frozenset(FrameType) - FROM_RECEIVER
 
@@ -131,7 +133,15 @@ class Move(NamedTuple):
     """What follows comes through the ring."""
 
 
-ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move
+class Handover(NamedTuple):
+    """A new receiver asks the one that runs for its address."""
+
+
+class Offer(NamedTuple):
+    """A receiver will hand over: the rest is spoken through the descriptor that comes along."""
+
+
+ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move | Handover | Offer
 
 _Plain = type[Welcome | Lost | Ack | Ring]
 _PLAIN: Final[dict[int, tuple[_Plain, struct.Struct]]] = {
@@ -140,11 +150,15 @@ _PLAIN: Final[dict[int, tuple[_Plain, struct.Struct]]] = {
     FrameType.ACK: (Ack, _ACK),
     FrameType.RING: (Ring, _RING),
 }
-_EMPTY: Final[dict[int, Bye | Move]] = {FrameType.BYE: Bye(), FrameType.MOVE: Move()}
+_EMPTY: Final[dict[int, Bye | Move | Handover | Offer]] = {
+    FrameType.BYE: Bye(),
+    FrameType.MOVE: Move(),
+    FrameType.HANDOVER: Handover(),
+    FrameType.OFFER: Offer(),
+}
 _KINDS: Final[dict[type[ControlFrame], FrameType]] = {
     **{plain: FrameType(kind) for kind, (plain, _) in _PLAIN.items()},
-    Bye: FrameType.BYE,
-    Move: FrameType.MOVE,
+    **{type(empty): FrameType(kind) for kind, empty in _EMPTY.items()},
 }
 
 
@@ -173,7 +187,7 @@ def encode(frame: ControlFrame) -> bytes:
         case Welcome() | Lost() | Ring():
             kind = _KINDS[type(frame)]
             return _with_header(kind, _PLAIN[kind][1].pack(*frame))
-        case Bye() | Move():
+        case Bye() | Move() | Handover() | Offer():
             return _with_header(_KINDS[type(frame)], b"")
 
 
@@ -191,7 +205,7 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
             case FrameType.REJECT:
                 (code,) = _REJECT.unpack_from(payload)
                 return Reject(code, payload[_REJECT.size :].decode("utf-8", "replace"))
-            case FrameType.BYE | FrameType.MOVE if not payload:
+            case _ if kind in _EMPTY and not payload:
                 return _EMPTY[kind]
     except struct.error:
         raise malformed(FrameType(kind).name, f"its payload has {len(payload)} bytes") from None

@@ -37,6 +37,10 @@ class Deframer(Protocol[T]):
     """Finds what is whole in a stream of bytes."""
 
     @property
+    def held(self) -> bytes:
+        """The message or frame that has begun and is not whole, as far as it has come."""
+
+    @property
     def pending(self) -> int:
         """Bytes of a message or frame that has begun and is not whole."""
 

@@ -16,7 +16,7 @@ from mpsr.limits import MAX_PRODUCERS, PRODUCER_EXPIRY
 from mpsr.wire.frames import RejectCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mpsr.batch import ProducerIdentity
 
@@ -67,11 +67,22 @@ class Ledger:
     def __len__(self) -> int:
         return self._counts.total()
 
-    def restore(self, state: ProducerState, now: float) -> None:
-        """Take back a state that was kept elsewhere."""
-        state.begin_seq = -1
-        self._counts[state.key[0]] += 1
-        self._keep(state, now)
+    def states(self) -> list[ProducerState]:
+        """Return where each producer stands, whether it is connected or gone."""
+        gone = (state for of in self._gone.values() for state, _ in of.values())
+        return [*self._live.values(), *gone]
+
+    def restore(self, states: Iterable[ProducerState], now: float) -> None:
+        """Take back states that were kept elsewhere; of two of one producer, what is newer."""
+        for state in states:
+            uid, known = state.key[0], self._gone.get(state.key[0], {}).get(state.key)
+            if known is not None:
+                known[0].expected_seq = max(known[0].expected_seq, state.expected_seq)
+                known[0].accepted_seq = max(known[0].accepted_seq, state.accepted_seq)
+            else:
+                state.begin_seq = -1
+                self._counts[uid] += 1
+                self._keep(state, now)
 
     def open(
         self,

@@ -17,9 +17,11 @@ from mpsr.wire.frames import (
     VERSION,
     Ack,
     FrameType,
+    Handover,
     Hello,
     Lost,
     Move,
+    Offer,
     Reject,
     RejectCode,
     Ring,
@@ -52,18 +54,16 @@ class Ended(NamedTuple):
 
 
 #: A batch also says how many messages were dropped at the producer before it.
-Event = Hello | Batch[Any] | Move | Ended
+Event = Hello | Batch[Any] | Move | Handover | Ended
 
 
 class ReceivingSession:
     """The receiver's end of one connection, in any framing."""
 
     __slots__ = (
-        "_address",
         "_broken",
         "_decode",
         "_events",
-        "_foreign",
         "_frames",
         "_given",
         "_lost",
@@ -74,10 +74,12 @@ class ReceivingSession:
         "_peer",
         "_preface",
         "_producer",
-        "_seq",
+        "address",
         "apart",
+        "foreign",
         "framing",
         "refusal",
+        "seq",
         "settled",
         "state",
     )
@@ -100,7 +102,7 @@ class ReceivingSession:
         self.apart: bool = False
         """Whether the messages that came last were long, so that the next may have places too."""
         self._peer = peer
-        self._address = address
+        self.address: str | None = address
         self.refusal: RemoteProtocolError | None = None
         """Why the peer may not send here, so that whatever comes is rejected."""
         self._decode = decode
@@ -114,8 +116,8 @@ class ReceivingSession:
         self._producer: ProducerState | None = None
         self._given = False  # whether it gave a ring that nothing has come through yet
         self._lost = 0  # reported, and not yet handed on with a batch
-        self._foreign: Deframer[Run] | None = None
-        self._seq = 0  # foreign framings: messages so far
+        self.foreign: Deframer[Run] | None = None
+        self.seq: int = 0  # foreign framings: messages so far
         self._events: list[Event] = []
         self._out = b""
         if framing != "auto" and (framing == "native" or not packets):
@@ -124,8 +126,8 @@ class ReceivingSession:
     @property
     def pending(self) -> int:
         """Bytes of a frame or message that has begun and is not whole."""
-        if self._foreign is not None:
-            return self._foreign.pending
+        if self.foreign is not None:
+            return self.foreign.pending
         begun = self._native.pending if self._native is not None else 0
         return len(self._preface) % len(PREFACE) + begun
 
@@ -147,8 +149,8 @@ class ReceivingSession:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            if self._foreign is not None:
-                self._take_foreign(self._foreign, view)
+            if self.foreign is not None:
+                self._take_foreign(self.foreign, view)
             elif self._native is not None:
                 self._take_native(self._native, view)
         except RemoteProtocolError as exc:
@@ -172,8 +174,8 @@ class ReceivingSession:
             messages = messages_in(packets, self.framing)
             good = list(takewhile(lambda each: len(each) <= self._max_message, messages))
             if good:
-                self._receive(self._seq, partial(iter, good), len(good), sum(map(len, good)))
-                self._seq += len(good)
+                self._receive(self.seq, partial(iter, good), len(good), sum(map(len, good)))
+                self.seq += len(good)
             if len(good) < len(messages):
                 raise too_large(f"a message of more than {self._max_message} bytes")
 
@@ -193,7 +195,7 @@ class ReceivingSession:
             batch: Batch[Any] = Batch(
                 messages, count, nbytes, peer, producer, seq, 0, decoder, payload, producer_state
             )
-            batch.address = self._address
+            batch.address = self.address
             batches.append(batch)
             producer_state.expected_seq = seq + count
             self.apart = False
@@ -228,9 +230,9 @@ class ReceivingSession:
         self.settled = False
         runs: list[Run] = []
         try:
-            if self._foreign is not None and orderly:
-                self._foreign.finish(runs)
-                self._receive_runs(self._foreign, runs)
+            if self.foreign is not None and orderly:
+                self.foreign.finish(runs)
+                self._receive_runs(self.foreign, runs)
         except RemoteProtocolError:
             orderly = False
             raise
@@ -278,6 +280,11 @@ class ReceivingSession:
         self._given = True
         self._out += encode(Ring(size))
 
+    def offer(self) -> None:
+        """Answer Handover; the descriptor goes with what is then to be sent."""
+        self._pass(FrameType.OFFER)
+        self._out += encode(Offer())
+
     def reject(self, code: int, text: str) -> None:
         """Refuse to go on; the connection is to be closed once the answer is out."""
         if (self.state, FrameType.REJECT) in RECEIVER_TRANSITIONS:
@@ -294,7 +301,7 @@ class ReceivingSession:
             self._native = NativeDeframer(self._max_message)
         else:
             self.state = State.FOREIGN
-            self._foreign = deframer(framing, self._max_message)
+            self.foreign = deframer(framing, self._max_message)
 
     def _take_foreign(self, foreign: Deframer[Run], data: memoryview) -> None:
         runs: list[Run] = []
@@ -307,8 +314,8 @@ class ReceivingSession:
         if isinstance(foreign, TextDeframer):
             self.framing = foreign.framing
         for count, nbytes, split in runs:
-            self._receive(self._seq, split, count, nbytes)
-            self._seq += count
+            self._receive(self.seq, split, count, nbytes)
+            self.seq += count
 
     # -- native -----------------------------------------------------------------------------
 
@@ -373,7 +380,7 @@ class ReceivingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         frame = decode(kind, payload, flags)
         self._pass(FrameType(kind))
-        if isinstance(frame, Hello | Move):
+        if isinstance(frame, Hello | Move | Handover):
             if isinstance(frame, Move) and not self._given:
                 error = "unexpected MOVE: there is no ring"
                 raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
@@ -415,22 +422,12 @@ class ReceivingSession:
     ) -> None:
         """Tell of messages, and of those that were lost before them."""
         lost, self._lost = self._lost, 0
-        producer_state = self._producer
-        producer = None if producer_state is None else producer_state.identity
-        peer, decoder = self._peer, self._decode
+        state, peer, decoder = self._producer, self._peer, self._decode
+        producer = None if state is None else state.identity
         batch: Batch[Any] = Batch(
-            messages,
-            count,
-            nbytes,
-            peer,
-            producer,
-            first_seq,
-            lost,
-            decoder,
-            payload,
-            producer_state,
+            messages, count, nbytes, peer, producer, first_seq, lost, decoder, payload, state
         )
-        batch.address = self._address
+        batch.address = self.address
         self._events.append(batch)
 
     def _already(self, first_seq: int, count: int) -> int:

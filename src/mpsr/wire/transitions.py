@@ -16,6 +16,7 @@ class State(Enum):
     PREFACE = "the preface is not whole"
     HELLO = "the preface has passed; HELLO comes next"
     GREETED = "HELLO has passed; WELCOME comes next"
+    ASKED = "HANDOVER has passed; OFFER comes next"
     OPEN = "batches flow one way, acknowledgements the other"
     ENDED = "the producer said BYE, or the stream ended"
     FAILED = "the receiver sent REJECT, or the wire format was broken"
@@ -24,6 +25,8 @@ class State(Enum):
 #: (state, frame that passes) -> next state, at the receiver.
 RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.HELLO, FrameType.HELLO): State.GREETED,
+    (State.HELLO, FrameType.HANDOVER): State.ASKED,  # by a new receiver
+    (State.ASKED, FrameType.OFFER): State.ENDED,
     (State.GREETED, FrameType.WELCOME): State.OPEN,
     (State.OPEN, FrameType.BATCH): State.OPEN,
     (State.OPEN, FrameType.LOST): State.OPEN,
@@ -34,6 +37,7 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.PREFACE, FrameType.REJECT): State.FAILED,
     (State.HELLO, FrameType.REJECT): State.FAILED,
     (State.GREETED, FrameType.REJECT): State.FAILED,
+    (State.ASKED, FrameType.REJECT): State.FAILED,
     (State.OPEN, FrameType.REJECT): State.FAILED,
 }
 #: (state, frame that passes) -> next state, at the producer.

@@ -20,11 +20,12 @@ from mpsr.wire.receiving import ReceivingSession
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
 
     from mpsr.engine.receiving.connections import Connections
     from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.engine.receiving.handover import Carried
     from mpsr.engine.receiving.senders import Senders
     from mpsr.system.claims import Claim
     from mpsr.system.poller import AnyPoller
@@ -108,6 +109,11 @@ class Acceptor:
         return bool(self.places.unplaced) or any(each.paused for each in self.listeners)
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether the addresses can be another receiver's: none is a descriptor of others."""
+        return all(listener.may_go_on for listener in self.listeners)
+
+    @property
     def discarded(self) -> int:
         """Datagrams that were too long."""
         return sum(each.discarded for each in self._datagrams.values())
@@ -142,12 +148,14 @@ class Acceptor:
             if listener.paused:
                 return
 
-    def _connection(self, listener: Listener, sock: socket.socket) -> Connection:
+    def _connection(
+        self, listener: Listener, sock: socket.socket, framing: Framing | None = None
+    ) -> Connection:
         peer = ConnectedPeer(sock)
         packets = listener.type == socket.SOCK_SEQPACKET
         refusal = self._senders.refusal(peer, self._logger)
         session = ReceivingSession(
-            listener.framing,
+            framing or listener.framing,
             max_message=self._max_message,
             peer=peer,
             address=listener.address,
@@ -163,6 +171,18 @@ class Acceptor:
         if packets:
             connection.packets = PacketEnd(self._packets, sock)
         return connection
+
+    def adopt(self, connections: Iterable[tuple[Carried, socket.socket]]) -> None:
+        """Go on with connections that another receiver has handed over."""
+        for carried, sock in connections:
+            sock.setblocking(False)
+            listener = self.listeners[carried.listener]
+            connection = self._connection(listener, sock, carried.framing)
+            connection.session.seq = carried.seq
+            self.accepted += 1
+            self._admit(connection)
+            if carried.held:
+                connection.feed(0, carried.held)
 
     def _turn_away(self) -> None:
         """Close one of those that wait for a place, or have the next ones wait in the backlog."""

@@ -141,7 +141,7 @@ class Connection:
         """
         had = bool(self.out)
         if self.packets is not None:
-            return self._flush_packets() != had
+            return self._flush_packets(descriptor) != had
         out = self.out + self.session.data_to_send()
         if not out:
             return False
@@ -157,13 +157,17 @@ class Connection:
         self.out = out[sent:]
         return bool(self.out) != had
 
-    def _flush_packets(self) -> bool:
-        """Send frame by frame; return whether there is a rest."""
+    def _flush_packets(self, descriptor: int | None) -> bool:
+        """Send frame by frame, a descriptor with the first; return whether there is a rest."""
         self.out += self.session.data_to_send()
         while self.out:
             frame = self.out[: frame_size(self.out)]
             try:
-                self.socket.send(frame)
+                if descriptor is None:
+                    self.socket.send(frame)
+                else:
+                    ring.send_along(self.socket, frame, descriptor)
+                    descriptor = None
             except BlockingIOError:
                 return True
             except OSError:  # gone: reading will tell

@@ -13,7 +13,7 @@ from mpsr.errors import RemoteProtocolError
 from mpsr.limits import FIRST_READ, READ_BEHIND, READ_SIZE
 from mpsr.system import primitives
 from mpsr.system.poller import READ, WRITE
-from mpsr.wire.frames import Hello, Move, RejectCode, malformed
+from mpsr.wire.frames import Handover, Hello, Move, RejectCode, malformed
 from mpsr.wire.ledger import Ledger, ProducerState
 from mpsr.wire.transitions import State
 
@@ -49,8 +49,12 @@ class Connections:
         *,
         max_message: int,
         freed: Callable[[], None],
+        asked: Callable[[Connection], None],
     ) -> None:
-        """Begin with none; ``freed`` is called whenever one was closed."""
+        """Begin with none.
+
+        ``freed`` is called whenever one was closed, and ``asked`` when one asks for a hand-over.
+        """
         self.open: set[Connection] = set()
         self.ledger: Ledger = Ledger()
         self.pending: deque[Batch[Any]] = deque()
@@ -61,6 +65,7 @@ class Connections:
         self._clock = clock
         self._logger = logger
         self._freed = freed
+        self._asked = asked
         self._by_producer: dict[ProducerState, Connection] = {}
         self.pending_acks: set[ProducerState] = set()
         self._unfinished = Unfinished(max_message)
@@ -179,9 +184,9 @@ class Connections:
             if isinstance(event, Batch):
                 self.lost += event.lost
                 self.pending.append(event)
-            elif isinstance(event, Hello):
+            elif isinstance(event, Hello | Handover):
                 try:
-                    self._greet(connection, event)
+                    self._answer(connection, event)
                 except RemoteProtocolError as exc:
                     connection.session.reject(exc.code, str(exc))
                     self._deliver(connection)
@@ -193,7 +198,10 @@ class Connections:
                 self._leave(connection, orderly=event.orderly)
         return None
 
-    def _greet(self, connection: Connection, hello: Hello) -> None:
+    def _answer(self, connection: Connection, hello: Hello | Handover) -> None:
+        if isinstance(hello, Handover):
+            self._asked(connection)
+            return
         identity = ProducerIdentity(hello.producer_id, hello.label)
         state = self.ledger.open(
             connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order

@@ -28,6 +28,11 @@ class Source(Protocol):
     closed: bool
     ended: bool
     """Whether nothing is written any more."""
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether another receiver goes on with the journal."""
+
     failure: BaseException | None
     """What ended the writing."""
 
@@ -73,6 +78,8 @@ class Follower:
     @property
     def finished(self) -> bool:
         """Whether there is no more to come."""
+        if self._source.ended and self._source.handed_over:
+            return True
         return self._source.ended and not self._ahead and self._ahead_to == self._journal.last
 
     def fileno(self) -> int:
@@ -111,6 +118,8 @@ class Follower:
         return batch
 
     def _next(self) -> Batch[Any] | None:
+        if self._source.ended and self._source.handed_over:
+            return None
         with self._lock:
             if not self._ahead and self._ahead_to < self._journal.last:
                 self._log = self._log or self._journal.reader()

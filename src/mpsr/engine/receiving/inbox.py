@@ -7,18 +7,22 @@ bounded read at a time, so that the kernel's socket buffers are the queue.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import ExitStack
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.batch import Batch, state_of
 from mpsr.engine.receiving.acceptor import Acceptor
 from mpsr.engine.receiving.connections import Connections
 from mpsr.engine.receiving.deadlines import Deadlines
+from mpsr.engine.receiving.handover import NOTHING, Giver, Inherited, Step
 from mpsr.engine.receiving.listener import Listener
 from mpsr.engine.receiving.senders import Senders
-from mpsr.errors import MpsrError
-from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.errors import MpsrError, RemoteProtocolError
+from mpsr.limits import ACK_DELAY, HANDOVER_ANSWER, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
@@ -53,6 +57,7 @@ class Inbox:
         claims: Sequence[tuple[Claim, Framing]],
         *,
         senders: Senders | None = None,
+        inherited: Inherited = NOTHING,
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
         decode: Callable[[bytes], Any] | None = None,
@@ -71,7 +76,12 @@ class Inbox:
             undo.callback(self._wakeup.close)
             self._poller.register(self._wakeup, READ, None)
             self._connections = Connections(
-                self._poller, self._clock, self._logger, max_message=max_message, freed=self._freed
+                self._poller,
+                self._clock,
+                self._logger,
+                max_message=max_message,
+                freed=self._freed,
+                asked=self._asked,
             )
             self._acceptor = Acceptor(
                 claims,
@@ -86,6 +96,10 @@ class Inbox:
                 decode=decode,
             )
             undo.pop_all()
+        self._acceptor.adopt(inherited.connections)
+        self.ledger.restore(inherited.producers, monotonic())
+        self._giver: Giver | None = None
+        self._answer_by = inf  # when the taker is to have answered, on the monotonic clock
         self._pending = self._connections.pending
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told_at = 0.0
@@ -134,6 +148,7 @@ class Inbox:
         batch = self._handed = self._next(now)
         if batch is None:
             self._connections.send_acks()
+            self.commit_handover(now)
         else:
             self._clock.handed_at = now
         return batch
@@ -204,6 +219,8 @@ class Inbox:
             times.append(self._clock.wait_time(now))
         if self._connections.rings.unread:
             times.append(0.0)
+        if self._answer_by < inf:
+            times.append(self._answer_by - now)
         return max(0.0, min(times)) if times else None
 
     def stop(self) -> None:
@@ -236,6 +253,9 @@ class Inbox:
     def _read_round(self, now: float) -> None:
         """Read from one ready connection after the other, until there is a batch."""
         self._check_descriptors()
+        if self._giver is not None and self._giver.step is not Step.OFFERED:
+            self._hand_over(self._giver, now)
+            return
         if self._stop_asked:
             if not self._stopping:
                 self._begin_stop()
@@ -264,6 +284,8 @@ class Inbox:
     def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
         if isinstance(source, Listener):
             self._acceptor.read(source)
+        elif isinstance(source, Giver):
+            self._hear_taker(source)
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
@@ -277,6 +299,62 @@ class Inbox:
         if not self._stopping:
             self._acceptor.resume()
         self._acceptor.places.fill_soon()
+
+    # -- the hand-over ----------------------------------------------------------------------
+
+    def _asked(self, connection: Connection) -> None:
+        """Offer a new receiver what we have, if it is of our user or of root."""
+        if connection.uid not in (0, os.geteuid()):
+            why = "it asked for a hand-over, and may not receive here"
+            self._senders.count(connection.peer, why, self._logger)
+            raise RemoteProtocolError(why, code=RejectCode.DENIED)
+        if self._giver is not None or self._stop_asked or not self._acceptor.may_go_on:
+            text = "the receiver is handing over or ending already, or has sockets of others"
+            raise RemoteProtocolError(text, code=RejectCode.BUSY)
+        self._giver = Giver(connection, self._acceptor.listeners)
+        self._poller.register(self._giver, READ, self._giver)
+
+    def _hear_taker(self, giver: Giver) -> None:
+        giver.hear()
+        if giver.step is Step.TAKEN:
+            self.finished = True
+        elif giver.step is Step.OVER:
+            self.end_handover()
+
+    def _hand_over(self, giver: Giver, now: float) -> None:
+        """Read nothing more; once the taker has all, listen to it alone."""
+        self._ready.clear()
+        if now > self._answer_by:
+            giver.step = Step.OVER
+        if giver.step is Step.OVER or any(each is giver for each, _ in self._poller.poll(0)):
+            self._hear_taker(giver)
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether nothing more is read, because a new receiver waits."""
+        return self._giver is not None and self._giver.step is Step.BEGUN
+
+    def commit_handover(self, now: float, *, journal: bool = False) -> None:
+        """Pass everything to the new receiver: what was read is handed out and accepted."""
+        if self._giver is not None and self.handing_over:
+            self._connections.send_acks()
+            self._acceptor.places.fill(anyhow=True)
+            self._giver.commit(self.ledger, list(self._connections.open), journal=journal)
+            self._answer_by = now + HANDOVER_ANSWER
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether another one is the receiver now."""
+        return self._giver is not None and self._giver.step is Step.TAKEN
+
+    def end_handover(self) -> None:
+        """Close what a hand-over was spoken through; a receiver that is open goes on."""
+        if self._giver is not None:
+            if not self.closed:
+                self._poller.unregister(self._giver)
+            self._giver.close()
+            if not self.closed:
+                self._giver, self._answer_by = None, inf
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -308,22 +386,28 @@ class Inbox:
         if not self._wakeup.intact:
             self._let_go()
             return
+        if self._giver is not None:  # without waiting for an answer
+            self.commit_handover(0.0)
+            self._giver.release()
         self.closed = self.finished = True
         self._connections.send_acks()
         self._discarded += sum(each.nbytes for each in self._pending if state_of(each) is None)
         for connection in self._connections.open:
-            if connection.session.state is State.FOREIGN:
+            given = self._giver is not None and self._giver.given(connection)
+            if connection.session.state is State.FOREIGN and not given:
                 self._discarded += connection.session.pending + connection.unread()
             connection.close()
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
         self._connections.open.clear()
-        self._release()
+        self._release(inherited=self.handed_over)
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
         self.closed = self.finished = True
+        if self._giver is not None:
+            self._giver.leave()
         for connection in self._connections.open:
             connection.close()
         self._connections.open.clear()

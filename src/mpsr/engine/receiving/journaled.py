@@ -84,7 +84,7 @@ class JournaledInbox:
         for known in journal.producers():
             producer = ProducerState(known.key, known.producer, known.expected_seq)
             producer.epoch = known.epoch
-            inbox.ledger.restore(producer, monotonic())
+            inbox.ledger.restore([producer], monotonic())
         self._closing = False
         self._nudge = Wakeup()
         self._moved_at: float | None = None  # when a cursor moved that is not committed
@@ -158,6 +158,15 @@ class JournaledInbox:
     def send_acks(self) -> None:
         """Commit the cursors now."""
         self.journal.commit()
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether another one is the receiver now."""
+        return self._inbox.handed_over
+
+    def end_handover(self) -> None:
+        """Let a new receiver have the journal, which is closed; see Inbox.end_handover."""
+        self._inbox.end_handover()
 
     def stop(self) -> None:
         """Ask for an orderly end; see Inbox.stop."""
@@ -242,6 +251,8 @@ class JournaledInbox:
                 return True
             if ending:
                 return False
+            if not (self._taken or self._group.batches):
+                self._inbox.commit_handover(monotonic(), journal=True)
         self._wait(None if self._writing else due_at, inbox=not (full or ending))
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.keeping import Keeper
 from mpsr.limits import ACCEPT_PAUSE
@@ -144,6 +144,15 @@ class Listener:
         else:
             self._claim.close()
         self._keeper.close()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the address can be another receiver's: it is no inherited descriptor."""
+        return self._claim.address.kind in ("path", "abstract")
+
+    def offer(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what a new receiver has to know of the address, and its descriptors."""
+        return self._claim.offer()
 
     def keep_no_longer(self) -> None:
         """Close the timer alone: the claim is still the caller's."""

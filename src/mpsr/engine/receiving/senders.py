@@ -42,13 +42,17 @@ class Senders:
     def refusal(self, peer: Peer, logger: Logger) -> str | None:
         """Return why a peer may not send, and count it; None if it may."""
         why = self._why(peer, logger)
-        if why is None:
-            return None
+        if why is not None:
+            self.count(peer, why, logger)
+            return f"uid {peer.uid} may not send here: {why}"
+        return None
+
+    def count(self, peer: Peer, why: str, logger: Logger) -> None:
+        """Count a peer as refused, and tell of its user once."""
         uid = peer.uid if peer.uid in self.refused or len(self.refused) < COUNTED_UIDS else None
         if not self.refused[uid]:  # once: whoever tries again and again would flood the log
-            logger.warning("refused what uid %s sends (process %s): %s", peer.uid, peer.pid, why)
+            logger.warning("refused uid %s (process %s): %s", peer.uid, peer.pid, why)
         self.refused[uid] += 1
-        return f"uid {peer.uid} may not send here: {why}"
 
     def _why(self, peer: Peer, logger: Logger) -> str | None:
         if not self._is_listed(peer):

@@ -1,0 +1,245 @@
+"""Take a receiver's addresses over from the one that runs, which goes on until all is passed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.engine.receiving.handover import (
+    DESCRIPTORS,
+    NOTHING,
+    PACKET,
+    Carried,
+    Inherited,
+    read_state,
+)
+from mpsr.errors import AddressError, AddressInUse, ConfigurationError
+from mpsr.front.listening import claim_all
+from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
+from mpsr.system import passing, primitives
+from mpsr.system.address import SOCKET_TYPES, absolute
+from mpsr.system.claims import Claim
+from mpsr.system.endpoint import reach
+from mpsr.system.path_claim import PathClaim
+from mpsr.system.poller import wait_readable
+from mpsr.system.refusals import in_use
+from mpsr.system.sockets import peer_of
+from mpsr.wire.frames import (
+    HEADER,
+    PREFACE,
+    FrameType,
+    Handover,
+    Reject,
+    decode,
+    encode,
+)
+from mpsr.wire.framing import Framing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpsr.front.listening import Place
+
+_CONNECTED: Final = ("stream", "seqpacket")
+
+
+Taken = tuple[list[tuple[Claim, Framing]], Inherited]
+"""The addresses, and what goes with them."""
+
+
+class _Cancelled(Exception):
+    """The receiver that ran has ended by itself, or goes on."""
+
+
+def claim_or_take_over(places: Sequence[Place], *, journal: bool) -> Taken:
+    """Claim every address, or take all of them over from the receiver that has them.
+
+    ``journal`` says that its journal is wanted, too: then its end is waited for.
+
+    Raises:
+        AddressInUse: it does not hand over, or not in time.
+        ConfigurationError: it has other addresses.
+
+    """
+    until = monotonic() + HANDOVER_TIMEOUT
+    while True:
+        try:
+            return claim_all(places), NOTHING
+        except AddressInUse as exc:
+            held = exc
+        try:
+            with ExitStack() as undo:
+                return _Taker(places, held, until, undo).take(journal=journal)
+        except _Cancelled:
+            if monotonic() >= until:
+                raise held from None
+        primitives.sleep(HANDOVER_PAUSE)
+
+
+class _Taker:
+    """The end of a hand-over that becomes the receiver."""
+
+    def __init__(
+        self, places: Sequence[Place], held: AddressInUse, until: float, undo: ExitStack
+    ) -> None:
+        self._places = places
+        self._held = held
+        self._until = until
+        self._undo = undo
+        self._descriptors: list[int] = []  # that came and are nobody's yet
+        undo.callback(lambda: passing.close_apart(self._descriptors))
+        self._socket: socket.socket | None = None
+
+    def take(self, *, journal: bool) -> Taken:
+        """Ask, and take what comes."""
+        sock = self._socket = self._undo.enter_context(self._ask())
+        offer = self._hear(sock)
+        if offer is None:
+            raise _Cancelled
+        claims = self._adopt(offer, self._taken())
+        self._say(sock, "ready")
+        sockets: list[int] = []
+        inherited = NOTHING
+        while (message := self._hear(sock)) is not None:
+            if message["step"] == "connections":
+                sockets += self._taken()
+            elif message["step"] == "state":
+                (memory,) = self._taken()
+                carried, producers = read_state(memory)
+                inherited = Inherited(_connections(carried, sockets), producers)
+                sockets = []
+                self._say(sock, "taken")
+            elif message["step"] == "done":
+                if journal:
+                    self._await_end(sock)
+                break
+        passing.close_apart(sockets)  # of a giver that died in between
+        for claim, _ in claims:
+            if isinstance(claim, PathClaim):
+                claim.own()
+        self._undo.pop_all().pop_all()
+        sock.close()
+        return claims, inherited
+
+    def _ask(self) -> socket.socket:
+        """Return our end of the pair of sockets that the receiver gives us."""
+        place = next((each for each in self._places if (each.type or "stream") in _CONNECTED), None)
+        if place is None or place.address.kind not in ("path", "abstract"):
+            why = "a hand-over takes a path or @name to which one connects"
+            raise ConfigurationError(f"{self._held}; {why}: type stream or seqpacket")
+        try:
+            with reach(place.address, type=place.type or "stream") as sock:
+                if peer_of(sock).uid not in (0, os.geteuid()):
+                    raise self._held
+                sock.send(PREFACE + encode(Handover()))
+                data, descriptors = b"", list[int]()
+                while (
+                    len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[0]
+                ):
+                    self._wait(sock)
+                    piece, along = passing.receive(sock, MAX_CONTROL_FRAME)
+                    descriptors += along
+                    if not piece:
+                        raise _Cancelled
+                    data += piece
+        except (AddressError, OSError) as exc:
+            if exc is self._held:
+                raise
+            raise _Cancelled from exc
+        frame = decode(HEADER.unpack_from(data)[1], data[HEADER.size :])
+        if isinstance(frame, Reject):
+            raise AddressInUse(
+                f"{self._held}; it does not hand over: {frame.text}",
+                address=self._held.address,
+                pid=self._held.pid,
+            )
+        if HEADER.unpack_from(data)[1] != FrameType.OFFER or len(descriptors) != 1:
+            passing.close_apart(descriptors)
+            raise self._held
+        return primitives.socket(fileno=descriptors[0])
+
+    def _adopt(self, offer: dict[str, Any], descriptors: list[int]) -> list[tuple[Claim, Framing]]:
+        """Return claims of the addresses that are offered, which must be ours."""
+        wanted = [absolute(place.address).value for place in self._places]
+        offered = [told["address"].removeprefix("@") for told in offer["listeners"]]
+        if wanted != offered:
+            self._descriptors += descriptors
+            shown = ", ".join(told["address"] for told in offer["listeners"])
+            error = f"{self._held}; a hand-over takes all of its addresses, in order: {shown}"
+            raise ConfigurationError(error)
+        claims: list[tuple[Claim, Framing]] = []
+        for place, told in zip(self._places, offer["listeners"], strict=True):
+            sock = primitives.socket(fileno=descriptors.pop(0))
+            lock = descriptors.pop(0) if told["locked"] else None
+            claims.append((_claim(place, sock, lock), place.framing))
+            self._undo.callback(claims[-1][0].abandon)  # its lock stays with the giver
+        return claims
+
+    def _taken(self) -> list[int]:
+        """Return the descriptors that have come with the last packet."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    def _hear(self, sock: socket.socket) -> dict[str, Any] | None:
+        """Return what the giver says next; None if it has died."""
+        self._wait(sock)
+        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(sock, PACKET, 2 * DESCRIPTORS, flags)
+        except OSError:
+            return None
+        self._descriptors += descriptors
+        if not data:
+            return None
+        message: dict[str, Any] = json.loads(data)
+        if message["step"] == "cancel":
+            raise _Cancelled
+        return message
+
+    def _say(self, sock: socket.socket, step: str) -> None:
+        """Say how far we are; if the giver is gone, its last words or its end tell."""
+        with suppress(OSError):
+            sock.send(json.dumps({"step": step}).encode())
+
+    def _wait(self, sock: socket.socket) -> None:
+        left = self._until - monotonic()
+        if left > 0:
+            wait_readable(sock, left)
+        if not _is_readable(sock):
+            raise in_use(f"{self._held.address} (it did not hand over in time)", self._held.pid)
+
+    def _await_end(self, sock: socket.socket) -> None:
+        """Wait until the giver has closed its journal."""
+        while self._hear(sock) is not None:
+            pass
+
+
+def _claim(place: Place, sock: socket.socket, lock: int | None) -> Claim:
+    kind = next(name for name, number in SOCKET_TYPES.items() if number == sock.type)
+    if place.address.kind != "path":
+        return Claim(place.address, sock)
+    claim = PathClaim(place.address, kind, sock)
+    gid = place.group if isinstance(place.group, int) else None
+    claim.adopt(lock, place.mode, gid, place.backlog)
+    return claim
+
+
+def _connections(
+    carried: list[Carried], descriptors: list[int]
+) -> list[tuple[Carried, socket.socket]]:
+    sockets = [primitives.socket(fileno=each) for each in descriptors]
+    return list(zip(carried, sockets, strict=True))
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
