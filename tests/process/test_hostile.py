@@ -1,0 +1,89 @@
+"""Who attacks a receiver holds up nobody else, and costs a bounded amount.
+
+The attacker is another user than the honest producers, and both are others than the receiver, whose
+socket all may write to: these tests take the rights of root. ``siege.py`` says how they measure;
+``attacks.py`` lists the attacks, each with the limit that bounds what it costs. Attackers run with
+``os.nice(19)`` and are paced: that they take processor time from those whom they attack is not the
+receiver's fault. ``python -m benchmarks.hostile`` prints the figures, also of attackers that are as
+fast as they can.
+
+On a machine that others use, too, a stretch of a third of a second says little. So the quick
+version asks for half of what the flood gets alone, in one of three sieges; the full one asks for
+four fifths, in the median of three.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.process import siege
+from tests.process.attacks import ATTACKS
+
+if TYPE_CHECKING:
+    from tests.process.siege import Figures
+
+SIEGES: Final = 3
+QUICK_SHARE: Final = 0.5  # of what the flood gets alone
+FULL_SHARE: Final = 0.8
+SLOWEST: Final = 1.0  # seconds until one message of a connected producer is acknowledged
+SLOWEST_NEWCOMER: Final = 2.0  # seconds likewise, of one that connects first, and may have to retry
+SOAKED: Final = frozenset({"frames that are not whole"})  # it takes half a gigabyte
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="takes the right to be another user"
+)
+
+
+def check(figures: Figures) -> None:
+    """Check all that was promised of a siege, but for the flood's share."""
+    attack = ATTACKS[figures.attack]
+    assert figures.faults == []
+    assert figures.done > 0
+    assert figures.connects == 2  # none of those who were connected had to connect again
+    assert figures.probe_beside < SLOWEST
+    if not attack.shuts_out:
+        assert figures.newcomer_beside < SLOWEST_NEWCOMER
+    assert figures.growth <= attack.bound.nbytes, attack.bound.name
+    assert figures.released >= 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ATTACKS if not ATTACKS[name].breaks and name not in SOAKED]
+)
+def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
+    """The honest lose nothing, wait no longer than they should, and get most of what they did."""
+    shares = []
+    for _ in range(SIEGES):
+        figures = siege.run(siege.plan(name, full=False))
+        check(figures)
+        shares.append(figures.ratio)
+        if figures.ratio >= QUICK_SHARE:
+            return
+    pytest.fail(f"the flood got {shares} of what it gets alone")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.xfail(reason=ATTACKS[name].breaks, strict=False)
+            if ATTACKS[name].breaks
+            else (),
+        )
+        for name in ATTACKS
+    ],
+)
+def test_attacker_takes_little_from_the_honest(name: str) -> None:
+    """It is the same, for as long and as much as an attack takes to show what it can do."""
+    figures = [siege.run(siege.plan(name, full=True)) for _ in range(SIEGES)]
+    for each in figures:
+        check(each)
+    assert statistics.median(each.ratio for each in figures) >= FULL_SHARE, figures
