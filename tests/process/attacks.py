@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from contextlib import suppress
+from fcntl import ioctl
 from itertools import count, cycle
+from termios import FIONREAD
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr.limits import KIB, MAX_CONNECTIONS, MAX_MESSAGE, MAX_PRODUCERS, MAX_UNPLACED
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MOST_DESCRIPTORS: Final = 253  # that one message carries: SCM_MAX_FD of the kernel
-STEP: Final = 0.01  # seconds between two looks at the clock
+STEP: Final = 0.002  # seconds between two looks at the clock
 U32: Final = 0xFFFF_FFFF
 TRICKLE: Final = 1.0  # seconds between two bytes
 
@@ -236,6 +239,8 @@ class Deaf:
     def __init__(self, arena: Arena) -> None:
         self.socket = arena.connect(hello())
         self.sent = 0
+        self._unread = 0
+        self._since = 0
 
     def send(self) -> bool:
         """Send one message; return False if the connection is over."""
@@ -250,43 +255,48 @@ class Deaf:
         self.sent += 1
         return True
 
+    def is_full(self) -> bool:
+        """Tell whether no acknowledgement has come for the last 100 messages: there is no room."""
+        size = bytearray(4)
+        if self.socket is not None:
+            ioctl(self.socket, FIONREAD, size)
+        unread = int.from_bytes(size, sys.byteorder)
+        if unread != self._unread:
+            self._unread, self._since = unread, self.sent
+        return self.sent - self._since >= 100
+
     def close(self) -> None:
         if self.socket is not None:
             self.socket.close()
 
 
-def never_read(arena: Arena) -> None:
+def never_read(arena: Arena, *, garbage: bool = False) -> None:
     """Send batches on ten connections, and read nothing."""
-    send_unheard(arena, {})
-
-
-def send_garbage(arena: Arena) -> None:
-    """Read nothing, then send garbage: there is no room for its REJECT, or nobody to read it.
-
-    A socket has no room any more after about 280 acknowledgements that were not read.
-    """
-    send_unheard(arena, {0: 400, 1: 100})
-
-
-def send_unheard(arena: Arena, garbage_after: dict[int, int]) -> None:
-    """Send batches and read nothing; after so many of a connection, odd and even, garbage."""
     deaf = [Deaf(arena) for _ in range(10)]
     for turn in arena.turns():
         place = turn % len(deaf)
         each = deaf[place]
-        over = not each.send()
+        ended = not each.send()
         arena.did()
-        if each.sent == garbage_after.get(place % 2) and each.socket is not None:
-            if place % 2:
+        if garbage and each.socket is not None:
+            if place % 2 == 0:
+                ended = ended or each.is_full()
+            elif each.sent == 100:
+                ended = True
                 with suppress(OSError):
                     each.socket.shutdown(socket.SHUT_RD)
-            tell(each.socket, b"garbage!" * 8)
-            over = True
-        if over:
+            if ended:
+                tell(each.socket, b"garbage!" * 8)
+        if ended:
             deaf[place] = Deaf(arena)
             each.close()
     while not arena.ceases():
         time.sleep(STEP)
+
+
+def send_garbage(arena: Arena) -> None:
+    """Read nothing, then send garbage: there is no room for its REJECT, or nobody to read it."""
+    never_read(arena, garbage=True)
 
 
 # -- descriptors --------------------------------------------------------------------------------
