@@ -42,6 +42,9 @@ class Arena:
     def note(self, done: int) -> None:
         """Tell somebody what is done."""
 
+    def note_finished(self) -> None:
+        """Tell somebody that all is done."""
+
     def ceases(self) -> bool:
         """Tell whether to end."""
         return False
@@ -56,6 +59,12 @@ class Arena:
                 if self.ceases():
                     return
             yield turn
+
+    def finish(self) -> None:
+        """Note that all is done, and keep what is open until somebody ends it."""
+        self.note_finished()
+        while not self.ceases():
+            time.sleep(STEP)
 
     def did(self, more: int = 1) -> None:
         """Note that something was done."""
@@ -118,8 +127,7 @@ def be_silent(arena: Arena) -> None:
             arena.did()
         while held and over(held[0]):
             held.popleft().close()
-    while not arena.ceases():
-        time.sleep(STEP)
+    arena.finish()
 
 
 def over(sock: socket.socket) -> bool:
@@ -134,20 +142,18 @@ def over(sock: socket.socket) -> bool:
 
 def trickle(arena: Arena) -> None:
     """Send a byte a second on each of many connections: of a preface, of a frame, of a line."""
-    long = encode(Hello(bytes(16), 0, "")) + HEADER.pack(MAX_MESSAGE, FrameType.BATCH, 0, 0)
-    streams = [PREFACE, PREFACE + long, b"line"]
+    header = HEADER.pack(MAX_MESSAGE, FrameType.BATCH, 0, 0)
     begun: dict[socket.socket, Iterator[int]] = {}
-    kinds = cycle(streams)
-    for _ in arena.turns():
-        stream = next(kinds)
-        skip = 0 if stream == PREFACE else len(stream) - 1
-        sock = arena.connect(stream[:skip].replace(bytes(16), os.urandom(16)))
+    for turn in arena.turns():
+        first, slow = ((b"", PREFACE), (hello() + header, bytes(1)), (b"", b"line"))[turn % 3]
+        sock = arena.connect(first)
         if sock is not None:
-            begun[sock] = cycle(stream[skip:])
+            begun[sock] = cycle(slow)
             arena.did()
+    arena.note_finished()
     while not arena.ceases():
-        for sock, stream_of in list(begun.items()):
-            if tell(sock, bytes([next(stream_of)])):
+        for sock, stream in list(begun.items()):
+            if tell(sock, bytes([next(stream)])):
                 arena.did()
             else:
                 del begun[sock]
@@ -290,8 +296,7 @@ def never_read(arena: Arena, *, garbage: bool = False) -> None:
         if ended:
             deaf[place] = Deaf(arena)
             each.close()
-    while not arena.ceases():
-        time.sleep(STEP)
+    arena.finish()
 
 
 def send_garbage(arena: Arena) -> None:
@@ -341,8 +346,7 @@ def begin_frames(arena: Arena) -> None:
                 sock.sendall(body[: min(len(body), MAX_MESSAGE - 1 - begin)])
         held.append(sock)
         arena.did()
-    while not arena.ceases():
-        time.sleep(STEP)
+    arena.finish()
 
 
 # -- all of them --------------------------------------------------------------------------------
@@ -403,8 +407,8 @@ ATTACKS: Final[dict[str, Attack]] = {
     ),
     "a byte a second": Attack(trickle, "bytes", 1000, 300, 300, PLACES, least=12),
     "lengths of 0xFFFFFFFF": Attack(claim_lengths, "connections", 500, 150, 3000, ANY),
-    "never reads": Attack(never_read, "batches", 5000, 0, 0, ANY, least=35),
-    "garbage, never reads": Attack(send_garbage, "batches", 5000, 1500, 50_000, ANY),
+    "never reads": Attack(never_read, "batches", 5000, 0, 0, ANY, least=10),
+    "garbage, never reads": Attack(send_garbage, "batches", 5000, 1500, 25_000, ANY),
     "silent, few descriptors": Attack(
         be_silent, "connections", 2000, FEW, 2 * FEW, ANY, descriptors=FEW
     ),

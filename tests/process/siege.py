@@ -278,6 +278,10 @@ class Arena(attacks.Arena):
         """Tell the stage what is done."""
         self._board[Slot.DONE] = done
 
+    def note_finished(self) -> None:
+        """Tell the stage that all is done."""
+        self._board[Slot.FINISHED] = 1
+
     def ceases(self) -> bool:
         """Tell whether it is to end."""
         return bool(self._board[Slot.CEASING])
@@ -290,9 +294,7 @@ def attack(board: Board, address: str, plan: Plan) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     arena = Arena(board, address, plan)
     attacks.ATTACKS[plan.attack].run(arena)
-    board[Slot.FINISHED] = 1
-    while not arena.ceases():
-        time.sleep(0.005)
+    arena.finish()
 
 
 # -- the stage ----------------------------------------------------------------------------------
