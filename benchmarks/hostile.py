@@ -28,6 +28,7 @@ HEADS: Final = (
     "done",
     "seconds",
     "throughput, of alone",
+    "by the receiver's CPU",
     "slowest message, ms (alone)",
     "slowest newcomer, ms (alone)",
     "memory, MiB (bound)",
@@ -66,6 +67,7 @@ def main() -> int:
 def _cells(sieges: Sequence[Figures]) -> list[str]:
     attack = ATTACKS[sieges[0].attack]
     share = statistics.median(each.ratio for each in sieges)
+    efficiency = statistics.median(each.efficiency for each in sieges)
     slowest = max(each.probe_beside for each in sieges) * 1000
     slowest_alone = max(each.probe_alone for each in sieges) * 1000
     newcomer = max(each.newcomer_beside for each in sieges) * 1000
@@ -77,6 +79,7 @@ def _cells(sieges: Sequence[Figures]) -> list[str]:
         f"{max(each.done for each in sieges):,} {attack.unit}",
         f"{statistics.median(each.seconds for each in sieges):.1f}",
         f"{share:.0%}",
+        f"{efficiency:.0%}",
         f"{slowest:.0f} ({slowest_alone:.0f})",
         f"{newcomer:.0f} ({newcomer_alone:.0f})",
         f"{growth / MIB:.1f} ({attack.bound.nbytes / MIB:.0f}: {attack.bound.name})",

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import mpsr
 from mpsr.system import passing
 from tests.process import attacks
-from tests.process.workers import PATIENCE, ROOT
+from tests.process.workers import PATIENCE, ROOT, TICKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +134,7 @@ def plan(name: str, *, full: bool, paced: bool = True) -> Plan:
     most = least
     if quota:
         most = max(least, 3 * quota / rate if rate else 60)
-    return Plan(name, 1.0 if full else 0.15, least, most, quota, rate)
+    return Plan(name, 2.0 if full else 0.15, least, most, quota, rate)
 
 
 class Figures(NamedTuple):
@@ -150,6 +150,12 @@ class Figures(NamedTuple):
     beside: float
     """Messages a second of the flood, beside the attacker."""
     ratio: float
+    """Of these two: what the flood gets beside the attacker, of what it gets alone."""
+    efficiency: float
+    """The same of the messages for each second of processor time that the receiver takes.
+
+    It does not shrink where others take the processors.
+    """
     probe_alone: float
     """Seconds of the slowest probe, alone."""
     probe_beside: float
@@ -346,7 +352,7 @@ class Receiver:
         """Return the seconds of processor time it has used."""
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return (int(user) + int(system)) / TICKS
 
     def logged(self) -> bytes:
         """Return what it has written to stderr."""
@@ -460,6 +466,7 @@ def besiege(plan: Plan, directory: str) -> Figures:
         alone=mean,
         beside=beside.rate,
         ratio=beside.rate / mean,
+        efficiency=efficiency(beside) / efficiency(alone, after),
         probe_alone=max(board[Slot.PROBE_SLOWEST + each] for each in (0, 2)) / 1e9,
         probe_beside=board[Slot.PROBE_SLOWEST + Phase.BESIDE] / 1e9,
         newcomer_alone=max(board[Slot.NEWCOMER_SLOWEST + each] for each in (0, 2)) / 1e9,
@@ -473,6 +480,12 @@ def besiege(plan: Plan, directory: str) -> Figures:
         connects=board[Slot.CONNECTS],
         faults=faults,
     )
+
+
+def efficiency(*stretches: Stretch) -> float:
+    """Return the messages of the flood for a second of the receiver's processor time."""
+    took = sum(each.processor_time for each in stretches)
+    return sum(each.messages for each in stretches) / max(took, 1 / TICKS)
 
 
 def ended_well(pid: int, seconds: float) -> bool:

@@ -9,7 +9,9 @@ fast as they can.
 
 On a machine that others use, too, a stretch of a third of a second says little. So the quick
 version asks for half of what the flood gets alone, in one of three sieges; the full one asks for
-four fifths, in the median of three.
+four fifths, in the median of three. Where others take the processors, so that it gets less, though
+still more than half, it asks for four fifths of the messages for each second of the receiver's
+processor time.
 """
 
 from __future__ import annotations
@@ -86,4 +88,6 @@ def test_attacker_takes_little_from_the_honest(name: str) -> None:
     figures = [siege.run(siege.plan(name, full=True)) for _ in range(SIEGES)]
     for each in figures:
         check(each)
-    assert statistics.median(each.ratio for each in figures) >= FULL_SHARE, figures
+    share = statistics.median(each.ratio for each in figures)
+    efficiency = statistics.median(each.efficiency for each in figures)
+    assert share >= FULL_SHARE or (share >= QUICK_SHARE and efficiency >= FULL_SHARE), figures
