@@ -410,7 +410,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "never reads": Attack(never_read, "batches", 5000, 0, 0, ANY, least=10),
     "garbage, never reads": Attack(send_garbage, "batches", 5000, 1500, 25_000, ANY),
     "silent, few descriptors": Attack(
-        be_silent, "connections", 2000, FEW, 2 * FEW, ANY, descriptors=FEW
+        be_silent, "connections", 2000, FEW, 2 * FEW, ANY, descriptors=FEW, breaks=CROWDED
     ),
     "silent, few descriptors, ever more": Attack(
         be_silent, "connections", 1000, 0, 0, ANY, least=5, descriptors=FEW, breaks=CROWDED
