@@ -73,7 +73,8 @@ class Slot(IntEnum):
     SENT = auto()  # messages of the flood, all acknowledged at its end
     PROBED = auto()
     WELCOMED = auto()  # newcomers that were served
-    CONNECTS = auto()  # connections of the flood and the probe: two, if none was closed
+    FLOOD_CONNECTS = auto()  # connections that it made: one, if that was not closed
+    PROBE_CONNECTS = auto()
     PROBING_SINCE = auto()  # ns: when the probe that is under way began
     COMING_SINCE = auto()  # ns: when the newcomer did
     DONE = auto()  # what the attacker has done, in its own unit
@@ -232,7 +233,7 @@ def flood(board: Board, address: str) -> None:
             number = ends
         producer.flush(PATIENCE)
         board[Slot.SENT] = number
-        board[Slot.CONNECTS] += producer.stats().connects
+        board[Slot.FLOOD_CONNECTS] = producer.stats().connects
 
 
 def probe(board: Board, address: str) -> None:
@@ -249,8 +250,7 @@ def probe(board: Board, address: str) -> None:
             board[Slot.PROBING_SINCE] = 0
             board[Slot.PROBED] = number + 1
             time.sleep(PROBE_PAUSE)
-        # The flood ends after it: it takes longer to.
-        board[Slot.CONNECTS] += producer.stats().connects
+        board[Slot.PROBE_CONNECTS] = producer.stats().connects
 
 
 def come_and_go(board: Board, address: str) -> None:
@@ -477,7 +477,7 @@ def besiege(plan: Plan, directory: str) -> Figures:
         log_lines=beside.logged.count(b"\n"),
         log_bytes=len(beside.logged),
         processor=beside.processor_time / beside.seconds,
-        connects=board[Slot.CONNECTS],
+        connects=board[Slot.FLOOD_CONNECTS] + board[Slot.PROBE_CONNECTS],
         faults=faults,
     )
 

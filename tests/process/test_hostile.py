@@ -7,11 +7,12 @@ socket all may write to: these tests take the rights of root. ``siege.py`` says 
 receiver's fault. ``python -m benchmarks.hostile`` prints the figures, also of attackers that are as
 fast as they can.
 
-On a machine that others use, too, a stretch of a third of a second says little. So the quick
-version asks for half of what the flood gets alone, in one of three sieges; the full one asks for
-four fifths, in the median of three. Where others take the processors, so that it gets less, though
-still more than half, it asks for four fifths of the messages for each second of the receiver's
-processor time.
+On a machine that others use, too, everything may stand still for a while, and a stretch of a third
+of a second says little. So the quick version asks for half of what the flood gets alone, and for
+short waits, in one of three sieges; the full one asks for four fifths, and for short waits, in the
+median of three. Where others take the processors, so that the flood gets less, though still more
+than half, it asks for four fifths of the messages for each second of the receiver's processor time.
+What is promised without a clock holds in each siege.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.process import siege
 from tests.process.attacks import ATTACKS
 
 if TYPE_CHECKING:
+    from tests.process.attacks import Attack
     from tests.process.siege import Figures
 
 SIEGES: Final = 3
@@ -48,29 +50,33 @@ pytestmark = pytest.mark.skipif(
 
 
 def check(figures: Figures) -> None:
-    """Check all that was promised of a siege, but for the flood's share."""
-    attack = ATTACKS[figures.attack]
+    """Check what holds however slow the machine is."""
+    bound = ATTACKS[figures.attack].bound
     assert figures.faults == []
     assert figures.done > 0
     assert figures.connects == 2  # none of those who were connected had to connect again
-    assert figures.probe_beside < SLOWEST
-    if not attack.shuts_out:
-        assert figures.newcomer_beside < SLOWEST_NEWCOMER
-    assert figures.growth <= attack.bound.nbytes, attack.bound.name
+    assert figures.growth <= bound.nbytes, bound.name
     assert figures.released >= 0
+
+
+def waits_are_short(attack: Attack, probe: float, newcomer: float) -> bool:
+    """Tell whether nobody waited too long, but for those who are known to."""
+    return probe < SLOWEST and (bool(attack.shuts_out) or newcomer < SLOWEST_NEWCOMER)
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in SOAKED])
 def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
     """The honest lose nothing, wait no longer than they should, and get most of what they did."""
-    shares = []
+    sieges = []
     for _ in range(SIEGES):
         figures = siege.run(siege.plan(name, full=False))
         check(figures)
-        shares.append(figures.ratio)
-        if figures.ratio >= QUICK_SHARE:
+        if figures.ratio >= QUICK_SHARE and waits_are_short(
+            ATTACKS[name], figures.probe_beside, figures.newcomer_beside
+        ):
             return
-    pytest.fail(f"the flood got {shares} of what it gets alone")
+        sieges.append(figures)
+    pytest.fail(f"in none of these did the honest get what they should: {sieges}")
 
 
 @pytest.mark.soak
@@ -78,20 +84,20 @@ def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(reason=ATTACKS[name].breaks, strict=False)
-            if ATTACKS[name].breaks
-            else (),
-        )
-        for name in ATTACKS
+        pytest.param(name, marks=pytest.mark.xfail(reason=attack.breaks, strict=False))
+        if attack.breaks
+        else name
+        for name, attack in ATTACKS.items()
     ],
 )
 def test_attacker_takes_little_from_the_honest(name: str) -> None:
     """It is the same, for as long and as much as an attack takes to show what it can do."""
-    figures = [siege.run(siege.plan(name, full=True)) for _ in range(SIEGES)]
-    for each in figures:
+    sieges = [siege.run(siege.plan(name, full=True)) for _ in range(SIEGES)]
+    for each in sieges:
         check(each)
-    share = statistics.median(each.ratio for each in figures)
-    efficiency = statistics.median(each.efficiency for each in figures)
-    assert share >= FULL_SHARE or (share >= QUICK_SHARE and efficiency >= FULL_SHARE), figures
+    probe = statistics.median(each.probe_beside for each in sieges)
+    newcomer = statistics.median(each.newcomer_beside for each in sieges)
+    assert waits_are_short(ATTACKS[name], probe, newcomer), sieges
+    share = statistics.median(each.ratio for each in sieges)
+    efficiency = statistics.median(each.efficiency for each in sieges)
+    assert share >= FULL_SHARE or (share >= QUICK_SHARE and efficiency >= FULL_SHARE), sieges
