@@ -131,11 +131,11 @@ def plan(name: str, *, full: bool, paced: bool = True) -> Plan:
     attack = attacks.ATTACKS[name]
     quota = attack.full if full else attack.quick
     rate = attack.rate if paced else 0
-    least = attack.least if full else 0.35
+    least = attack.least if full else 0.3
     most = least
     if quota:
         most = max(least, 3 * quota / rate if rate else 60)
-    return Plan(name, 2.0 if full else 0.15, least, most, quota, rate)
+    return Plan(name, 2.0 if full else 0.12, least, most, quota, rate)
 
 
 class Figures(NamedTuple):
