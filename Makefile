@@ -102,7 +102,7 @@ fuzzer: $(VENV)/.fuzz
 fuzz-targets:
 	@for target in $(TARGETS); do \
 		mkdir -p $(FUZZ)/corpus/$$target; \
-		$(RUN_FUZZ) $$target $$(($(BYTES) / $(words $(TARGETS)))) -timeout=1 -rss_limit_mb=1024 \
+		$(RUN_FUZZ) $$target $$(($(BYTES) / $(words $(TARGETS)))) -timeout=60 -rss_limit_mb=1024 \
 			-max_len=$(LONGEST) -artifact_prefix=$(FUZZ)/found-$$target- $(FUZZ)/corpus/$$target \
 			tests/fuzz/corpus/$$target 2>$(FUZZ)/$$target.log \
 			|| { $(FAULT) $(FUZZ)/$$target.log; exit 1; }; \

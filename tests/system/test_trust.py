@@ -195,6 +195,53 @@ def test_datagrams_go_to_no_stranger(impostor: Callable[..., Any], taken: str) -
         producer.flush(10)
 
 
+EXCHANGER = """
+import ctypes, os, socket, sys
+
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+os.umask(0)
+taken, other = (path.encode() for path in (sys.argv[1], sys.argv[1] + ".link"))
+library = ctypes.CDLL(None)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    sock.bind(taken)
+    sock.setblocking(False)
+    os.symlink("/etc/passwd", other)
+    print("ready", flush=True)
+    while os.path.exists(sys.argv[3]):
+        library.renameat2(-100, taken, -100, other, 2)
+        try:
+            print("got", sock.recv(100), flush=True)
+        except BlockingIOError:
+            pass
+"""
+
+
+@needs_root
+def test_datagrams_go_to_no_stranger_who_exchanges_the_path(tmp_path: Path) -> None:
+    """The owner who is looked up is that of the very file that is sent to."""
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+    taken, goes_on = tmp_path / "open" / "test.sock", tmp_path / "goes on"
+    goes_on.touch()
+    with begin(EXCHANGER, str(taken), str(STRANGER), str(goes_on)) as thief:
+        assert thief.stdout
+        assert thief.stdout.readline() == "ready\n"
+        for _ in range(100):
+            producer: mpsr.Producer = mpsr.Producer(taken, type="dgram", exit_timeout=0)
+            with suppress(mpsr.MpsrError):
+                producer.send(b"secret")
+                producer.flush(0.02)
+            with suppress(mpsr.MpsrError):
+                producer.close(0)
+        goes_on.unlink()
+        out, _ = thief.communicate()
+    assert out == ""
+
+
 def test_own_receiver_is_found_in_a_directory_that_everybody_writes(taken: str) -> None:
     with mpsr.Receiver(taken) as receiver, mpsr.Producer[bytes](taken) as producer:
         producer.send(b"hello")

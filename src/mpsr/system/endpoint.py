@@ -22,11 +22,11 @@ from mpsr.errors import (
 )
 from mpsr.limits import BACKLOG
 from mpsr.system import primitives, trust
-from mpsr.system.address import SOCKET_TYPES, Address, SocketType
+from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
 from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
 from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
 from mpsr.system.refusals import cannot, described, translated, translating
-from mpsr.system.sockets import MAX_ID, peer_of, target_of, type_at, wrap
+from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
 from mpsr.system.trust import ReceiverUid
 
 _UNREACHED: Final[dict[int | None, tuple[type[AddressError], str]]] = {
@@ -120,7 +120,7 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     uid, why = peer.uid, ""
     try:
         if uid is None and address.kind == "path":
-            uid = os.stat(address.value).st_uid
+            uid = _reach_owned(address.value, sock)
         if receiver_uid is None:
             me = os.geteuid()
             steps = trust.steps_to(address.value) if address.kind == "path" else ()
@@ -130,7 +130,8 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
             allowed = {receiver_uid} if isinstance(receiver_uid, int) else receiver_uid
             why = "receiver_uid= does not name that user"
     except OSError as exc:
-        why, allowed = f"{exc.filename}: {exc.strerror}, so nobody can tell who that may be", ()
+        what, allowed = f"{exc.filename or address}: {exc.strerror}", ()
+        why = f"{what}, so nobody can tell who that may be"
     if uid is not None and uid in allowed:
         return
     who = "an unknown user" if uid is None else f"uid {uid}"
@@ -140,6 +141,21 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     advice = "pass receiver_uid= if it is right, or else take another address"
     error = f"cannot send to {address}: {who} receives there, and {why}; {advice}"
     raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
+
+
+def _reach_owned(path: str, sock: socket.socket) -> int:
+    """Connect a datagram socket to the very file at a path whose owner is returned.
+
+    Whoever may write to the directory could have put another one there since it was connected.
+    """
+    if not (LINUX and os.path.isdir(PROC)):
+        return os.stat(path).st_uid
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        sock.connect(f"{PROC}/{handle}")
+        return os.fstat(handle).st_uid
+    finally:
+        primitives.close(handle)
 
 
 def _check_type(kind: str) -> None:
