@@ -12,6 +12,7 @@ from mpsr.batch import decode_body, last_of
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.front.files import check_files
 from mpsr.front.listening import Endpoint, claim_all, places_of
 from mpsr.limits import BACKLOG, JOURNAL_LIMIT, MAX_BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.system.forks import watch_forks
@@ -58,6 +59,7 @@ class ReceiverBase(Generic[T]):
         backlog: int = BACKLOG,
         journal: str | os.PathLike[str] | None = None,
         journal_limit: int = JOURNAL_LIMIT,
+        accept_files: bool = False,
     ) -> None:
         """Claim the address and listen.
 
@@ -99,6 +101,9 @@ class ReceiverBase(Generic[T]):
                 receiver. Default: no journal.
             journal_limit: int, bytes that the directory may take on the disk (default 1 GiB);
                 producers wait while it is full. A message is at most a fourth of it.
+            accept_files: bool, whether native producers may send open files with their messages;
+                see ``Batch.files``. Whoever may send may then have 64 descriptors under way, of
+                whatever file, and nothing is read in place or through a ring. Not with a journal.
 
         Raises:
             AddressError: the address cannot be claimed; its subclasses say why.
@@ -119,6 +124,8 @@ class ReceiverBase(Generic[T]):
         max_connections = arguments.integer("max_connections", max_connections, "connections")
         arguments.file("journal", journal)
         journal_limit = arguments.integer("journal_limit", journal_limit)
+        if accept_files:
+            check_files(places, journal=journal is not None)
         self.addresses: tuple[Address, ...] = tuple(each.address for each in places)
         self._decode = decode
         self._cursor: Iterator[bytes] = iter(())
@@ -134,6 +141,7 @@ class ReceiverBase(Generic[T]):
                     max_message=max_message,
                     max_connections=max_connections,
                     decode=decode,
+                    accept_files=accept_files,
                 )
             except BaseException as exc:
                 for claimed, _ in claims:

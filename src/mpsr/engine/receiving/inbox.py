@@ -20,6 +20,7 @@ from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
+from mpsr.system import passing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
 from mpsr.system.wakeup import Wakeup
@@ -56,6 +57,7 @@ class Inbox:
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
         decode: Callable[[bytes], Any] | None = None,
+        accept_files: bool = False,
     ) -> None:
         """Listen at claimed addresses, with a framing at each, to some senders or to all."""
         keep_freed_memory()
@@ -84,6 +86,7 @@ class Inbox:
                 max_connections=max_connections,
                 max_message=max_message,
                 decode=decode,
+                accept_files=accept_files,
             )
             undo.pop_all()
         self._pending = self._connections.pending
@@ -128,6 +131,8 @@ class Inbox:
         handed = self._handed
         if handed is not None:
             self._connections.accept(state_of(handed), handed.end_seq)
+            if handed.files:
+                passing.close_apart(handed.take_files())
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()
@@ -183,15 +188,17 @@ class Inbox:
         ``more`` says that the others are still being handed out.
         """
         batch = self._handed
-        if not more:
-            self._handed = None
         if batch is not None:
             seq = batch.end_seq if count is None else batch.first_seq + count
             self._connections.accept(state_of(batch), seq)
+        if not more:
+            self.disown()
 
     def disown(self) -> None:
         """Leave the batch handed out last unacknowledged: its handler did not finish."""
-        self._handed = None
+        batch, self._handed = self._handed, None
+        if batch is not None:
+            passing.close_apart(batch.take_files())
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
@@ -315,6 +322,7 @@ class Inbox:
             if connection.session.state is State.FOREIGN:
                 self._discarded += connection.session.pending + connection.unread()
             connection.close()
+        self._close_files()
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
@@ -325,9 +333,15 @@ class Inbox:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
         self.closed = self.finished = True
         for connection in self._connections.open:
-            connection.close()
+            connection.close(inherited=True)
+        self._close_files()
         self._connections.open.clear()
         self._release(inherited=True)
+
+    def _close_files(self) -> None:
+        """Close the files of the batches that were not handed out."""
+        for batch in self._pending:
+            passing.close_apart(batch.take_files())
 
     def _release(self, *, inherited: bool = False) -> None:
         self._acceptor.close(inherited=inherited)
