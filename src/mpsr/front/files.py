@@ -85,7 +85,7 @@ class FileSender(Sender):
         if not isinstance(message, FileMessage):
             return super()._offer(bodies, position, now)
         if not self._outbox.takes_files:
-            error = f"{self.address}: {reasons.FILES_REFUSED}"
+            error = f"the receiver at {self.address} {reasons.TAKES_NO_FILES}"
             raise FilesRefused(error)
         taken = self._window.offer_file(message)
         self._use_packer()

@@ -17,10 +17,8 @@ _INTERRUPTED = (
     "producer, and would wait for that call"
 )
 
-FILES_REFUSED = (
-    "the receiver takes no files, as it would with accept_files=True, or the system does not pass "
-    "this one"
-)
+TAKES_NO_FILES = "takes no files: it has to be made with accept_files=True"
+FILES_REFUSED = f"the system does not pass such a file, or the receiver {TAKES_NO_FILES}"
 
 
 def why(outbox: Outbox, spool_obstacle: Exception | None) -> str:

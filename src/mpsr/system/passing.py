@@ -78,6 +78,11 @@ def close_apart(descriptors: Iterable[int]) -> None:
     _do_apart(partial(_close, descriptor) for descriptor in descriptors)
 
 
+def unclosed() -> int:
+    """Return how many descriptors wait to be closed."""
+    return len(_waiting)
+
+
 def close_socket(sock: socket.socket) -> None:
     """Close a socket of ours; where something was not read from it, in a thread that may sleep."""
     if refuse(sock) and _is_empty(sock):  # asked in this order: nothing can come in between

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mpsr.wire.files import FileSession
 
-_ROOM: Final = passing.ROOM + socket.CMSG_SPACE(12)  # struct ucred goes with a packet, too
+_ROOM: Final = passing.ROOM + 1024  # bytes: who sent a packet, and what systemd may ask for beside
 _FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -56,6 +56,10 @@ def _receive(sock: socket.socket, size: int, session: FileSession) -> tuple[byte
     if flags & socket.MSG_CTRUNC:  # there is room for all, so it is the process that has none
         passing.close_apart(descriptors)
         text = "a file could not be received: the receiver has too many open"
+        raise RemoteProtocolError(text, code=RejectCode.BUSY)
+    if descriptors and passing.unclosed() > MAX_FILES:
+        passing.close_apart(descriptors)
+        text = f"more than {MAX_FILES} files are still to be closed: try again later"
         raise RemoteProtocolError(text, code=RejectCode.BUSY)
     if len(descriptors) > 1:
         passing.close_apart(descriptors)

@@ -131,8 +131,7 @@ class Inbox:
         handed = self._handed
         if handed is not None:
             self._connections.accept(state_of(handed), handed.end_seq)
-            if handed.files:
-                passing.close_apart(handed.take_files())
+            self._close_files(handed)
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()
@@ -198,6 +197,11 @@ class Inbox:
         """Leave the batch handed out last unacknowledged: its handler did not finish."""
         batch, self._handed = self._handed, None
         if batch is not None:
+            self._close_files(batch)
+
+    def _close_files(self, batch: Batch[Any]) -> None:
+        """Close what came with a batch, and nobody took, unless the program has closed all."""
+        if batch.files and self._wakeup.intact:
             passing.close_apart(batch.take_files())
 
     def wait(self, seconds: float | None) -> None:
@@ -322,7 +326,9 @@ class Inbox:
             if connection.session.state is State.FOREIGN:
                 self._discarded += connection.session.pending + connection.unread()
             connection.close()
-        self._close_files()
+        self.disown()
+        for batch in self._pending:
+            self._close_files(batch)
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
@@ -334,14 +340,10 @@ class Inbox:
         self.closed = self.finished = True
         for connection in self._connections.open:
             connection.close(inherited=True)
-        self._close_files()
+        for batch in self._pending:  # what was handed out may be what the child is for
+            self._close_files(batch)
         self._connections.open.clear()
         self._release(inherited=True)
-
-    def _close_files(self) -> None:
-        """Close the files of the batches that were not handed out."""
-        for batch in self._pending:
-            passing.close_apart(batch.take_files())
 
     def _release(self, *, inherited: bool = False) -> None:
         self._acceptor.close(inherited=inherited)

@@ -42,8 +42,8 @@ class Link:
         failure: why there will never be one again.
         peer_pid: the process that receives, or did last, where the kernel tells it.
         sends_files: whether a file may go with a message at all.
-        takes_files: whether the receiver takes files, by its last word; True while it has said
-            nothing.
+        takes_files: whether the receiver takes files, by its own word; True while there is none
+            that has answered.
         wakeup: is set when the background has to call ``service`` again.
 
     """
@@ -247,6 +247,7 @@ class Link:
         """Close the connection; what was not accepted waits for the next one."""
         self.window.collect_direct()  # before the descriptor is another's
         connection, self._connection = self._connection, None
+        self.takes_files = True
         if connection is not None:
             connection.close()
             if self.address.kind == "fd":  # there is no other to reach
