@@ -118,6 +118,13 @@ def file(name: str, value: object) -> None:
         raise WrongType(f"{name}={short_repr(value)}: pass a path, or None")
 
 
+def open_file(value: object) -> None:
+    """Refuse what neither is a descriptor, has one, nor can name a file."""
+    descriptor = isinstance(value, int) and not isinstance(value, bool)
+    if not (descriptor or isinstance(value, str | bytes | os.PathLike) or hasattr(value, "fileno")):
+        raise WrongType(f"file={short_repr(value)}: pass a descriptor, an open file or a path")
+
+
 def address(value: object) -> None:
     """Refuse what cannot be the text of an address."""
     if not isinstance(value, str | bytes | os.PathLike):

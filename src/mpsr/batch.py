@@ -87,6 +87,10 @@ class Batch(Sequence[T], Generic[T]):
         address: where it came, of the receiver's addresses; None if a journal does not say.
         position: where it stands in the receiver's journal: the position of its last message;
             None without a journal.
+        files: the descriptor of the file that came with its message, in a tuple, where the
+            receiver was made with ``accept_files=True``; such a batch has one message. It is
+            closed when the receiver goes on to the next batch, or ends, unless ``take_files``
+            took it before. Until then do not close it; ``os.dup`` gives one of your own.
 
     """
 
@@ -98,6 +102,7 @@ class Batch(Sequence[T], Generic[T]):
         "_raw",
         "_state",
         "address",
+        "files",
         "first_seq",
         "lost",
         "nbytes",
@@ -132,9 +137,18 @@ class Batch(Sequence[T], Generic[T]):
         self._state = state
         self.address: str | None = None
         self.position: int | None = None
+        self.files: tuple[int, ...] = ()
+
+    def take_files(self) -> tuple[int, ...]:
+        """Return ``files``, which are the caller's to close from now on, and are empty then."""
+        files, self.files = self.files, ()
+        return files
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as a copy of the messages, with all that is known of them."""
+        """Travel to another process as a copy of the messages, with all that is known of them.
+
+        Files stay behind.
+        """
         return _unpickled, (list(self.iter_raw()), self._known())
 
     @property
@@ -216,7 +230,9 @@ def batch_of(
 def last_of(batch: Batch[Any], bodies: list[bytes]) -> Batch[Any]:
     """Return the last messages of a batch, which these are, as a batch of their own."""
     known = {**batch._known(), "first_seq": batch.end_seq - len(bodies), "lost": 0}  # noqa: SLF001 - its own module
-    return batch_of(bodies, **known, state=state_of(batch))
+    rest = batch_of(bodies, **known, state=state_of(batch))
+    rest.files = batch.take_files()
+    return rest
 
 
 def state_of(batch: Batch[Any]) -> Any:  # noqa: ANN401 - the wire's own

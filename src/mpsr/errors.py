@@ -13,6 +13,7 @@ MpsrError
 │   ├── WrongSocketType     the socket there is of another type
 │   └── WrongReceiver       who receives there is not trusted; ``uid`` and ``pid`` say who
 ├── MessageError            a message cannot be sent as it is (also a ValueError)
+│   ├── FilesRefused        it is to go with a file, which the receiver does not take
 │   ├── MessageTooLarge     it is larger than the limit
 │   └── UnframeableMessage  its bytes would be taken for a boundary
 ├── NotSent                 messages that were not taken; ``messages`` gives them back
@@ -121,6 +122,18 @@ class WrongReceiver(AddressError):
 
 class MessageError(MpsrError, ValueError):
     """A message cannot be sent as it is."""
+
+
+class FilesRefused(MessageError):
+    """A message was to go with a file: the receiver takes none, or the system passes none such.
+
+    ``messages`` holds, in order, those that had been taken before that was known, and were
+    dropped; they count as lost.
+    """
+
+    def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.messages = messages
 
 
 class MessageTooLarge(MessageError):

@@ -79,7 +79,9 @@ class SyncFront(Front):
 
 FRONTS = [SyncFront("sync"), Front("asyncio"), Front("uvloop"), Front("trio")]
 
-_WAITING = frozenset({"send", "send_many", "flush", "close", "receive", "receive_batch"})
+_WAITING = frozenset(
+    {"send", "send_many", "send_file", "flush", "close", "receive", "receive_batch"}
+)
 
 
 class _Awaited:

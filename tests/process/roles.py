@@ -497,6 +497,38 @@ def close_while_sending(address: str, rounds: int) -> None:
     say(sorted(met))
 
 
+def receive_files(address: str, *, full: bool = False, **options: Any) -> None:
+    """Say of each batch its message and what its file holds; go on when told.
+
+    With ``full`` there is no descriptor left for the first file, for a while.
+    """
+    with mpsr.Receiver(address, accept_files=True, **options) as receiver:
+        say("ready")
+        if full:
+            say(_without_descriptors(receiver))
+        for batch in receiver.batches():
+            held = [os.pread(each, 1000, 0).decode() for each in batch.files]
+            open_now = len(os.listdir("/proc/self/fd"))
+            say([batch[0].decode(), held, open_now])
+            hear()
+
+
+def _without_descriptors(receiver: mpsr.Receiver) -> int:
+    """Receive for a second without a descriptor to spare; return how many were sent away."""
+    receiver.receive_batch()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    fillers: list[int] = []
+    with suppress(OSError):
+        while True:
+            fillers.append(os.dup(0))
+    say("full")
+    with suppress(mpsr.TimedOut):
+        receiver.receive_batch(1)
+    for each in fillers:
+        os.close(each)
+    return receiver.stats().rejected
+
+
 def send_until_interrupted(address: str, times: int) -> None:
     """Send until Ctrl-C, several times; say each time which messages were not taken for sure."""
     with mpsr.Producer(address) as producer:

@@ -210,7 +210,7 @@ def test_close_in_a_hand_over_passes_the_addresses(address: str) -> None:
     with mpsr.Receiver(address) as old:
         taker = threading.Thread(target=lambda: taken.append(mpsr.Receiver(address, handover=True)))
         taker.start()
-        while old._inbox._giver is None:  # type: ignore[union-attr]
+        while old._inbox.handover.giver is None:  # type: ignore[union-attr]
             assert old.try_receive_batch() is None
     taker.join(PATIENCE)
     with taken[0], mpsr.Producer(address) as producer:
@@ -305,7 +305,7 @@ def test_second_taker_and_more_frames_are_refused(address: str) -> None:
             with socket.socket(socket.AF_UNIX) as first:
                 first.connect(address)
                 first.sendall(asking)
-                while receiver._inbox._giver is None:  # type: ignore[union-attr]
+                while receiver._inbox.handover.giver is None:  # type: ignore[union-attr]
                     time.sleep(0.001)
                 assert struct.unpack_from("<I", answer(address, asking), HEADER.size)[0] == (
                     RejectCode.BUSY

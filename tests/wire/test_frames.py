@@ -12,11 +12,14 @@ from mpsr._speedups import codec
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_LABEL, MAX_MESSAGE
 from mpsr.wire.frames import (
+    ACCEPTS_FILES,
     FROM_PRODUCER,
     FROM_RECEIVER,
     HEADER,
     PREFACE,
     RETRY_CODES,
+    SENDS_FILES,
+    TAKES_RING,
     VERSION,
     Ack,
     Bye,
@@ -39,8 +42,10 @@ U64 = st.integers(0, 2**64 - 1)
 LABELS = st.text(max_size=80).filter(lambda text: len(text.encode()) <= MAX_LABEL)
 
 FRAMES: st.SearchStrategy[ControlFrame] = st.one_of(
-    st.builds(Hello, st.binary(min_size=16, max_size=16), U64, LABELS, st.booleans()),
-    st.builds(Welcome, U32, U64, U32),
+    st.builds(
+        Hello, st.binary(min_size=16, max_size=16), U64, LABELS, st.booleans(), st.booleans()
+    ),
+    st.builds(Welcome, U32, U64, U32, st.booleans()),
     st.builds(Lost, st.integers(0, 2**63), st.integers(1, 2**63 - 1), U32),
     st.builds(Ack, U64),
     st.builds(Reject, U32, st.text(max_size=400)),
@@ -54,8 +59,12 @@ def test_frames_come_back_as_they_were(frame: ControlFrame) -> None:
     data = encode(frame)
     length, kind, flags, zero = HEADER.unpack_from(data)
     payload = data[HEADER.size :]
-    takes_ring = isinstance(frame, Hello) and frame.takes_ring
-    assert (length, flags, zero) == (len(payload), takes_ring, 0)
+    expected = 0
+    if isinstance(frame, Hello):
+        expected = frame.takes_ring * TAKES_RING + frame.sends_files * SENDS_FILES
+    elif isinstance(frame, Welcome):
+        expected = frame.accepts_files * ACCEPTS_FILES
+    assert (length, flags, zero) == (len(payload), expected, 0)
     assert length <= MAX_CONTROL_FRAME
     assert decode(kind, payload, flags) == frame
 

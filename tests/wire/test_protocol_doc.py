@@ -21,6 +21,7 @@ from mpsr.limits import (
     FRAME_OVERHEAD,
     HELLO_DEADLINE,
     MAX_CONTROL_FRAME,
+    MAX_FILES,
     MAX_LABEL,
     MAX_MESSAGE,
     MAX_PRODUCERS,
@@ -42,7 +43,9 @@ from mpsr.wire.frames import (
     RejectCode,
     Ring,
     Welcome,
+    decode_file,
     encode,
+    encode_file,
 )
 from mpsr.wire.framing import FIRST_BYTES
 from mpsr.wire.transitions import PRODUCER_TRANSITIONS, RECEIVER_TRANSITIONS, State
@@ -152,7 +155,7 @@ def test_first_bytes_are_as_documented() -> None:
 def test_payloads_are_laid_out_as_documented(title: str, frame: Any) -> None:
     """Packing a frame's fields by the document's table gives the code's bytes."""
     payload = b""
-    fields = frame[:3] if isinstance(frame, Hello) else frame  # whether it takes a ring is a flag
+    fields = frame[:3]  # what else there is of HELLO and WELCOME are flags
     for (offset, kind, _), value in zip(tables(title)[0], fields, strict=True):
         assert int(offset) == len(payload)
         if kind in FORMATS:
@@ -161,6 +164,15 @@ def test_payloads_are_laid_out_as_documented(title: str, frame: Any) -> None:
             assert kind.startswith("0 to ")
             payload += value.encode()
     assert encode(frame) == HEADER.pack(len(payload), FrameType[title], 0, 0) + payload
+
+
+def test_files_are_laid_out_as_documented() -> None:
+    """The table of FILE."""
+    rows = tables("FILE")[0]
+    assert [row[:2] for row in rows] == [["0", "u64"], ["8", "the rest"]]
+    frame = b"".join(encode_file(7, b"message"))
+    assert frame == HEADER.pack(15, FrameType.FILE, 0, 0) + struct.pack("<Q", 7) + b"message"
+    assert decode_file(frame[HEADER.size :]) == (7, b"message")
 
 
 def test_batches_are_laid_out_as_documented() -> None:
@@ -196,6 +208,7 @@ def test_batches_are_laid_out_as_documented() -> None:
         ("The life of a connection", "not whole within {:.0f} seconds", HELLO_DEADLINE),
         ("The life of a connection", "not whole {:.0f} seconds after", FRAME_DEADLINE),
         ("The life of a connection", "an answer for {:.0f}", REPLY_DEADLINE),
+        ("FILE", "more than {} files", MAX_FILES),
         ("Sequence numbers", "those of {:,} producers", MAX_PRODUCERS),
         ("Sequence numbers", "for an hour, and then", PRODUCER_EXPIRY == 3600),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
@@ -22,6 +23,7 @@ from mpsr.wire.frames import RejectCode
 if TYPE_CHECKING:
     from mpsr._speedups import _c
     from mpsr.system.descriptors import Identity
+    from mpsr.system.files import KeptFile
 
 Buffers = Sequence[bytes | memoryview]
 
@@ -55,6 +57,7 @@ class SocketWriter:
     def __init__(self, sock: socket.socket, identity: Identity) -> None:
         self._socket = sock
         self._identity = identity
+        self._along: Sequence[tuple[int, int, array[int]]] = ()  # what a write passes
 
     def write(self, buffers: Buffers, *, wait: bool) -> int | OSError:
         """Write with one system call."""
@@ -62,7 +65,7 @@ class SocketWriter:
             if not self._identity.holds():
                 what = "its descriptor was closed by the program"
                 return ConnectionAbortedError(errno.ECONNABORTED, what)
-            return self._socket.sendmsg(buffers, (), 0 if wait else _DONTWAIT)
+            return self._socket.sendmsg(buffers, self._along, 0 if wait else _DONTWAIT)
         except OSError as exc:
             return exc
 
@@ -75,6 +78,21 @@ class SocketWriter:
         if self._identity.holds():
             with suppress(OSError):  # it has ended already
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class FileWriter(SocketWriter):
+    """Writes to a socket like its base, and passes a file along with the first byte."""
+
+    def __init__(self, sock: socket.socket, identity: Identity, file: KeptFile) -> None:
+        super().__init__(sock, identity)
+        self._file = file
+
+    def write(self, buffers: Buffers, *, wait: bool) -> int | OSError:
+        """Write with one system call; if that takes anything at all, the file is passed."""
+        if not self._file.holds():
+            return OSError(errno.EBADF, "its descriptor was closed by the program")
+        self._along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self._file.descriptor]))]
+        return super().write(buffers, wait=wait)
 
 
 class RingWriter:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic
 from mpsr import arguments
 from mpsr._speedups import codec
 from mpsr.arguments import OWN, Own
+from mpsr.engine.sending.batches import FileMessage
 from mpsr.engine.sending.outbox import Outbox
 from mpsr.errors import AddressError, Closed, ConfigurationError, InvalidAddress, Undelivered
 from mpsr.front import reasons
-from mpsr.front.sender import Sender
+from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
+from mpsr.system.files import keep
 from mpsr.wire.packing import PRODUCER_FRAMINGS
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mpsr.engine.sending.window import OnFull
     from mpsr.stats import ProducerStats
     from mpsr.system.address import Address, SocketType
+    from mpsr.system.files import File
     from mpsr.system.trust import ReceiverUid
     from mpsr.wire.framing import Framing
 
@@ -38,7 +41,7 @@ else:
 ON_FULL: Final = ("block", "raise", "drop_newest", "drop_oldest")
 
 
-class ProducerBase(Sender, Generic[T]):
+class ProducerBase(FileSender, Generic[T]):
     """A producer, but for its waiting methods."""
 
     def __init__(
@@ -238,6 +241,31 @@ class ProducerBase(Sender, Generic[T]):
             position, wrote = self._take(bodies, position)
         return position
 
+    def try_send_file(self, file: File, message: Buffer = b"") -> bool:
+        """Take an open file with a message if there is room, else return False; never waits.
+
+        To open a path may wait for its disk all the same.
+
+        Args:
+            file: as ``send_file`` takes it.
+            message: bytes-like, what it says beside; ``encode=`` is not applied.
+
+        Returns:
+            Whether it was taken, or, as ``on_full`` says, it or others dropped.
+
+        Raises:
+            FilesRefused: the receiver takes no files.
+            OSError: the path cannot be opened, or the descriptor duplicated.
+            MessageError: the message is too large.
+            ConfigurationError: this producer cannot send files.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed.
+            ReentrantCall: a signal handler called it in the middle of another call.
+
+        """
+        body = self._checked_beside(file, message)
+        return self._take([FileMessage(body, keep(file))])[0] > 0
+
     def stats(self) -> ProducerStats:
         """Return counters of everything since the producer was created."""
         deferred = sum(body is not None for body in self._deferred)
@@ -298,10 +326,12 @@ class ProducerBase(Sender, Generic[T]):
         return 0 if own and not self._outbox.may_deliver else None
 
     def _undelivered(self) -> Undelivered | None:
-        messages = self._window.unaccepted()
+        left, refused = self._window.unaccepted(), self._window.refused
+        messages = [*refused, *left]
         if not messages:
             return None
-        error = reasons.not_delivered(self.address, len(messages), self._why())
+        why = self._why() if left else reasons.FILES_REFUSED
+        error = reasons.not_delivered(self.address, len(messages), why)
         return Undelivered(error, messages=messages)
 
     def _give_up_spool(self) -> None:

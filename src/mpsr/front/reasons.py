@@ -17,6 +17,9 @@ _INTERRUPTED = (
     "producer, and would wait for that call"
 )
 
+TAKES_NO_FILES = "takes no files: it has to be made with accept_files=True"
+FILES_REFUSED = f"the system does not pass such a file, or the receiver {TAKES_NO_FILES}"
+
 
 def why(outbox: Outbox, spool_obstacle: Exception | None) -> str:
     """Return why messages are not being accepted."""
@@ -63,6 +66,11 @@ def not_spooled(count: int, waited: float, reason: str) -> str:
 def not_delivered(address: Address, count: int, reason: str) -> str:
     """Return what to say of messages that were given up."""
     return f"{_messages(count)} to {address} not delivered: {reason}"
+
+
+def files_dropped(address: Address, count: int) -> str:
+    """Return what to say of messages that were dropped because their files were refused."""
+    return f"{_messages(count)} with a file to {address} dropped: {FILES_REFUSED}"
 
 
 def failed(address: Address, cause: BaseException) -> MpsrError:

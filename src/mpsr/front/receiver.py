@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
-from mpsr.engine.receiving.handover import NOTHING
 from mpsr.engine.receiving.inbox import Inbox
+from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.front.files import check_files
 from mpsr.front.listening import Endpoint, claim_all, places_of
 from mpsr.limits import BACKLOG, JOURNAL_LIMIT, MAX_BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.system.forks import watch_forks
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch, Peer
     from mpsr.engine.receiving.follower import Follower
-    from mpsr.engine.receiving.handover import Inherited
+    from mpsr.engine.receiving.inherited import Inherited
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
     from mpsr.stats import ReceiverStats
@@ -62,6 +63,7 @@ class ReceiverBase(Generic[T]):
         journal: str | os.PathLike[str] | None = None,
         journal_limit: int = JOURNAL_LIMIT,
         handover: bool = False,
+        accept_files: bool = False,
     ) -> None:
         """Claim the address and listen.
 
@@ -107,6 +109,9 @@ class ReceiverBase(Generic[T]):
                 them over from it, with its connections and what it knows of producers. It hands
                 out what it has read, and its iteration ends; nobody is refused meanwhile. This
                 waits for it, 30 s at most. Default: an address in use is an error.
+            accept_files: bool, whether native producers may send open files with their messages;
+                see ``Batch.files``. Whoever may send may then have 64 descriptors under way, of
+                whatever file, and nothing is read in place or through a ring. Not with a journal.
 
         Raises:
             AddressError: the address cannot be claimed; its subclasses say why.
@@ -127,6 +132,8 @@ class ReceiverBase(Generic[T]):
         max_connections = arguments.integer("max_connections", max_connections, "connections")
         arguments.file("journal", journal)
         journal_limit = arguments.integer("journal_limit", journal_limit)
+        if accept_files:
+            check_files(places, journal=journal is not None)
         self.addresses: tuple[Address, ...] = tuple(each.address for each in places)
         self._decode = decode
         self._cursor: Iterator[bytes] = iter(())
@@ -143,6 +150,7 @@ class ReceiverBase(Generic[T]):
                     max_message=max_message,
                     max_connections=max_connections,
                     decode=decode,
+                    accept_files=accept_files,
                 )
             except BaseException as exc:
                 for claimed, _ in claims:

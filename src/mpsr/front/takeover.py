@@ -9,14 +9,8 @@ from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.engine.receiving.handover import (
-    DESCRIPTORS,
-    NOTHING,
-    PACKET,
-    Carried,
-    Inherited,
-    read_state,
-)
+from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET
+from mpsr.engine.receiving.inherited import NOTHING, Carried, Inherited, read_state
 from mpsr.errors import AddressError, AddressInUse, ConfigurationError
 from mpsr.front.listening import claim_all
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME

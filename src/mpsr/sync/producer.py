@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpsr import arguments
 from mpsr.arguments import OWN, Own
+from mpsr.engine.sending.batches import FileMessage
 from mpsr.errors import Closed, MpsrError, ReentrantCall
 from mpsr.front import reasons
 from mpsr.front.steps import LET_OTHERS_RUN, R, Steps, Wait
 from mpsr.sync.background import BackgroundProducer
+from mpsr.system.files import keep
 from mpsr.system.greenlets import world
 from mpsr.system.primitives import RLock
 from mpsr.system.sigmask import MASK
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from mpsr.engine.sending.outbox import Write
     from mpsr.errors import Undelivered
     from mpsr.stats import ProducerStats
+    from mpsr.system.files import File
 
     T = TypeVarWithDefault("T", default=Buffer)
 else:
@@ -83,6 +86,42 @@ class Producer(BackgroundProducer[T]):
             messages, bodies = self._checked_all(messages)
             self._follow(self._send_steps(bodies, messages, timeout, position))
 
+    def send_file(
+        self, file: File, message: Buffer = b"", timeout: float | Own | None = OWN
+    ) -> None:
+        """Take an open file with a message, in order with all others; it travels as a descriptor.
+
+        The receiver gets the same open file, with its position, flags and rights, if it was made
+        with ``accept_files=True``. What is passed is duplicated at once, and may be closed behind
+        the call; the duplicate is kept, and sent again to the next receiver, until the message
+        is accepted. A file takes a 64th of the buffer, so that 64 wait at most.
+
+        While no receiver has answered, it is taken. Where one then takes no files, it is dropped
+        and counted as lost; the next ``flush`` says so, or ``close``, by Undelivered.
+
+        Args:
+            file: int, a descriptor; an object with ``fileno()``, whose own buffer you have
+                flushed; or the path of a file, which is opened for reading.
+            message: bytes-like, what it says beside; ``encode=`` is not applied.
+            timeout: seconds to wait for room; None waits for ever. Left out, it is the producer's
+                own ``timeout``.
+
+        Raises:
+            FilesRefused: the receiver takes no files.
+            OSError: the path cannot be opened, or the descriptor duplicated.
+            SendTimedOut: with ``on_full="block"``: there was no room in time.
+            BufferFull: with ``on_full="raise"``: there is no room.
+            MessageError: the message is too large.
+            ConfigurationError: datagrams, foreign framings and a spool carry no files.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed.
+            ReentrantCall: a signal handler called it in the middle of another call.
+
+        """
+        timeout = self._timeout_of(timeout)
+        body = self._checked_beside(file, message)
+        self._follow(self._file_steps(FileMessage(body, keep(file)), timeout))
+
     def flush(self, timeout: float | None = None, *, spooled: bool = False) -> None:
         """Return once the receiver has accepted everything sent so far.
 
@@ -92,6 +131,7 @@ class Producer(BackgroundProducer[T]):
 
         Raises:
             TimedOut: it has not, and why. Nothing is lost by it.
+            FilesRefused: it has, but for messages whose files it did not take.
             Rejected: the receiver has refused this producer for good.
             Closed: the producer was closed.
             ReentrantCall: a signal handler called it in the middle of another call.

@@ -44,6 +44,13 @@ def refuse(sock: socket.socket) -> bool:
         return False
 
 
+def allow(sock: socket.socket) -> None:
+    """Have the kernel let descriptors through to a socket, where it would refuse them."""
+    if AVAILABLE:
+        with suppress(OSError):  # an older kernel lets them through as it is
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 1)
+
+
 def receive(sock: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:
     """Receive bytes, and all descriptors that came with them: the kernel closes none of them."""
     data, along, _, _ = sock.recvmsg(size, ROOM, flags | socket.MSG_CMSG_CLOEXEC)
@@ -69,6 +76,11 @@ _busy = False  # whether a thread is at it
 def close_apart(descriptors: Iterable[int]) -> None:
     """Close descriptors of strangers, in a thread that may sleep."""
     _do_apart(partial(_close, descriptor) for descriptor in descriptors)
+
+
+def unclosed() -> int:
+    """Return how many descriptors wait to be closed."""
+    return len(_waiting)
 
 
 def close_socket(sock: socket.socket) -> None:

@@ -24,6 +24,7 @@ _LOST: Final = struct.Struct("<QQI")
 _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
 _RING: Final = struct.Struct("<I")
+_FILE: Final = struct.Struct("<Q")
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -42,9 +43,16 @@ class FrameType(IntEnum):
     MOVE = 33
     HANDOVER = 34
     OFFER = 35
+    FILE = 36
 
 
-TAKES_RING: Final = 1  # a flag of HELLO: the producer would take a ring; all others are zero
+TAKES_RING: Final = 1  # a flag of HELLO: the producer would take a ring
+SENDS_FILES: Final = 2  # another: it would send files
+ACCEPTS_FILES: Final = 1  # a flag of WELCOME: the receiver takes them, from a producer that would
+FLAGS: Final[dict[int, int]] = {  # that a frame may have; all others are zero
+    FrameType.HELLO: TAKES_RING | SENDS_FILES,
+    FrameType.WELCOME: ACCEPTS_FILES,
+}
 
 FROM_RECEIVER: Final = frozenset(
     {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING, FrameType.OFFER}
@@ -79,6 +87,7 @@ class LostReason(IntEnum):
     DROPPED_NEWEST = 1  # the buffer was full and on_full="drop_newest"
     DROPPED_OLDEST = 2  # the buffer was full and on_full="drop_oldest"
     TOO_LARGE = 3  # the receiver's largest frame is smaller than the message
+    FILE_REFUSED = 4  # the receiver takes no files, or the system does not pass this one
 
 
 class Hello(NamedTuple):
@@ -88,6 +97,7 @@ class Hello(NamedTuple):
     lowest_seq: int
     label: str
     takes_ring: bool = False
+    sends_files: bool = False
 
 
 class Welcome(NamedTuple):
@@ -96,6 +106,7 @@ class Welcome(NamedTuple):
     epoch: int
     expected_seq: int
     max_frame: int
+    accepts_files: bool = False
 
 
 class Lost(NamedTuple):
@@ -143,9 +154,8 @@ class Offer(NamedTuple):
 
 ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move | Handover | Offer
 
-_Plain = type[Welcome | Lost | Ack | Ring]
+_Plain = type[Lost | Ack | Ring]
 _PLAIN: Final[dict[int, tuple[_Plain, struct.Struct]]] = {
-    FrameType.WELCOME: (Welcome, _WELCOME),
     FrameType.LOST: (Lost, _LOST),
     FrameType.ACK: (Ack, _ACK),
     FrameType.RING: (Ring, _RING),
@@ -175,16 +185,20 @@ def frame_size(data: bytes) -> int:
 def encode(frame: ControlFrame) -> bytes:
     """Return a whole frame, header included."""
     match frame:
-        case Hello(producer_id, lowest_seq, label, takes_ring):
+        case Hello(producer_id, lowest_seq, label):
             payload = _HELLO.pack(producer_id, lowest_seq) + encode_label(label)
-            return _with_header(FrameType.HELLO, payload, TAKES_RING if takes_ring else 0)
+            flags = TAKES_RING * frame.takes_ring | SENDS_FILES * frame.sends_files
+            return _with_header(FrameType.HELLO, payload, flags)
+        case Welcome():
+            payload = _WELCOME.pack(*frame[:3])
+            return _with_header(FrameType.WELCOME, payload, ACCEPTS_FILES * frame.accepts_files)
         case Ack(seq):
             return ACK_FRAME.pack(*ACK_HEADER, seq)
         case Reject(code, text):
             room = MAX_CONTROL_FRAME - _REJECT.size
             payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
             return _with_header(FrameType.REJECT, payload)
-        case Welcome() | Lost() | Ring():
+        case Lost() | Ring():
             kind = _KINDS[type(frame)]
             return _with_header(kind, _PLAIN[kind][1].pack(*frame))
         case Bye() | Move() | Handover() | Offer():
@@ -196,10 +210,13 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
     try:
         match kind:
             case FrameType.HELLO:
-                return _decode_hello(payload, takes_ring=flags == TAKES_RING)
+                return _decode_hello(payload, flags)
             case FrameType.LOST:
                 return _decode_lost(payload)
-            case FrameType.WELCOME | FrameType.ACK | FrameType.RING:
+            case FrameType.WELCOME:
+                epoch, expected_seq, most = _WELCOME.unpack(payload)
+                return Welcome(epoch, expected_seq, most, flags == ACCEPTS_FILES)
+            case FrameType.ACK | FrameType.RING:
                 plain, layout = _PLAIN[kind]
                 return plain(*layout.unpack(payload))
             case FrameType.REJECT:
@@ -214,13 +231,14 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
     raise malformed("frame", f"its type is {kind}")
 
 
-def _decode_hello(payload: bytes, *, takes_ring: bool) -> Hello:
+def _decode_hello(payload: bytes, flags: int) -> Hello:
     producer_id, lowest_seq = _HELLO.unpack_from(payload)
     label = payload[_HELLO.size :]
     if len(label) > MAX_LABEL:
         raise malformed("HELLO", f"its label is longer than {MAX_LABEL} bytes")
     try:
-        return Hello(producer_id, lowest_seq, label.decode(), takes_ring)
+        takes_ring, sends_files = bool(flags & TAKES_RING), bool(flags & SENDS_FILES)
+        return Hello(producer_id, lowest_seq, label.decode(), takes_ring, sends_files)
     except UnicodeDecodeError:
         raise malformed("HELLO", "its label is not UTF-8") from None
 
@@ -230,6 +248,22 @@ def _decode_lost(payload: bytes) -> Lost:
     if lost.dropped == 0 or lost.first_seq > _U64 - lost.dropped:
         raise malformed("LOST", f"it counts {lost.dropped} from {lost.first_seq}")
     return lost
+
+
+def encode_file(seq: int, message: bytes) -> list[bytes]:
+    """Return the frame of a message that comes with a file, in pieces; no long one is copied."""
+    size = _FILE.size + len(message)
+    return [HEADER.pack(size, FrameType.FILE, 0, 0) + _FILE.pack(seq), message]
+
+
+def decode_file(payload: bytes) -> tuple[int, bytes]:
+    """Return the sequence number and the message of a FILE frame's payload."""
+    if len(payload) < _FILE.size:
+        raise malformed("FILE", f"its payload has {len(payload)} bytes")
+    (seq,) = _FILE.unpack_from(payload)
+    if seq == _U64:
+        raise malformed("FILE", f"its sequence number is {seq}")
+    return seq, payload[_FILE.size :]
 
 
 def malformed(what: str, why: str) -> RemoteProtocolError:

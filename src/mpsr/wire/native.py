@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr._speedups import codec
 from mpsr.limits import MAX_CONTROL_FRAME, READ_IN_PLACE, SEPARATE_MESSAGE
-from mpsr.wire.frames import HEADER, TAKES_RING, FrameType, malformed, max_frame
+from mpsr.wire.frames import FLAGS, HEADER, FrameType, malformed, max_frame
 from mpsr.wire.framing import too_large
 
 if TYPE_CHECKING:
@@ -45,12 +45,17 @@ class NativeDeframer:
             None  # what has come of the payload, or of those messages
         )
         self._trusted = False  # whether a large frame has come whole before
+        self.takes_files: bool = False  # whether a FILE may be as large as a BATCH
         self.apart: bool = False  # whether the last frame's messages came apart
 
     @property
     def begun(self) -> bool:
         """Whether a frame has begun that is not whole."""
         return self._kind is not None or len(self._header) > 0
+
+    def may_be(self, kind: FrameType) -> bool:
+        """Tell whether a frame has begun that is, or may yet turn out to be, of a kind."""
+        return self.begun and self._kind in (None, kind)
 
     @property
     def pending(self) -> int:
@@ -100,9 +105,10 @@ class NativeDeframer:
 
     def _begin(self, header: Buffer) -> None:
         length, kind, flags, zero = HEADER.unpack(header)
-        if (flags and (kind, flags) != (FrameType.HELLO, TAKES_RING)) or zero:
+        if (flags and flags & ~FLAGS.get(kind, 0)) or zero:
             raise malformed("frame", "its flags and reserved field must be zero")
-        limit = self._max_frame if kind == FrameType.BATCH else MAX_CONTROL_FRAME
+        carries = kind == FrameType.BATCH or (kind == FrameType.FILE and self.takes_files)
+        limit = self._max_frame if carries else MAX_CONTROL_FRAME
         if length > limit:
             raise too_large(f"a frame of {length} bytes, the most is {limit}")
         self._kind = kind

@@ -60,6 +60,7 @@ Event = Hello | Batch[Any] | Move | Handover | Ended
 class ReceivingSession:
     """The receiver's end of one connection, in any framing."""
 
+    accepts_files: bool = False  # FileSession may
     __slots__ = (
         "_broken",
         "_decode",
@@ -260,9 +261,9 @@ class ReceivingSession:
         Raises RemoteProtocolError like ``receive_data``, for what came behind the HELLO.
         """
         self._pass(FrameType.WELCOME)
-        self._producer = producer_state
-        welcome = Welcome(producer_state.epoch, producer_state.expected_seq, self._max_frame)
-        self._out += encode(welcome) + encode(Ack(producer_state.accepted_seq))
+        self._producer = state = producer_state
+        welcome = Welcome(state.epoch, state.expected_seq, self._max_frame, self.accepts_files)
+        self._out += encode(welcome) + encode(Ack(state.accepted_seq))
         try:
             self._process()
         except RemoteProtocolError as exc:

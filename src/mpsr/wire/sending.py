@@ -38,6 +38,7 @@ class Welcomed(NamedTuple):
     max_message: int
     epoch: int
     """How many connections of this producer the receiver remembers, with this one."""
+    accepts_files: bool = False
 
 
 class Acknowledged(NamedTuple):
@@ -49,17 +50,25 @@ class Acknowledged(NamedTuple):
 class SendingSession:
     """The producer's end of one native connection."""
 
-    __slots__ = ("_events", "_native", "_out", "_sent_seq", "state", "takes_ring")
+    __slots__ = ("_events", "_native", "_out", "_sends_files", "_sent_seq", "state", "takes_ring")
 
     def __init__(
-        self, producer_id: bytes, lowest_seq: int, label: str, *, takes_ring: bool = False
+        self,
+        producer_id: bytes,
+        lowest_seq: int,
+        label: str,
+        *,
+        takes_ring: bool = False,
+        sends_files: bool = False,
     ) -> None:
         self.state: State = State.HELLO
         self._native = NativeDeframer(0)
         self._events: list[Welcomed | Acknowledged | Ring] = []
         self.takes_ring: bool = takes_ring
         """Whether a ring of shared memory may be given, and was not yet."""
-        self._out = PREFACE + encode(Hello(producer_id, lowest_seq, label, takes_ring))
+        self._sends_files = sends_files
+        hello = Hello(producer_id, lowest_seq, label, takes_ring, sends_files)
+        self._out = PREFACE + encode(hello)
         self._sent_seq = lowest_seq
         self._pass(FrameType.HELLO)
 
@@ -134,7 +143,7 @@ class SendingSession:
         if raw.kind in FROM_PRODUCER:
             error = f"unexpected {FrameType(raw.kind).name}: it comes from a producer only"
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
-        frame = decode(raw.kind, raw.payload)
+        frame = decode(raw.kind, raw.payload, raw.flags)
         kind = FrameType(raw.kind)
         if (self.state, kind) not in PRODUCER_TRANSITIONS:
             error = f"unexpected {kind.name} in state {self.state.name}"
@@ -159,11 +168,15 @@ class SendingSession:
                 raise Rejected(error, code=code)
 
     def _receive_welcome(self, welcome: Welcome) -> None:
-        epoch, expected_seq, largest = welcome
+        epoch, expected_seq, largest, accepts_files = welcome
+        if accepts_files and not self._sends_files:
+            raise malformed("WELCOME", "it accepts files, which this producer does not send")
+        self.takes_ring = self.takes_ring and not accepts_files  # a ring carries no files
         if expected_seq < self._sent_seq:
             error = f"it expects {expected_seq}, but HELLO named {self._sent_seq}"
             raise malformed("WELCOME", error)
         if largest < MAX_CONTROL_FRAME:
             raise malformed("WELCOME", f"its largest frame is {largest} bytes")
         self._sent_seq = expected_seq
-        self._events.append(Welcomed(expected_seq, largest - FRAME_OVERHEAD, epoch))
+        most = largest - FRAME_OVERHEAD
+        self._events.append(Welcomed(expected_seq, most, epoch, accepts_files))

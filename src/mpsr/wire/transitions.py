@@ -34,6 +34,7 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.BYE): State.ENDED,
     (State.OPEN, FrameType.RING): State.OPEN,
     (State.OPEN, FrameType.MOVE): State.OPEN,  # once, and only behind a RING
+    (State.OPEN, FrameType.FILE): State.OPEN,  # only where WELCOME said that files are accepted
     (State.PREFACE, FrameType.REJECT): State.FAILED,
     (State.HELLO, FrameType.REJECT): State.FAILED,
     (State.GREETED, FrameType.REJECT): State.FAILED,
@@ -52,6 +53,7 @@ PRODUCER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.OPEN, FrameType.BYE): State.ENDED,
     (State.OPEN, FrameType.RING): State.OPEN,  # once, and only where HELLO offered to take it
     (State.OPEN, FrameType.MOVE): State.OPEN,
+    (State.OPEN, FrameType.FILE): State.OPEN,  # only where WELCOME said that files are accepted
     (State.ENDED, FrameType.ACK): State.ENDED,  # it was on its way when BYE was sent
     (State.ENDED, FrameType.REJECT): State.FAILED,  # so was this
     (State.ENDED, FrameType.RING): State.ENDED,  # and this

@@ -15,6 +15,7 @@ from mpsr.limits import ACCEPTS_PER_ROUND, READ_BEHIND, SILENT_START, STOP_ROUND
 from mpsr.system import passing
 from mpsr.system.peers import ConnectedPeer
 from mpsr.system.poller import READ
+from mpsr.wire.files import FileSession
 from mpsr.wire.frames import RejectCode
 from mpsr.wire.receiving import ReceivingSession
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from mpsr.engine.receiving.connections import Connections
     from mpsr.engine.receiving.deadlines import Deadlines
-    from mpsr.engine.receiving.handover import Carried
+    from mpsr.engine.receiving.inherited import Carried
     from mpsr.engine.receiving.senders import Senders
     from mpsr.system.claims import Claim
     from mpsr.system.poller import AnyPoller
@@ -56,6 +57,7 @@ class Acceptor:
         max_connections: int,
         max_message: int,
         decode: Callable[[bytes], Any] | None,
+        accept_files: bool = False,
     ) -> None:
         """Listen at claimed addresses, with a framing at each.
 
@@ -68,6 +70,7 @@ class Acceptor:
         self._logger = logger
         self._max_message = max_message
         self._decode = decode
+        self._session = FileSession if accept_files else ReceivingSession
         self._behind = memoryview(bytearray(READ_BEHIND))
         self.accepted: int = 0
         self.turned_away: int = 0
@@ -154,7 +157,7 @@ class Acceptor:
         peer = ConnectedPeer(sock)
         packets = listener.type == socket.SOCK_SEQPACKET
         refusal = self._senders.refusal(peer, self._logger)
-        session = ReceivingSession(
+        session = self._session(
             framing or listener.framing,
             max_message=self._max_message,
             peer=peer,

@@ -9,15 +9,18 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import TYPE_CHECKING
 
+from mpsr.engine.receiving.files import FilePacketEnd, FileReader
 from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, SocketReader
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import passing, ring
+from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
 
 if TYPE_CHECKING:
     from mpsr.batch import Peer
     from mpsr.engine.receiving.datagrams import PacketEnd
+    from mpsr.engine.receiving.files import FilesUnderWay
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
 
@@ -39,6 +42,7 @@ class Connection:
         heard: whether it has brought something whole.
         unfinished: bytes of a foreign message that is not whole.
         until_ring: bytes to come before it is given a ring; 0 if it is to have none.
+        files: set where its producer may send files: what bounds how many are under way.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
 
@@ -48,6 +52,7 @@ class Connection:
         "_behind",
         "_refuses",
         "ended",
+        "files",
         "heard",
         "heard_at",
         "in_ring",
@@ -88,7 +93,8 @@ class Connection:
         self._refuses = refuses
         reader = SocketReader(sock, behind) if refuses else GuardedSocketReader(sock)
         self.reader: ReadEnd = reader
-        self.packets: PacketEnd | None = None
+        self.packets: PacketEnd | FilePacketEnd | None = None
+        self.files: FilesUnderWay | None = None
         self.ring: RingReader | None = None
         self.in_ring: bool = False
         self.state: ProducerState | None = None
@@ -102,6 +108,27 @@ class Connection:
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self.socket.fileno()
+
+    def accept_files(self, under_way: FilesUnderWay) -> bool:
+        """Let files come from now on; return False if the receiver takes none."""
+        session = self.session
+        if not isinstance(session, FileSession):
+            return False
+        session.accept_files()
+        self.files = under_way
+        self._refuses = False
+        passing.allow(self.socket)
+        if self.packets is None:
+            self.reader = FileReader(self.socket, session)
+        else:
+            self.packets = FilePacketEnd(self.socket, session)
+        return True
+
+    def _check_files(self) -> RemoteProtocolError | None:
+        """Return what is wrong with the descriptors that came with what was read."""
+        if self.files is None or not isinstance(self.session, FileSession):
+            return None
+        return self.files.check(self, self.session)
 
     @property
     def uid(self) -> int | None:
@@ -124,7 +151,7 @@ class Connection:
                 self.session.receive_eof()
         except RemoteProtocolError as exc:
             return exc
-        return None
+        return self._check_files()
 
     def feed_packets(self, packets: list[bytes]) -> RemoteProtocolError | None:
         """Have the session take packets; return what is wrong with them."""
@@ -132,7 +159,7 @@ class Connection:
             self.session.receive_packets(packets)
         except RemoteProtocolError as exc:
             return exc
-        return None
+        return self._check_files()
 
     def flush(self, descriptor: int | None = None) -> bool:
         """Send what the peer will take now; return whether it began or ceased to leave a rest.
@@ -216,9 +243,11 @@ class Connection:
                 unread += self.ring.filled()
         return unread
 
-    def close(self) -> None:
-        """Close the descriptor, and unmap the ring."""
-        if self._refuses:
+    def close(self, *, inherited: bool = False) -> None:
+        """Close the descriptors, and unmap the ring; ``inherited``: the parent has the socket."""
+        if self.files is not None and isinstance(self.session, FileSession):
+            self.files.forget(self, self.session)
+        if self._refuses or (inherited and self.files is not None):
             self.socket.close()
         else:  # what was passed and not read is closed with it
             passing.close_socket(self.socket)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, ProducerIdentity
+from mpsr.engine.receiving.files import FilesUnderWay
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.connection import Connection
     from mpsr.engine.receiving.datagrams import PacketEnd
     from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.engine.receiving.files import FilePacketEnd
     from mpsr.system.poller import AnyPoller
 
 
@@ -69,6 +71,7 @@ class Connections:
         self._by_producer: dict[ProducerState, Connection] = {}
         self.pending_acks: set[ProducerState] = set()
         self._unfinished = Unfinished(max_message)
+        self._files = FilesUnderWay()
         self._read_size = FIRST_READ
 
     def admit(self, connection: Connection) -> None:
@@ -119,7 +122,7 @@ class Connections:
         if settled and data:  # the short way for whole batches
             end = session.receive_whole(data, self.pending)
             connection.heard_at = self._clock.now
-            if end == size and not self._clock.due:
+            if end == size and not self._clock.due and connection.files is None:
                 return size
             data = data[end:]
         self._understand(connection, connection.feed(placed, data), size)
@@ -127,7 +130,7 @@ class Connections:
             size += self.read_socket(connection)  # a frame has begun, and now its place is known
         return size
 
-    def _read_packets(self, connection: Connection, reader: PacketEnd) -> int:
+    def _read_packets(self, connection: Connection, reader: PacketEnd | FilePacketEnd) -> int:
         """Read packets once; return how many bytes came, 0 where the connection ended or had none.
 
         An empty packet counts as a byte.
@@ -206,7 +209,8 @@ class Connections:
         state = self.ledger.open(
             connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order
         )
-        if hello.takes_ring:
+        accepts_files = hello.sends_files and connection.accept_files(self._files)
+        if hello.takes_ring and not accepts_files:  # a ring carries none
             self.rings.offer(connection)
         state.fence = partial(self._fence, connection)
         self._by_producer[state] = connection

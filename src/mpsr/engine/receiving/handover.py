@@ -20,20 +20,29 @@ import json
 import os
 import socket
 from array import array
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.batch import ProducerIdentity
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import HANDOVER_ANSWER
 from mpsr.system import primitives
+from mpsr.system.poller import READ
+from mpsr.wire.frames import RejectCode
 from mpsr.wire.ledger import ProducerState
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
+    from logging import Logger
+
+    from mpsr.engine.receiving.acceptor import Acceptor
     from mpsr.engine.receiving.connection import Connection
+    from mpsr.engine.receiving.connections import Connections
     from mpsr.engine.receiving.listener import Listener
-    from mpsr.wire.framing import Framing
+    from mpsr.engine.receiving.senders import Senders
+    from mpsr.system.poller import AnyPoller
     from mpsr.wire.ledger import Ledger
 
 PACKET: Final = 65_536  # bytes: more than any packet of the dialogue has
@@ -48,28 +57,6 @@ class Step(StrEnum):
     COMMITTED = "the taker has all"
     TAKEN = "the taker is the receiver"
     OVER = "the taker is gone: nothing has changed"
-
-
-class Carried(NamedTuple):
-    """A connection that goes on at another receiver, in the middle of a message or not."""
-
-    listener: int
-    """Which of the addresses it came to."""
-    framing: Framing
-    seq: int
-    """Messages so far."""
-    held: bytes
-    """What has come of a message that is not whole."""
-
-
-class Inherited(NamedTuple):
-    """What a receiver begins with: of another one, or nothing."""
-
-    connections: Sequence[tuple[Carried, socket.socket]]
-    producers: Sequence[ProducerState]
-
-
-NOTHING: Final = Inherited((), ())
 
 
 class Giver:
@@ -172,6 +159,113 @@ class Giver:
                 self.step = Step.OVER
 
 
+class Handovers:
+    """The hand-overs of a receiver, of which there is one at a time.
+
+    Attributes:
+        giver: the one that is under way, or has ended the receiver.
+
+    """
+
+    def __init__(
+        self,
+        poller: AnyPoller,
+        acceptor: Acceptor,
+        connections: Connections,
+        senders: Senders,
+        logger: Logger,
+    ) -> None:
+        self._poller = poller
+        self._acceptor = acceptor
+        self._connections = connections
+        self._senders = senders
+        self._logger = logger
+        self.giver: Giver | None = None
+        self._answer_by = inf  # when the taker is to have answered, on the monotonic clock
+
+    def ask(self, connection: Connection, *, ending: bool) -> None:
+        """Offer a new receiver what we have, if it is of our user or of root.
+
+        Raises RemoteProtocolError if it is not, or where nothing can be handed over.
+        """
+        if connection.uid not in (0, os.geteuid()):
+            why = "it asked for a hand-over, and may not receive here"
+            self._senders.count(connection.peer, why, self._logger)
+            raise RemoteProtocolError(why, code=RejectCode.DENIED)
+        if self.giver is not None or ending or not self._acceptor.may_go_on:
+            text = "the receiver is handing over or ending already, or has sockets of others"
+            raise RemoteProtocolError(text, code=RejectCode.BUSY)
+        self.giver = Giver(connection, self._acceptor.listeners)
+        self._poller.register(self.giver, READ, self.giver)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is read but what the taker says."""
+        return self.giver is not None and self.giver.step is not Step.OFFERED
+
+    @property
+    def begun(self) -> bool:
+        """Whether nothing more is read, because a taker waits."""
+        return self.giver is not None and self.giver.step is Step.BEGUN
+
+    @property
+    def taken(self) -> bool:
+        """Whether another one is the receiver now."""
+        return self.giver is not None and self.giver.step is Step.TAKEN
+
+    def hear(self) -> None:
+        """Take note of what the taker says; go on as before if it is gone."""
+        if self.giver is not None:
+            self.giver.hear()
+            if self.giver.step is Step.OVER:
+                self._poller.unregister(self.giver)
+                self.giver.close()
+                self.giver, self._answer_by = None, inf
+
+    def listen(self, now: float) -> None:
+        """Listen to the taker alone, until it has taken too long to answer."""
+        giver = self.giver
+        if giver is None:
+            return
+        if now > self._answer_by and giver.step is not Step.TAKEN:
+            giver.step = Step.OVER
+        if giver.step is Step.OVER or any(each is giver for each, _ in self._poller.poll(0)):
+            self.hear()
+
+    def wait_times(self, now: float) -> list[float]:
+        """Return the seconds that the taker has left to answer."""
+        return [self._answer_by - now] if self._answer_by < inf else []
+
+    def commit(self, now: float, *, journal: bool = False) -> None:
+        """Pass everything to a taker that waits: what was read is handed out and accepted."""
+        if self.giver is not None and self.begun:
+            self._connections.send_acks()
+            self._acceptor.places.fill(anyhow=True)
+            ledger, connections = self._connections.ledger, list(self._connections.open)
+            self.giver.commit(ledger, connections, journal=journal)
+            self._answer_by = now + HANDOVER_ANSWER
+
+    def release(self) -> None:
+        """Pass everything to a taker that waits, without waiting for its answer: we end."""
+        if self.giver is not None:
+            self.commit(0.0)
+            self.giver.release()
+
+    def gives(self, connection: Connection) -> bool:
+        """Tell whether a connection goes on at the taker."""
+        return self.giver is not None and self.giver.given(connection)
+
+    def end(self) -> None:
+        """Close what was spoken through: whoever waits for it knows that all is released."""
+        if self.giver is not None:
+            self.giver.close()
+
+    def leave(self) -> None:
+        """Close the descriptor alone: it is the parent process's."""
+        if self.giver is not None:
+            self.giver.leave()
+
+
 def _goes_on(connection: Connection) -> bool:
     """Tell whether a connection is to be passed: a producer of ours connects anew by itself."""
     session = connection.session
@@ -192,21 +286,3 @@ def _told(connection: Connection, index: dict[str, int]) -> list[Any]:
 def _known(state: ProducerState) -> list[Any]:
     uid, producer = state.key[0], state.identity
     return [uid, producer.id.hex(), producer.label, state.epoch, state.accepted_seq]
-
-
-def read_state(memory: int) -> tuple[list[Carried], list[ProducerState]]:
-    """Return the connections and the producers of a state that was passed."""
-    with open(memory, "rb") as file:
-        file.seek(0)
-        state = json.load(file)
-    producers: list[ProducerState] = []
-    for uid, identity, label, epoch, seq in state["producers"]:
-        producer = ProducerIdentity(bytes.fromhex(identity), label)
-        known = ProducerState((uid, producer.id), producer, seq)
-        known.epoch = epoch
-        producers.append(known)
-    connections = [
-        Carried(listener, framing, seq, b64decode(held))
-        for listener, framing, seq, held in state["connections"]
-    ]
-    return connections, producers

@@ -7,10 +7,8 @@ bounded read at a time, so that the kernel's socket buffers are the queue.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from contextlib import ExitStack
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,12 +16,14 @@ from mpsr.batch import Batch, state_of
 from mpsr.engine.receiving.acceptor import Acceptor
 from mpsr.engine.receiving.connections import Connections
 from mpsr.engine.receiving.deadlines import Deadlines
-from mpsr.engine.receiving.handover import NOTHING, Giver, Inherited, Step
+from mpsr.engine.receiving.handover import Giver, Handovers
+from mpsr.engine.receiving.inherited import NOTHING, Inherited
 from mpsr.engine.receiving.listener import Listener
 from mpsr.engine.receiving.senders import Senders
-from mpsr.errors import MpsrError, RemoteProtocolError
-from mpsr.limits import ACK_DELAY, HANDOVER_ANSWER, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.errors import MpsrError
+from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
+from mpsr.system import passing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
 from mpsr.system.wakeup import Wakeup
@@ -61,6 +61,7 @@ class Inbox:
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
         decode: Callable[[bytes], Any] | None = None,
+        accept_files: bool = False,
     ) -> None:
         """Listen at claimed addresses, with a framing at each, to some senders or to all."""
         keep_freed_memory()
@@ -94,12 +95,14 @@ class Inbox:
                 max_connections=max_connections,
                 max_message=max_message,
                 decode=decode,
+                accept_files=accept_files,
             )
             undo.pop_all()
         self._acceptor.adopt(inherited.connections)
         self.ledger.restore(inherited.producers, monotonic())
-        self._giver: Giver | None = None
-        self._answer_by = inf  # when the taker is to have answered, on the monotonic clock
+        self.handover: Handovers = Handovers(
+            self._poller, self._acceptor, self._connections, self._senders, self._logger
+        )
         self._pending = self._connections.pending
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told_at = 0.0
@@ -142,13 +145,14 @@ class Inbox:
         handed = self._handed
         if handed is not None:
             self._connections.accept(state_of(handed), handed.end_seq)
+            self._close_files(handed)
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()
         batch = self._handed = self._next(now)
         if batch is None:
             self._connections.send_acks()
-            self.commit_handover(now)
+            self.handover.commit(now)
         else:
             self._clock.handed_at = now
         return batch
@@ -198,15 +202,22 @@ class Inbox:
         ``more`` says that the others are still being handed out.
         """
         batch = self._handed
-        if not more:
-            self._handed = None
         if batch is not None:
             seq = batch.end_seq if count is None else batch.first_seq + count
             self._connections.accept(state_of(batch), seq)
+        if not more:
+            self.disown()
 
     def disown(self) -> None:
         """Leave the batch handed out last unacknowledged: its handler did not finish."""
-        self._handed = None
+        batch, self._handed = self._handed, None
+        if batch is not None:
+            self._close_files(batch)
+
+    def _close_files(self, batch: Batch[Any]) -> None:
+        """Close what came with a batch, and nobody took, unless the program has closed all."""
+        if batch.files and self._wakeup.intact:
+            passing.close_apart(batch.take_files())
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
@@ -219,8 +230,7 @@ class Inbox:
             times.append(self._clock.wait_time(now))
         if self._connections.rings.unread:
             times.append(0.0)
-        if self._answer_by < inf:
-            times.append(self._answer_by - now)
+        times += self.handover.wait_times(now)
         return max(0.0, min(times)) if times else None
 
     def stop(self) -> None:
@@ -253,8 +263,10 @@ class Inbox:
     def _read_round(self, now: float) -> None:
         """Read from one ready connection after the other, until there is a batch."""
         self._check_descriptors()
-        if self._giver is not None and self._giver.step is not Step.OFFERED:
-            self._hand_over(self._giver, now)
+        if self.handover.alone:
+            self._ready.clear()
+            self.handover.listen(now)
+            self.finished = self.handover.taken
             return
         if self._stop_asked:
             if not self._stopping:
@@ -285,7 +297,7 @@ class Inbox:
         if isinstance(source, Listener):
             self._acceptor.read(source)
         elif isinstance(source, Giver):
-            self._hear_taker(source)
+            self.handover.hear()
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
@@ -303,58 +315,16 @@ class Inbox:
     # -- the hand-over ----------------------------------------------------------------------
 
     def _asked(self, connection: Connection) -> None:
-        """Offer a new receiver what we have, if it is of our user or of root."""
-        if connection.uid not in (0, os.geteuid()):
-            why = "it asked for a hand-over, and may not receive here"
-            self._senders.count(connection.peer, why, self._logger)
-            raise RemoteProtocolError(why, code=RejectCode.DENIED)
-        if self._giver is not None or self._stop_asked or not self._acceptor.may_go_on:
-            text = "the receiver is handing over or ending already, or has sockets of others"
-            raise RemoteProtocolError(text, code=RejectCode.BUSY)
-        self._giver = Giver(connection, self._acceptor.listeners)
-        self._poller.register(self._giver, READ, self._giver)
-
-    def _hear_taker(self, giver: Giver) -> None:
-        giver.hear()
-        if giver.step is Step.TAKEN:
-            self.finished = True
-        elif giver.step is Step.OVER:
-            self.end_handover()
-
-    def _hand_over(self, giver: Giver, now: float) -> None:
-        """Read nothing more; once the taker has all, listen to it alone."""
-        self._ready.clear()
-        if now > self._answer_by:
-            giver.step = Step.OVER
-        if giver.step is Step.OVER or any(each is giver for each, _ in self._poller.poll(0)):
-            self._hear_taker(giver)
-
-    @property
-    def handing_over(self) -> bool:
-        """Whether nothing more is read, because a new receiver waits."""
-        return self._giver is not None and self._giver.step is Step.BEGUN
-
-    def commit_handover(self, now: float, *, journal: bool = False) -> None:
-        """Pass everything to the new receiver: what was read is handed out and accepted."""
-        if self._giver is not None and self.handing_over:
-            self._connections.send_acks()
-            self._acceptor.places.fill(anyhow=True)
-            self._giver.commit(self.ledger, list(self._connections.open), journal=journal)
-            self._answer_by = now + HANDOVER_ANSWER
+        self.handover.ask(connection, ending=self._stop_asked)
 
     @property
     def handed_over(self) -> bool:
         """Whether another one is the receiver now."""
-        return self._giver is not None and self._giver.step is Step.TAKEN
+        return self.handover.taken
 
     def end_handover(self) -> None:
-        """Close what a hand-over was spoken through; a receiver that is open goes on."""
-        if self._giver is not None:
-            if not self.closed:
-                self._poller.unregister(self._giver)
-            self._giver.close()
-            if not self.closed:
-                self._giver, self._answer_by = None, inf
+        """Close what a hand-over was spoken through, once all that was handed over is released."""
+        self.handover.end()
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -386,17 +356,18 @@ class Inbox:
         if not self._wakeup.intact:
             self._let_go()
             return
-        if self._giver is not None:  # without waiting for an answer
-            self.commit_handover(0.0)
-            self._giver.release()
+        self.handover.release()
         self.closed = self.finished = True
         self._connections.send_acks()
         self._discarded += sum(each.nbytes for each in self._pending if state_of(each) is None)
         for connection in self._connections.open:
-            given = self._giver is not None and self._giver.given(connection)
+            given = self.handover.gives(connection)
             if connection.session.state is State.FOREIGN and not given:
                 self._discarded += connection.session.pending + connection.unread()
             connection.close()
+        self.disown()
+        for batch in self._pending:
+            self._close_files(batch)
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
@@ -406,10 +377,11 @@ class Inbox:
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
         self.closed = self.finished = True
-        if self._giver is not None:
-            self._giver.leave()
+        self.handover.leave()
         for connection in self._connections.open:
-            connection.close()
+            connection.close(inherited=True)
+        for batch in self._pending:  # what was handed out may be what the child is for
+            self._close_files(batch)
         self._connections.open.clear()
         self._release(inherited=True)
 

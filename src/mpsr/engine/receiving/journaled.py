@@ -252,7 +252,7 @@ class JournaledInbox:
             if ending:
                 return False
             if not (self._taken or self._group.batches):
-                self._inbox.commit_handover(monotonic(), journal=True)
+                self._inbox.handover.commit(monotonic(), journal=True)
         self._wait(None if self._writing else due_at, inbox=not (full or ending))
         return True
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpsr._speedups import codec
-from mpsr.wire.frames import HEADER, Lost, LostReason, encode
+from mpsr.wire.frames import HEADER, Lost, LostReason, decode_file, encode, encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mpsr.system.files import KeptFile
+
+
+class FileMessage(NamedTuple):
+    """A message, and the file that goes with it."""
+
+    body: bytes
+    file: KeptFile
 
 
 class SendBatch:
@@ -21,10 +30,20 @@ class SendBatch:
         nbytes: bytes in the buffers.
         cost: bytes of the producer's buffer that it takes.
         reason: why the messages were lost; None if they were not.
+        file: what goes along with its one message; None in most.
 
     """
 
-    __slots__ = ("_split", "buffers", "cost", "end_seq", "first_seq", "nbytes", "reason")
+    __slots__ = (
+        "_split",
+        "buffers",
+        "cost",
+        "end_seq",
+        "file",
+        "first_seq",
+        "nbytes",
+        "reason",
+    )
 
     def __init__(
         self,
@@ -42,6 +61,7 @@ class SendBatch:
         self.nbytes: int = sum(map(len, buffers))
         self.cost: int = cost
         self.reason: LostReason | None = reason
+        self.file: KeptFile | None = None
         self._split = split  # None for a native frame
 
     @property
@@ -56,7 +76,16 @@ class SendBatch:
             return self._split(data)
         if self.reason is not None:
             return []
+        if self.file is not None:
+            return [decode_file(data[HEADER.size :])[1]]
         return codec.split_batch(memoryview(data)[HEADER.size :], 0)
+
+
+def file_batch(seq: int, message: FileMessage, cost: int) -> SendBatch:
+    """Return a message that goes with a file, as a native producer sends it."""
+    batch = SendBatch(seq, seq + 1, encode_file(seq, message.body), cost)
+    batch.file = message.file
+    return batch
 
 
 def lost_batch(first_seq: int, end_seq: int, reason: LostReason) -> SendBatch:

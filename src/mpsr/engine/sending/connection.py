@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.sending.states import CARRIER_TRANSITIONS, Carrier, CarrierEvent
-from mpsr.engine.transport import RingWriter, SocketWriter, WriteEnd
+from mpsr.engine.transport import FileWriter, RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
 from mpsr.system import passing, primitives, ring
 from mpsr.system.address import SOCKET_TYPES
@@ -17,6 +17,7 @@ from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from mpsr.system.address import Address, SocketType
+    from mpsr.system.files import KeptFile
     from mpsr.wire.sending import SendingSession
 
 _WRITE_TIMEOUT: Final = struct.pack("@ll", *divmod(int(WRITE_TIMEOUT * 1e6), 10**6))  # timeval
@@ -99,6 +100,12 @@ class Connection:
         if descriptors:
             self._keep_descriptor(descriptors)
         return memoryview(data)
+
+    def writer_of(self, file: KeptFile | None) -> WriteEnd:
+        """Return what writes, and passes a file with it; that goes through the socket alone."""
+        if file is None:
+            return self.writer
+        return FileWriter(self._socket, self._identity, file)
 
     def control_written(self, size: int) -> bool:
         """Note that ``size`` bytes of ``control`` were written; return whether that is all."""

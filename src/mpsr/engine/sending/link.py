@@ -41,6 +41,9 @@ class Link:
         obstacle: why there is no connection just now.
         failure: why there will never be one again.
         peer_pid: the process that receives, or did last, where the kernel tells it.
+        sends_files: whether a file may go with a message at all.
+        takes_files: whether the receiver takes files, by its own word; True while there is none
+            that has answered.
         wakeup: is set when the background has to call ``service`` again.
 
     """
@@ -65,6 +68,8 @@ class Link:
         self._label = label
         self._receiver_uid = receiver_uid
         self._native = framing == "native"
+        self.sends_files: bool = self._native and spooled_as is None
+        self.takes_files: bool = True
         self._one_each = framing == "eof"  # a connection for every message
         foreign = None
         if not self._native:
@@ -151,7 +156,8 @@ class Link:
         seq = self.window.accepted_seq
         # A ring carries bytes: beside packets there is none.
         takes_ring = ring.AVAILABLE and self._type == "stream"
-        return SendingSession(self.id, seq, self._label, takes_ring=takes_ring)
+        files = self.sends_files
+        return SendingSession(self.id, seq, self._label, takes_ring=takes_ring, sends_files=files)
 
     def read(self, now: float) -> bool:
         """Read once; return whether there may be more."""
@@ -191,6 +197,7 @@ class Link:
                 connection.take_ring(event.size)
             elif self.window.resume(event.expected_seq, event.max_message):
                 self._check_epoch(event.epoch)
+                self._check_files(takes_files=event.accepts_files)
                 self.obstacle = None
                 self._backoff = BACKOFF_FIRST
             else:
@@ -200,6 +207,12 @@ class Link:
             if not (isinstance(failure, Rejected) and failure.code in RETRY_CODES):
                 self.fail(failure)
             self._drop(failure, now)
+
+    def _check_files(self, *, takes_files: bool) -> None:
+        """Drop what is to go with a file, where the receiver takes none."""
+        self.takes_files = takes_files
+        if not takes_files:
+            self.window.refuse_files()
 
     def _check_epoch(self, epoch: int) -> None:
         """Warn if the very receiver that knew this producer has forgotten where it stands."""
@@ -234,6 +247,7 @@ class Link:
         """Close the connection; what was not accepted waits for the next one."""
         self.window.collect_direct()  # before the descriptor is another's
         connection, self._connection = self._connection, None
+        self.takes_files = True
         if connection is not None:
             connection.close()
             if self.address.kind == "fd":  # there is no other to reach

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     from mpsr.engine.transport import WriteEnd
     from mpsr.system.address import Address
+    from mpsr.system.files import KeptFile
 
 _NO_SUCH_PACKET: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
+#: What says of a file, whatever the connection, that it cannot be passed.
+_NO_SUCH_FILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EPERM, errno.EACCES})
 _FREE: Final = WriteState.FREE  # to look it up in the enum takes longer than to compare
 _FULL: Final = WriteState.FULL
 
@@ -38,18 +41,25 @@ class Write:
 
     Attributes:
         waits: whether it waits for room, so that a signal handler may interrupt it.
+        passes: whether it passes a file.
         thread: the one that began it.
 
     """
 
-    __slots__ = ("_buffers", "_writer", "thread", "waits")
+    __slots__ = ("_buffers", "_writer", "passes", "thread", "waits")
 
     def __init__(
-        self, writer: WriteEnd, buffers: Sequence[bytes | memoryview], *, waits: bool
+        self,
+        writer: WriteEnd,
+        buffers: Sequence[bytes | memoryview],
+        *,
+        waits: bool,
+        passes: bool = False,
     ) -> None:
         self._writer = writer
         self._buffers = buffers
         self.waits: bool = waits
+        self.passes: bool = passes
         self.thread: int = primitives.get_ident()
 
     def __call__(self) -> int | OSError:
@@ -130,7 +140,7 @@ class Outbox(Link):
             return None
         if connection.session is not None:
             connection.session.sent(self.window.chosen_seq)
-        return self._begin(connection, chosen, waits=waits)
+        return self._begin(connection, chosen, waits=waits, file=self.window.chosen_file)
 
     def _begin(
         self,
@@ -138,8 +148,10 @@ class Outbox(Link):
         buffers: Sequence[bytes | memoryview],
         *,
         waits: bool = False,
+        file: KeptFile | None = None,
     ) -> Write:
-        write = Write(connection.writer, buffers, waits=waits)
+        writer = connection.writer_of(file)
+        write = Write(writer, buffers, waits=waits, passes=file is not None)
         self._turn(WriteEvent.BEGIN)
         self._write = write
         return write
@@ -166,12 +178,21 @@ class Outbox(Link):
         elif isinstance(result, BlockingIOError):
             self.window.put_back()
             self._end_with(WriteEvent.STALL if write.waits else WriteEvent.FILL)
-        elif self._type != "stream" and result.errno in _NO_SUCH_PACKET:
-            self.window.drop_chosen(LostReason.TOO_LARGE)
+        elif self._dropped(write, result):
             self._turn(WriteEvent.END)
         else:
             self._turn(WriteEvent.END)
             self._fail_write(connection, result, now)
+
+    def _dropped(self, write: Write, error: OSError) -> bool:
+        """Drop what was chosen, if the system would never take it; return whether that is so."""
+        if self._type != "stream" and error.errno in _NO_SUCH_PACKET:
+            self.window.drop_chosen(LostReason.TOO_LARGE)
+            return True
+        if write.passes and error.errno in _NO_SUCH_FILE:
+            self.window.refuse_chosen_file()
+            return True
+        return False
 
     def _fail_write(self, connection: Connection, error: OSError, now: float) -> None:
         """Give the connection up; what the receiver said before it went stands."""
@@ -314,6 +335,7 @@ class Outbox(Link):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self.window.forget_files()
         self.wakeup.close()
 
     def stats(self, *, exact: bool = True) -> ProducerStats:

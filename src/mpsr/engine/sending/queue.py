@@ -24,6 +24,7 @@ from mpsr.wire.frames import LostReason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mpsr.system.files import KeptFile
     from mpsr.wire.packing import ForeignFraming
 
 
@@ -36,6 +37,7 @@ class SendQueue:
         sealed_seq: everything below is sealed.
         written_seq: behind what was written directly on this connection.
         lost: messages dropped so far.
+        refused: those of them that were to go with a file, until somebody is told.
 
     """
 
@@ -45,6 +47,7 @@ class SendQueue:
         self.sealed_seq: int = 0
         self.written_seq: int = 0
         self.lost: int = 0
+        self.refused: list[bytes] = []
         self._lost_accepted = 0
         self._foreign = foreign
         self._unsent: deque[SendBatch] = deque()
@@ -149,6 +152,23 @@ class SendQueue:
         self._chosen = 0
         self._drop(0, reason)
 
+    def refuse_files(self) -> None:
+        """Drop what is to go with a file: the receiver takes none. No write is under way."""
+        for batch in [each for each in self._unsent if each.file is not None]:
+            self.refused += batch.split()
+            self._drop(self._unsent.index(batch), LostReason.FILE_REFUSED)
+
+    def refuse_chosen_file(self) -> None:
+        """Drop the batch that was chosen: the system does not pass its file."""
+        self.refused += self._unsent[0].split()
+        self.drop_chosen(LostReason.FILE_REFUSED)
+
+    def forget_files(self) -> None:
+        """Close the files of what was not accepted, at the end."""
+        for batch in (*self._inflight, *self._unsent):
+            if batch.file is not None:
+                batch.file.close()
+
     def _untouched(self) -> int:
         """Return the index of the first unsent batch that no write has begun."""
         return max(self._chosen, 1 if self._offset else 0)
@@ -201,13 +221,22 @@ class SendQueue:
         for batch in islice(self._unsent, most):
             if chosen and (size >= WRITE_SIZE or len(chosen) + len(batch.buffers) > WRITE_BUFFERS):
                 break
+            if batch.file is not None and chosen:
+                break
             if self._foreign is not None and batch.reason is not None:
                 break
             chosen += batch.buffers
             size += batch.nbytes
             count += 1
+            if batch.file is not None:  # it is passed with a write of its own
+                break
         self._chosen = count
         return (_skip(chosen, self._offset) if self._offset else chosen)[:WRITE_BUFFERS]
+
+    @property
+    def chosen_file(self) -> KeptFile | None:
+        """The file that is to be passed with what was chosen, if its batch was not begun."""
+        return None if self._offset else self._unsent[0].file
 
     @property
     def chosen_seq(self) -> int:
@@ -260,8 +289,10 @@ class SendQueue:
 
     def _append_unsent(self, batch: SendBatch) -> None:
         """Append a batch to the unsent ones, in pieces if the receiver takes none so large."""
-        if batch.nbytes <= self._largest_frame:
+        if batch.nbytes <= self._largest_frame or batch.file is not None:
             self._unsent.append(batch)
+            if batch.nbytes > self._largest_frame:
+                self._drop(len(self._unsent) - 1, LostReason.TOO_LARGE)
             return
         self._cost -= batch.cost
         for seq, message in enumerate(batch.split(), batch.first_seq):

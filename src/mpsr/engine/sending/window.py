@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from mpsr._speedups import codec, direct
-from mpsr.engine.sending.batches import SendBatch
+from mpsr.engine.sending.batches import FileMessage, SendBatch, file_batch
 from mpsr.engine.sending.queue import SendQueue
 from mpsr.errors import MessageTooLarge, UnframeableMessage
 from mpsr.limits import (
@@ -20,6 +20,7 @@ from mpsr.limits import (
     FRAME_OVERHEAD,
     LONG_BATCH_TARGET,
     LONG_MESSAGE,
+    MAX_FILES,
     MESSAGE_COST,
     MIN_BATCHES,
     SHORT_MESSAGE,
@@ -209,6 +210,27 @@ class Window(SendQueue):
             if enough and self._cost >= goal:
                 break
         return position
+
+    def file_cost(self, size: int) -> int:
+        """Return the bytes of buffer that a message of a size takes, which goes with a file.
+
+        They are so many that a full buffer holds MAX_FILES files at most.
+        """
+        return max(size + MESSAGE_COST, -(-self._buffer // MAX_FILES))
+
+    def offer_file(self, message: FileMessage) -> bool:
+        """Take a checked message with its file, or drop it; return False if it has to wait."""
+        self.seal()  # what was taken before goes before it
+        cost = self.file_cost(len(message.body))
+        if not (self.has_room(cost) or self._make_room(cost)):
+            if self._on_full in ("block", "raise"):
+                return False
+            self._push_lost(1, LostReason.DROPPED_NEWEST)
+        elif len(message.body) > self.max_message:  # as in offer
+            self._push_lost(1, LostReason.TOO_LARGE)
+        else:
+            self._push(file_batch(self.sealed_seq, message, cost))
+        return True
 
     def _gather(self, message: bytes, cost: int, now: float, *, alone: bool) -> None:
         """Append a message to the open batch, or begin another with it."""

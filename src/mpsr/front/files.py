@@ -1,0 +1,100 @@
+"""Send files: check what is passed, take it, and tell what was refused."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mpsr import arguments
+from mpsr._speedups import codec
+from mpsr.engine.sending.batches import FileMessage
+from mpsr.errors import BufferFull, ConfigurationError, FilesRefused, MpsrError, SendTimedOut
+from mpsr.front import reasons
+from mpsr.front.sender import Sender
+from mpsr.front.steps import LET_OTHERS_RUN, Steps, Wait
+from mpsr.system.sigmask import MASK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from mpsr.front.listening import Place
+
+_NATIVE = ("auto", "native")
+
+
+def check_files(places: Sequence[Place], *, journal: bool) -> None:
+    """Refuse a receiver that is to accept files, and cannot."""
+    if journal:
+        error = "accept_files=True: a journal keeps bytes, not files; leave out one of them"
+        raise ConfigurationError(error)
+    if not any(each.framing in _NATIVE and each.type != "dgram" for each in places):
+        error = (
+            "accept_files=True: files come with native messages alone, over stream or seqpacket: "
+            'use framing="auto" or "native"'
+        )
+        raise ConfigurationError(error)
+
+
+class FileSender(Sender):
+    """A sender that passes open files, too."""
+
+    def _checked_beside(self, file: object, message: Buffer) -> bytes:
+        """Return the message that goes with a file, once both are found good."""
+        if not self._outbox.sends_files:
+            error = (
+                f"the producer for {self.address} cannot send files: they go with native messages "
+                "over stream or seqpacket, and a spool keeps none"
+            )
+            raise ConfigurationError(error)
+        arguments.open_file(file)
+        body = codec.to_bytes(message)
+        self._window.check(body)
+        self._enter("send_file")
+        self._check()
+        return body
+
+    def _file_steps(self, message: FileMessage, timeout: float | None) -> Steps[None]:
+        """Take a message with its file; wait for room, where that is what a full buffer does."""
+        deadline = None if timeout is None else monotonic() + timeout
+        left = [message.body]
+        try:
+            while True:
+                taken, wrote = self._take([message], patient=self._patient and timeout is None)
+                if wrote:
+                    yield LET_OTHERS_RUN
+                if taken:
+                    return
+                if wrote:
+                    continue
+                if self._outbox.interrupted_here:
+                    text = reasons.no_room_inside(self.address, left)
+                    raise BufferFull(text, messages=left)
+                if self._on_full == "raise":
+                    raise BufferFull(self._no_room(left), messages=left)
+                need = self._window.file_cost(len(message.body))
+                if not (yield Wait("room", need, deadline)):
+                    raise self._noted(SendTimedOut(self._no_room(left, timeout), messages=left))
+        except MpsrError:  # which comes before it is taken
+            message.file.close()
+            raise
+
+    def _offer(self, bodies: Sequence[Any], position: int, now: float) -> int:
+        message = bodies[0] if bodies else None
+        if not isinstance(message, FileMessage):
+            return super()._offer(bodies, position, now)
+        if not self._outbox.takes_files:
+            error = f"the receiver at {self.address} {reasons.TAKES_NO_FILES}"
+            raise FilesRefused(error)
+        taken = self._window.offer_file(message)
+        self._use_packer()
+        return int(taken)
+
+    def _flush_steps(self, timeout: float | None, *, spooled: bool) -> Steps[None]:
+        yield from super()._flush_steps(timeout, spooled=spooled)
+        with MASK, self._lock:
+            messages, self._window.refused = self._window.refused, []
+        if messages:
+            error = reasons.files_dropped(self.address, len(messages))
+            raise FilesRefused(error, messages=messages)
