@@ -142,12 +142,10 @@ class ReceiverBase(Generic[T]):
         max_message = arguments.max_message(max_message)
         max_connections = arguments.integer("max_connections", max_connections, "connections")
         per_uid = UserLimits(
-            arguments.limit(
-                "max_connections_per_uid", max_connections_per_uid, "connections, or None"
-            ),
+            arguments.limit("max_connections_per_uid", max_connections_per_uid, "connections"),
             arguments.integer("max_rings_per_uid", max_rings_per_uid, "rings", least=0),
-            arguments.limit("max_bytes_per_uid", max_bytes_per_uid, "bytes, or None"),
-            arguments.limit("max_rate_per_uid", max_rate_per_uid, "messages, or None"),
+            arguments.limit("max_bytes_per_uid", max_bytes_per_uid, "bytes"),
+            arguments.limit("max_rate_per_uid", max_rate_per_uid, "messages"),
         )
         arguments.file("journal", journal)
         journal_limit = arguments.integer("journal_limit", journal_limit)

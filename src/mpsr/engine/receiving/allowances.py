@@ -190,7 +190,8 @@ class Allowances(Generic[S]):
             return False
         if account.going is None:
             account.going, account.heard_at = next(iter(account.unfinished)), now
-        if now - account.heard_at >= SILENCE and source is not account.going:
+        stalls = now - account.heard_at >= SILENCE and account.going not in account.held
+        if stalls and source is not account.going:
             account.going, account.heard_at = source, now
         return source is account.going
 

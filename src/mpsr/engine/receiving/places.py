@@ -50,7 +50,7 @@ class Places:
         ``admit`` adds one to ``connections``, and ``dismiss`` removes one for another.
         """
         self._most = min(most, _spare_descriptors())
-        self._most_per_uid = self._most if most_per_uid is None else most_per_uid
+        self._most_per_uid = most_per_uid
         self._clock = clock
         self._logger = logger
         self._connections = connections
@@ -77,7 +77,7 @@ class Places:
         waiting: set[int | None] = set()  # users for whose own limit others wait already
         for connection in left:
             uid = connection.uid
-            beyond = counts[uid] >= self._most_per_uid and len(connections) < self._most
+            beyond = self._most_per_uid is not None and counts[uid] >= self._most_per_uid
             if not anyhow and (beyond or len(connections) >= self._most):
                 among: Collection[Connection] = connections
                 if beyond:
@@ -133,7 +133,7 @@ class Places:
         the user has as many as it may, while there is room for others behind them.
         """
         holding = Counter(each.uid for each in (*self._connections, *self.unplaced))
-        if len(holding) == 1 and self._most_per_uid >= self._most:
+        if len(holding) == 1 and self._most_per_uid is None:
             return None
         found = max(self.unplaced, key=lambda each: (holding[each.uid], each.order))
         self.unplaced.remove(found)
