@@ -45,9 +45,9 @@ def test_backlogged_users_are_served_alike(users: list[list[int]]) -> None:
     served = Counter[int]()
     seen = Counter[tuple[int, int]]()
     for _ in range(400):
-        user, source, events = turns.take()
-        assert isinstance(user, int)
-        assert source[0] == user
+        whose, source, events = turns.take()
+        user = source[0]
+        assert whose == user
         assert events == (1 if seen[source] else 5)
         seen[source] += 1
         size = users[user][source[1]]

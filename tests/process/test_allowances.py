@@ -210,8 +210,6 @@ def write(number, most):
 
 def begin(number):
     write(number, 600_000)
-    if number < 2:
-        say("begun")
 
 threads = [threading.Thread(target=begin, args=(number,)) for number in range(12)]
 for each in threads:
@@ -240,12 +238,10 @@ def test_bytes_in_flight_of_a_user_are_limited(address: str, journal: dict[str, 
         engine: Any = running.receiver._inbox
         inbox = getattr(engine, "_inbox", engine)
         with program(BEGIN, address, OTHER) as sender:
-            assert [heard(sender) for _ in range(2)] == ["begun"] * 2
             running.wait_until_limited()
             assert running.served_within(address) < 1
             begun = [each.session.pending for each in tuple(inbox._connections.open)]
             assert MIB < sum(begun) <= 3 * MIB
-            assert running.messages == [b"mine"]
             tell(sender)
             assert heard(sender) == "ended"
         while running.receiver.stats().connections:

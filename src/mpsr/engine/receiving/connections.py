@@ -38,7 +38,7 @@ class Connections:
         pending_acks: producers to which an acknowledgement is due.
         rings: the rings of shared memory that were given.
         users: how many connections each user has.
-        mixed: whether they are of more than one user.
+        shared: whether what is ready is served by turns of users: there is more than one.
         held: those that are not read for now.
         lost: messages that producers reported as dropped.
         rejected: connections closed for breaking a rule.
@@ -61,7 +61,7 @@ class Connections:
         self.pending: deque[Batch[Any]] = deque()
         self.rings: Rings = Rings(max_rings_per_uid)
         self.users: Counter[int | None] = Counter()
-        self.mixed: bool = False
+        self.shared: bool = False
         self.held: set[Connection] = set()
         self.lost: int = 0
         self.rejected: int = 0
@@ -86,7 +86,7 @@ class Connections:
         self.users[connection.uid] += change
         if not self.users[connection.uid]:
             del self.users[connection.uid]
-        self.mixed = len(self.users) > 1
+        self.shared = self.shared or len(self.users) > 1
 
     def hold(self, connection: Connection) -> None:
         """Read no more from a connection for now; meanwhile it is neither late nor silent."""

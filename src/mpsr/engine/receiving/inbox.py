@@ -129,7 +129,7 @@ class Inbox:
         """Tell a watcher whether the caller has something to come back for."""
         if self._watched and not self._stop_asked:
             rings = self._connections.rings
-            if more or self._pending or rings.unread or self._sharing.waiting:
+            if more or self._pending or rings.unread or self._sharing.turns.waiting:
                 self._wakeup.set()
             else:
                 self._wakeup.clear()
@@ -150,7 +150,8 @@ class Inbox:
             self._connections.send_acks()
         else:
             self._clock.handed_at = now
-            self._sharing.accepted((batch,))  # while it is in hand, nothing else is read
+            if self._connections.shared:  # while it is in hand, nothing else is read
+                self._sharing.accepted((batch,))
         return batch
 
     def take(self, now: float) -> Batch[Any] | None:
@@ -170,7 +171,8 @@ class Inbox:
         """Acknowledge what was taken."""
         for batch in batches:
             self._connections.accept(state_of(batch), batch.end_seq)
-        self._sharing.accepted(batches)
+        if self._connections.shared:
+            self._sharing.accepted(batches)
         self._connections.send_acks()
 
     def _next(self, now: float) -> Batch[Any] | None:
@@ -211,12 +213,14 @@ class Inbox:
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
-        more = self._connections.rings.unread or self._sharing.waiting
+        more = self._connections.rings.unread or self._sharing.turns.waiting
         self._ready.extend(self._poller.poll(0 if more else seconds))
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``next_batch`` has something to do in any case."""
-        times = self._acceptor.wait_times(now) + self._sharing.wait_times(now)
+        times = self._acceptor.wait_times(now)
+        if self._connections.shared:
+            times += self._sharing.wait_times(now)
         if self._clock.due:
             times.append(self._clock.wait_time(now))
         if self._connections.rings.unread:
@@ -260,7 +264,7 @@ class Inbox:
             self._drain()
             return
         self._acceptor.keep_open(now)
-        if self._sharing.needed:
+        if self._connections.shared:
             if self._sharing.take_turns(now):
                 self._end_round()
             return

@@ -28,7 +28,12 @@ RING: Final = 1 << 16  # no event of a poller: read the ring, though no doorbell
 
 
 class Sharing:
-    """Shares the receiver's time among users."""
+    """Shares the receiver's time among users.
+
+    Attributes:
+        turns: what is ready and was not served.
+
+    """
 
     def __init__(
         self,
@@ -44,22 +49,12 @@ class Sharing:
         self._ready = ready
         self._serve = serve
         self._allowances: Allowances[Connection] = Allowances(limits)
-        self._limited = self._allowances.limited
-        self._turns: Turns[Any] = Turns()
+        self._limited = connections.shared = self._allowances.limited
+        self.turns: Turns[Any] = Turns()
         self._unlooked = 0  # bytes read since the poller was asked
         self._timer: Timer | None = make_timer() if self._limited else None
         if self._timer is not None:
             poller.register(self._timer, READ, None)
-
-    @property
-    def needed(self) -> bool:
-        """Whether it is by turns that is served now."""
-        return self._connections.mixed or self._limited or bool(self._turns.waiting)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something is ready and was not served."""
-        return bool(self._turns.waiting)
 
     @property
     def holding(self) -> bool:
@@ -68,7 +63,7 @@ class Sharing:
 
     def wait_times(self, now: float) -> list[float]:
         """Return the seconds after which there is something to do in any case."""
-        if self._turns.waiting:
+        if self.turns.waiting:
             return [0.0]
         wait = self._allowances.wait_time(now) if self._allowances.holding else None
         return [] if wait is None else [wait]
@@ -86,6 +81,8 @@ class Sharing:
             self._look(now)
             self._serve_ready(now)
         self._set_timer(now)
+        if not (self._limited or self.turns.waiting):
+            self._connections.shared = len(self._connections.users) > 1
         return looked
 
     def _look(self, now: float) -> None:
@@ -101,7 +98,7 @@ class Sharing:
         unread.clear()
 
     def _serve_ready(self, now: float) -> None:
-        turns, ready, pending = self._turns, self._ready, self._connections.pending
+        turns, ready, pending = self.turns, self._ready, self._connections.pending
         while ready:
             source, events = ready.popleft()
             if source is not None:
@@ -137,7 +134,7 @@ class Sharing:
         if connection is None:
             return sum(batch.nbytes for batch in self._connections.pending) or FIRST_READ
         if size >= FIRST_READ and connection.open:  # there may be more, before the next look
-            self._turns.add(user, connection, RING if connection.in_ring else READ)
+            self.turns.add(user, connection, RING if connection.in_ring else READ)
         return size
 
     def _set_timer(self, now: float) -> None:
@@ -154,19 +151,18 @@ class Sharing:
 
     def accepted(self, batches: Iterable[Batch[Any]]) -> None:
         """Note that batches are out of our hands."""
-        if self._limited:
-            for batch in batches:
-                self._allowances.accepted(batch.peer.uid, batch.nbytes, len(batch))
+        for batch in batches:
+            self._allowances.accepted(batch.peer.uid, batch.nbytes, len(batch))
 
     def closed(self, connection: Connection) -> None:
         """Note that a connection was closed."""
         self._allowances.forget(connection.uid, connection)
         if connection.uid not in self._connections.users:
-            self._turns.forget(connection.uid)
+            self.turns.forget(connection.uid)
 
     def stop(self) -> None:
         """Take no more turns: what has arrived by now is read in any order."""
-        self._turns = Turns()
+        self.turns = Turns()
         if self._timer is not None:
             self._timer.clear()
 
