@@ -51,6 +51,8 @@ WRONG_TYPES_FOR_RECEIVERS: list[Refusal] = [
     ("decode", "utf-8", f"decode='utf-8': {FUNCTION}"),
     ("backlog", "5", "backlog='5': pass a whole number of connections, as an int"),
     ("max_connections", 5.0, "max_connections=5.0: pass a whole number of connections, as an int"),
+    ("max_rate_per_uid", 0.5, "max_rate_per_uid=0.5: pass a whole number of messages, as an int"),
+    ("max_rings_per_uid", None, "max_rings_per_uid=None: pass a whole number of rings, as an int"),
     ("journal", 5, "journal=5: pass a path, or None"),
     ("journal_limit", "1G", f"journal_limit='1G': {BYTES}"),
 ]
@@ -65,6 +67,14 @@ WRONG_VALUES_FOR_RECEIVERS: list[Refusal] = [
     ("backlog", 0, "backlog=0: pass 1 to 2147483647 connections"),
     ("backlog", 2**31, "backlog=2147483648: pass 1 to 2147483647 connections"),
     ("max_connections", -1, "max_connections=-1: pass 1 or more connections"),
+    (
+        "max_connections_per_uid",
+        0,
+        "max_connections_per_uid=0: pass 1 or more connections",
+    ),
+    ("max_bytes_per_uid", 0, "max_bytes_per_uid=0: pass 1 or more bytes"),
+    ("max_rate_per_uid", 0, "max_rate_per_uid=0: pass 1 or more messages"),
+    ("max_rings_per_uid", -1, "max_rings_per_uid=-1: pass 0 or more rings"),
     ("journal_limit", 0, "journal_limit=0: pass 1 or more bytes"),
 ]
 WRONG_TYPES_FOR_PRODUCERS: list[Refusal] = [

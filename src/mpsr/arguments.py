@@ -78,6 +78,11 @@ def integer(
     return number
 
 
+def limit(name: str, value: Any, what: str) -> int | None:  # noqa: ANN401 - what is checked
+    """Return a whole number of something, 1 or more; None stays None."""
+    return None if value is None else integer(name, value, what)
+
+
 def max_message(value: Any) -> int:  # noqa: ANN401 - what is checked
     """Return how many bytes a message may have, if a frame can hold so many."""
     return integer("max_message", value, most=LARGEST_MESSAGE)

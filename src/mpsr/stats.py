@@ -53,3 +53,5 @@ class ReceiverStats(NamedTuple):
     """Bytes of foreign messages that were read and not handed out when the receiver closed."""
     paused: bool
     """Whether accepting is suspended because connections or descriptors ran out."""
+    limited: bool
+    """Whether a user is at a limit of its own, so that it waits to be accepted or read."""

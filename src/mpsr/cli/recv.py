@@ -142,6 +142,25 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     help=f"Connections at once; more wait.  [default: {MAX_CONNECTIONS}]",
 )
 @click.option(
+    "--max-connections-per-user",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Connections of one user at once; more of that user wait.  [default: no limit]",
+)
+@click.option(
+    "--max-rate-per-user",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Messages a second from one user; more wait.  [default: no limit]",
+)
+@click.option(
+    "--max-bytes-per-user",
+    type=types.capacity,
+    metavar="SIZE",
+    help="What one user's messages that are read and not printed, or with --journal not on the "
+    "disk, may take; more wait.  [default: no limit]",
+)
+@click.option(
     "--journal",
     metavar="DIR",
     help="Commit messages to the directory DIR, which is made if it is missing, before they are "
@@ -177,6 +196,9 @@ def recv(
     decode: str | None,
     max_message: int,
     max_connections: int,
+    max_connections_per_user: int | None,
+    max_rate_per_user: int | None,
+    max_bytes_per_user: int | None,
     journal: str | None,
     journal_limit: int | None,
     handover: bool,
@@ -208,6 +230,9 @@ def recv(
             allow_gids=groups if users or groups else None,
             max_message=max_message,
             max_connections=max_connections,
+            max_connections_per_uid=max_connections_per_user,
+            max_rate_per_uid=max_rate_per_user,
+            max_bytes_per_uid=max_bytes_per_user,
             journal=journal,
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
             handover=handover,

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
+from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
 from mpsr.front.files import check_files
 from mpsr.front.listening import Endpoint, claim_all, places_of
-from mpsr.limits import BACKLOG, JOURNAL_LIMIT, MAX_BACKLOG, MAX_CONNECTIONS, MAX_MESSAGE
+from mpsr.limits import (
+    BACKLOG,
+    JOURNAL_LIMIT,
+    MAX_BACKLOG,
+    MAX_CONNECTIONS,
+    MAX_MESSAGE,
+    MAX_RINGS_PER_UID,
+)
 from mpsr.system.forks import watch_forks
 from mpsr.system.path_claim import DEFAULT_MODE
 
@@ -59,6 +67,10 @@ class ReceiverBase(Generic[T]):
         decode: Callable[[bytes], T] | None = None,
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
+        max_connections_per_uid: int | None = None,
+        max_bytes_per_uid: int | None = None,
+        max_rate_per_uid: int | None = None,
+        max_rings_per_uid: int = MAX_RINGS_PER_UID,
         backlog: int = BACKLOG,
         journal: str | os.PathLike[str] | None = None,
         journal_limit: int = JOURNAL_LIMIT,
@@ -99,6 +111,18 @@ class ReceiverBase(Generic[T]):
             max_message: int, bytes (default 16 MiB); a connection that sends more in one message
                 is sent the reason and closed.
             max_connections: int (default 1,024); further connections wait in the backlog.
+            max_connections_per_uid: int, connections of one user at once (default: no limit but
+                ``max_connections``); further ones of that user wait, and hold up no other user's.
+            max_bytes_per_uid: int, bytes of one user's messages, with 4 bytes each, that were read
+                and are not handed out, or with a journal not synced (default: no limit). Beyond
+                it no connection of that user is read until some are; of messages that are not
+                whole, one goes on at a time. So there is at most one message more.
+            max_rate_per_uid: int, messages a second from one user (default: no limit), and as
+                many at once after a pause. Beyond it the connections of that user are not read
+                until the time for what came has passed. At a limit producers wait and nothing is
+                lost; ``stats().limited`` tells. Datagrams count, but are read in any case.
+            max_rings_per_uid: int, rings of shared memory, of 1 MiB each, that producers of one
+                user are given at a time (default 32, of 64 in all; 0: none).
             backlog: int, connections that may wait to be accepted (default 4,096).
             journal: path of a directory; what comes is written there, synced, and only then
                 acknowledged. It is handed out from there, and what was not is kept for the next
@@ -130,6 +154,12 @@ class ReceiverBase(Generic[T]):
         arguments.function("decode", decode)
         max_message = arguments.max_message(max_message)
         max_connections = arguments.integer("max_connections", max_connections, "connections")
+        per_uid = UserLimits(
+            arguments.limit("max_connections_per_uid", max_connections_per_uid, "connections"),
+            arguments.integer("max_rings_per_uid", max_rings_per_uid, "rings", least=0),
+            arguments.limit("max_bytes_per_uid", max_bytes_per_uid, "bytes"),
+            arguments.limit("max_rate_per_uid", max_rate_per_uid, "messages"),
+        )
         arguments.file("journal", journal)
         journal_limit = arguments.integer("journal_limit", journal_limit)
         if accept_files:
@@ -149,6 +179,7 @@ class ReceiverBase(Generic[T]):
                     inherited=rest,
                     max_message=max_message,
                     max_connections=max_connections,
+                    per_uid=per_uid,
                     decode=decode,
                     accept_files=accept_files,
                 )

@@ -55,6 +55,7 @@ class Acceptor:
         ready: deque[tuple[Any, int]],
         senders: Senders,
         max_connections: int,
+        max_connections_per_uid: int | None = None,
         max_message: int,
         decode: Callable[[bytes], Any] | None,
         accept_files: bool = False,
@@ -88,6 +89,7 @@ class Acceptor:
             max_connections,
             clock,
             logger,
+            most_per_uid=max_connections_per_uid,
             connections=connections.open,
             admit=self._admit,
             dismiss=self._dismiss,
@@ -109,7 +111,7 @@ class Acceptor:
     @property
     def paused(self) -> bool:
         """Whether accepting is suspended, anywhere."""
-        return bool(self.places.unplaced) or any(each.paused for each in self.listeners)
+        return self.places.full or any(each.paused for each in self.listeners)
 
     @property
     def may_go_on(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, ProducerIdentity
@@ -11,7 +12,7 @@ from mpsr.engine.receiving.files import FilesUnderWay
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import FIRST_READ, READ_BEHIND, READ_SIZE
+from mpsr.limits import FIRST_READ, MAX_RINGS_PER_UID, READ_BEHIND, READ_SIZE
 from mpsr.system import primitives
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import Handover, Hello, Move, RejectCode, malformed
@@ -38,6 +39,9 @@ class Connections:
         pending: batches that were read and not handed out.
         pending_acks: producers to which an acknowledgement is due.
         rings: the rings of shared memory that were given.
+        users: how many connections each user has.
+        shared: whether what is ready is served by turns of users: there is more than one.
+        held: those that are not read for now.
         lost: messages that producers reported as dropped.
         rejected: connections closed for breaking a rule.
 
@@ -50,8 +54,9 @@ class Connections:
         logger: Logger,
         *,
         max_message: int,
-        freed: Callable[[], None],
+        freed: Callable[[Connection], None],
         asked: Callable[[Connection], None],
+        max_rings_per_uid: int = MAX_RINGS_PER_UID,
     ) -> None:
         """Begin with none.
 
@@ -60,7 +65,10 @@ class Connections:
         self.open: set[Connection] = set()
         self.ledger: Ledger = Ledger()
         self.pending: deque[Batch[Any]] = deque()
-        self.rings: Rings = Rings()
+        self.rings: Rings = Rings(max_rings_per_uid)
+        self.users: Counter[int | None] = Counter()
+        self.shared: bool = False
+        self.held: set[Connection] = set()
         self.lost: int = 0
         self.rejected: int = 0
         self._poller = poller
@@ -78,8 +86,36 @@ class Connections:
         """Begin to read from a connection."""
         connection.heard_at = self._clock.now
         self.open.add(connection)
+        self._count_user(connection, 1)
         self._poller.register(connection, READ, connection)
         self._clock.follow(connection, 0)
+
+    def _count_user(self, connection: Connection, change: int) -> None:
+        self.users[connection.uid] += change
+        if not self.users[connection.uid]:
+            del self.users[connection.uid]
+        self.shared = self.shared or len(self.users) > 1
+
+    def hold(self, connection: Connection) -> None:
+        """Read no more from a connection for now; meanwhile it is neither late nor silent."""
+        self.held.add(connection)
+        if connection.out:
+            self._poller.modify(connection, WRITE)
+        else:  # what awaits nothing would still be told of the end
+            self._poller.unregister(connection)
+        self.rings.unread.pop(connection, None)
+        self._clock.excuse(connection)
+        connection.heard_at = inf
+
+    def release(self, connection: Connection) -> None:
+        """Read from a connection again."""
+        self.held.discard(connection)
+        if connection.out:
+            self._poller.modify(connection, READ | WRITE)
+        else:
+            self._poller.register(connection, READ, connection)
+        self._clock.follow(connection, connection.session.pending)
+        connection.heard_at = self._clock.now
 
     def reject(self, connection: Connection, why: str, code: RejectCode) -> None:
         """Send a connection the reason, and close it."""
@@ -244,12 +280,15 @@ class Connections:
         self._leave(connection, orderly=False)
         connection.open = False
         self.open.discard(connection)
+        self._count_user(connection, -1)
         self._clock.forget(connection)
-        self._poller.unregister(connection)
+        if connection.out or connection not in self.held:
+            self._poller.unregister(connection)
+        self.held.discard(connection)
         self.rings.forget(connection)
         self._unfinished.forget(connection)
         connection.close()
-        self._freed()
+        self._freed(connection)
 
     # -- rings ------------------------------------------------------------------------------
 
@@ -307,7 +346,12 @@ class Connections:
     def flush(self, connection: Connection, descriptor: int | None = None) -> None:
         """Send what the peer will take now, and wait for room for the rest."""
         if connection.flush(descriptor):
-            self._poller.modify(connection, READ | WRITE if connection.out else READ)
+            if connection not in self.held:
+                self._poller.modify(connection, READ | WRITE if connection.out else READ)
+            elif connection.out:
+                self._poller.register(connection, WRITE, connection)
+            else:
+                self._poller.unregister(connection)
         if connection.out or self._clock.due:
             self._clock.follow_reply(connection)
 

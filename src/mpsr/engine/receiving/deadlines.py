@@ -90,6 +90,11 @@ class Deadlines:
         for debt in _WHY:
             self.due.pop((connection, debt), None)
 
+    def excuse(self, connection: Connection) -> None:
+        """Forget what a connection owes to send: it is not read for now."""
+        self.due.pop((connection, "hello"), None)
+        self.due.pop((connection, "frame"), None)
+
     def missed(self) -> list[tuple[Connection, str]]:
         """Return the connections that have missed a deadline, and why; checked at intervals."""
         if not self.due or self.now < self._check_at:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.batch import Batch, state_of
 from mpsr.engine.receiving.acceptor import Acceptor
+from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.connections import Connections
 from mpsr.engine.receiving.deadlines import Deadlines
 from mpsr.engine.receiving.handover import Giver, Handovers
 from mpsr.engine.receiving.inherited import NOTHING, Inherited
 from mpsr.engine.receiving.listener import Listener
 from mpsr.engine.receiving.senders import Senders
+from mpsr.engine.receiving.sharing import RING, Sharing
 from mpsr.errors import MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
@@ -32,14 +34,13 @@ from mpsr.wire.ledger import Ledger
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from logging import Logger
 
     from mpsr.engine.receiving.connection import Connection
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
 
-_RING: Final = 1 << 16  # no event of a poller: read the ring, though no doorbell has rung
 _LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
 
 
@@ -60,6 +61,7 @@ class Inbox:
         inherited: Inherited = NOTHING,
         max_message: int = MAX_MESSAGE,
         max_connections: int = MAX_CONNECTIONS,
+        per_uid: UserLimits | None = None,
         decode: Callable[[bytes], Any] | None = None,
         accept_files: bool = False,
     ) -> None:
@@ -70,6 +72,7 @@ class Inbox:
         self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
         self._stopping = False
         self._senders = senders or Senders()
+        per_uid = per_uid or UserLimits()
         with ExitStack() as undo:
             self._poller = Poller()
             undo.callback(self._poller.close)
@@ -83,7 +86,12 @@ class Inbox:
                 max_message=max_message,
                 freed=self._freed,
                 asked=self._asked,
+                max_rings_per_uid=per_uid.rings,
             )
+            self._sharing = Sharing(
+                per_uid, self._poller, self._connections, self._ready, self._serve
+            )
+            undo.callback(self._sharing.close)
             self._acceptor = Acceptor(
                 claims,
                 self._poller,
@@ -93,6 +101,7 @@ class Inbox:
                 ready=self._ready,
                 senders=self._senders,
                 max_connections=max_connections,
+                max_connections_per_uid=per_uid.connections,
                 max_message=max_message,
                 decode=decode,
                 accept_files=accept_files,
@@ -132,7 +141,8 @@ class Inbox:
     def signal(self, more: bool) -> None:  # noqa: FBT001 - a flag by nature
         """Tell a watcher whether the caller has something to come back for."""
         if self._watched and not self._stop_asked:
-            if more or self._pending or self._connections.rings.unread:
+            rings = self._connections.rings
+            if more or self._pending or rings.unread or self._sharing.turns.waiting:
                 self._wakeup.set()
             else:
                 self._wakeup.clear()
@@ -155,6 +165,8 @@ class Inbox:
             self.handover.commit(now)
         else:
             self._clock.handed_at = now
+            if self._connections.shared:  # while it is in hand, nothing else is read
+                self._sharing.accepted((batch,))
         return batch
 
     def take(self, now: float) -> Batch[Any] | None:
@@ -170,10 +182,12 @@ class Inbox:
         """Send the acknowledgements that are due."""
         self._connections.send_acks()
 
-    def accept(self, batches: Iterable[Batch[Any]]) -> None:
+    def accept(self, batches: Collection[Batch[Any]]) -> None:
         """Acknowledge what was taken."""
         for batch in batches:
             self._connections.accept(state_of(batch), batch.end_seq)
+        if self._connections.shared:
+            self._sharing.accepted(batches)
         self._connections.send_acks()
 
     def _next(self, now: float) -> Batch[Any] | None:
@@ -221,11 +235,14 @@ class Inbox:
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
-        self._ready.extend(self._poller.poll(0 if self._connections.rings.unread else seconds))
+        more = self._connections.rings.unread or self._sharing.turns.waiting
+        self._ready.extend(self._poller.poll(0 if more else seconds))
 
     def wait_time(self, now: float) -> float | None:
         """Return the seconds after which ``next_batch`` has something to do in any case."""
         times = self._acceptor.wait_times(now)
+        if self._connections.shared:
+            times += self._sharing.wait_times(now)
         if self._clock.due:
             times.append(self._clock.wait_time(now))
         if self._connections.rings.unread:
@@ -256,6 +273,7 @@ class Inbox:
             refused_by_uid=dict(self._senders.refused),
             discarded=self._discarded,
             paused=acceptor.paused,
+            limited=self._sharing.holding or bool(acceptor.places.beyond),
         )
 
     # -- a round ----------------------------------------------------------------------------
@@ -274,11 +292,15 @@ class Inbox:
             self._drain()
             return
         self._acceptor.keep_open(now)
+        if self._connections.shared:
+            if self._sharing.take_turns(now):
+                self._end_round()
+            return
         ready, pending, unread = self._ready, self._pending, self._connections.rings.unread
         if not ready:
             ready.extend(self._poller.poll(0))
             if unread:
-                ready.extend((each, _RING) for each in unread)
+                ready.extend((each, RING) for each in unread)
                 unread.clear()
         while ready and not pending:
             self._serve(*ready.popleft())
@@ -293,7 +315,8 @@ class Inbox:
         if self._acceptor.places.due():
             self._acceptor.places.fill()
 
-    def _serve(self, source: Any, events: int) -> None:  # noqa: ANN401 - what the poller holds
+    def _serve(self, source: Any, events: int) -> int:  # noqa: ANN401 - what the poller holds
+        """Do what a source is ready for; return how many bytes came from a connection."""
         if isinstance(source, Listener):
             self._acceptor.read(source)
         elif isinstance(source, Giver):
@@ -302,12 +325,14 @@ class Inbox:
             if events & WRITE:
                 self._connections.flush(source)
             if source.in_ring:
-                self._connections.read_ring(source, doorbell=events != _RING)
-            elif events & READ:
-                self._connections.read(source)
+                return self._connections.read_ring(source, doorbell=events != RING)
+            if events & READ:
+                return self._connections.read(source)
+        return 0
 
-    def _freed(self) -> None:
+    def _freed(self, connection: Connection) -> None:
         """Use the place and the descriptor of a connection that was closed."""
+        self._sharing.closed(connection)
         if not self._stopping:
             self._acceptor.resume()
         self._acceptor.places.fill_soon()
@@ -333,6 +358,7 @@ class Inbox:
         self._stopping = True
         self._acceptor.stop()
         self._ready.clear()
+        self._sharing.stop()
         self._draining.extend((each, each.unread()) for each in self._connections.open)
 
     def _drain(self) -> None:
@@ -388,6 +414,7 @@ class Inbox:
     def _release(self, *, inherited: bool = False) -> None:
         self._acceptor.close(inherited=inherited)
         self._poller.close()
+        self._sharing.close()
         self._wakeup.close()
 
     def _check_descriptors(self) -> None:
@@ -408,6 +435,7 @@ class Inbox:
             connection.socket.detach()
         self._connections.open.clear()
         self._acceptor.let_go()
+        self._sharing.close()
         self._wakeup.let_go()
         _LET_GO.append(self._poller)  # it would close its number
 

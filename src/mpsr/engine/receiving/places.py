@@ -7,10 +7,16 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from mpsr.engine.receiving.shares import gives_way
-from mpsr.limits import DESCRIPTOR_RESERVE, MAX_CONNECTIONS, MAX_UNPLACED, SILENT_START
+from mpsr.limits import (
+    COUNTED_UIDS,
+    DESCRIPTOR_RESERVE,
+    MAX_CONNECTIONS,
+    MAX_UNPLACED,
+    SILENT_START,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from logging import Logger
 
     from mpsr.engine.receiving.connection import Connection
@@ -23,6 +29,7 @@ class Places:
     Attributes:
         unplaced: connections that were accepted, and for which there is no place yet.
         try_at: when those try again, on the clock of the deadlines; None if there are none.
+        beyond: how many of them wait because their user has as many as it may.
         full_told: whether the log says that there are no more places.
 
     """
@@ -33,15 +40,17 @@ class Places:
         clock: Deadlines,
         logger: Logger,
         *,
+        most_per_uid: int | None = None,
         connections: Collection[Connection],
         admit: Callable[[Connection], None],
         dismiss: Callable[[Connection], None],
     ) -> None:
-        """Let there be ``most`` places.
+        """Let there be ``most`` places, and ``most_per_uid`` of them for each user.
 
         ``admit`` adds one to ``connections``, and ``dismiss`` removes one for another.
         """
         self._most = min(most, _spare_descriptors())
+        self._most_per_uid = most_per_uid
         self._clock = clock
         self._logger = logger
         self._connections = connections
@@ -49,7 +58,14 @@ class Places:
         self._dismiss = dismiss
         self.unplaced: deque[Connection] = deque()
         self.try_at: float | None = None
+        self.beyond: int = 0
         self.full_told: bool = False
+        self._told_of: set[int | None] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether connections wait because there are no more places at all."""
+        return len(self.unplaced) > self.beyond
 
     def fill(self, *, anyhow: bool = False) -> None:
         """Admit connections that wait, as far as there is a place; with ``anyhow``, all."""
@@ -57,21 +73,40 @@ class Places:
         counts = Counter(each.uid for each in connections)
         # Those of a user who has few come first.
         left = sorted(self.unplaced, key=lambda each: (counts[each.uid], each.order))
-        self.unplaced = deque()
+        self.unplaced, self.beyond = deque(), 0
+        waiting: set[int | None] = set()  # users for whose own limit others wait already
         for connection in left:
-            if not anyhow and len(connections) >= self._most:
-                silent = gives_way(connections, connection.uid, self._clock.now)
+            uid = connection.uid
+            beyond = self._most_per_uid is not None and counts[uid] >= self._most_per_uid
+            if not anyhow and (beyond or len(connections) >= self._most):
+                among: Collection[Connection] = connections
+                if beyond:
+                    among = [] if uid in waiting else _of(uid, connections)
+                silent = gives_way(among, uid, self._clock.now)
                 if silent is None:
                     self.unplaced.append(connection)
+                    if beyond:
+                        self.beyond += 1
+                        waiting.add(uid)
                     continue
                 self._dismiss(silent)
+                counts[silent.uid] -= 1
             self._admit(connection)
-        if self.unplaced and not self.full_told:
+            counts[uid] += 1
+        self._tell_of(waiting, counts)
+        if self.full and not self.full_told:
             self.full_told = True  # once: a receiver that lives at its limit would flood the log
             count = len(connections)
             what = "connection is open" if count == 1 else "connections are open"
             self._logger.warning("stopped accepting for now: %d %s, the most allowed", count, what)
         self.try_at = self._clock.now + SILENT_START if self.unplaced else None
+
+    def _tell_of(self, waiting: set[int | None], counts: Counter[int | None]) -> None:
+        for uid in waiting - self._told_of:
+            if len(self._told_of) < COUNTED_UIDS:  # once a user, as below
+                self._told_of.add(uid)
+                what = "uid %s has %d of the connections, the most it may have: more of it wait"
+                self._logger.warning(what, uid, counts[uid])
 
     def fill_soon(self) -> None:
         """Let those that wait for a place try again: one has come free."""
@@ -88,15 +123,17 @@ class Places:
 
     def crowded(self) -> bool:
         """Tell whether too many wait for a place."""
-        return len(self.unplaced) > MAX_UNPLACED
+        free = max(0, self._most - len(self._connections))  # for those of other users
+        return len(self.unplaced) > MAX_UNPLACED + free
 
     def crowding(self) -> Connection | None:
         """Return whom to turn away, where too many wait; None if all are of one user.
 
-        Then nobody else is held up, and the next ones can wait in the backlog.
+        Then nobody else is held up, and the next ones can wait in the backlog; but not where
+        the user has as many as it may, while there is room for others behind them.
         """
         holding = Counter(each.uid for each in (*self._connections, *self.unplaced))
-        if len(holding) == 1:
+        if len(holding) == 1 and self._most_per_uid is None:
             return None
         found = max(self.unplaced, key=lambda each: (holding[each.uid], each.order))
         self.unplaced.remove(found)
@@ -113,6 +150,10 @@ class Places:
             connection.open = False
             connection.socket.detach()
         self.unplaced.clear()
+
+
+def _of(uid: int | None, connections: Iterable[Connection]) -> list[Connection]:
+    return [each for each in connections if each.uid == uid]
 
 
 def _spare_descriptors() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mpsr.engine.transport import RingReader
-from mpsr.limits import MAX_RINGS, RING_AFTER, RING_SIZE
+from mpsr.limits import MAX_RINGS, MAX_RINGS_PER_UID, RING_AFTER, RING_SIZE
 from mpsr.system import primitives, ring
 from mpsr.wire.transitions import State
 
@@ -21,9 +22,11 @@ class Rings:
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_per_uid: int = MAX_RINGS_PER_UID) -> None:
         self.unread: dict[Connection, None] = {}
+        self._most_per_uid = most_per_uid
         self._given = 0
+        self._given_to: Counter[int | None] = Counter()
 
     def offer(self, connection: Connection) -> None:
         """Give the connection a ring once it has sent enough: its producer can take one."""
@@ -38,6 +41,8 @@ class Rings:
         connection.until_ring = RING_AFTER
         if self._given >= MAX_RINGS or connection.session.state is not State.OPEN:
             return None
+        if self._given_to[connection.uid] >= self._most_per_uid:
+            return None
         try:
             descriptor, reader = ring.make()
         except OSError:
@@ -45,6 +50,7 @@ class Rings:
         connection.ring = RingReader(reader)
         connection.until_ring = 0
         self._given += 1
+        self._given_to[connection.uid] += 1
         try:
             connection.session.give_ring(RING_SIZE)
         except BaseException:
@@ -61,4 +67,6 @@ class Rings:
     def forget(self, connection: Connection) -> None:
         """Take the ring back: the connection is closed."""
         self.unread.pop(connection, None)
-        self._given -= connection.ring is not None
+        if connection.ring is not None:
+            self._given -= 1
+            self._given_to -= Counter([connection.uid])  # keeps what is above 0
