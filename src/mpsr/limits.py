@@ -61,6 +61,8 @@ PACKET_MEMORY: Final = 256 * MIB  # bytes of address space for them; what is unt
 HANDOVER_TIMEOUT: Final = 30.0  # seconds: what a handler may take before its receiver hands over
 HANDOVER_PAUSE: Final = 0.01  # seconds until a new receiver tries again to have the address
 HANDOVER_ANSWER: Final = 5.0  # seconds that a receiver waits to be told that all has been taken
+COMPLAINTS: Final = 50  # warnings of what peers do wrong that may be logged at once
+COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 

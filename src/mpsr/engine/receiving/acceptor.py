@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
 
+    from mpsr.batch import Peer
     from mpsr.engine.receiving.connections import Connections
     from mpsr.engine.receiving.deadlines import Deadlines
     from mpsr.engine.receiving.inherited import Carried
@@ -91,6 +92,7 @@ class Acceptor:
             logger,
             most_per_uid=max_connections_per_uid,
             connections=connections.open,
+            users=connections.users,
             admit=self._admit,
             dismiss=self._dismiss,
         )
@@ -144,23 +146,29 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_ROUND):
             sock = listener.accept()
             if sock is None:
+                if listener.starved and self.places.make_way():
+                    listener.resume()
+                    continue
                 return
-            self.places.unplaced.append(self._connection(listener, sock))
             self.accepted += 1
-            self.places.fill()
+            peer = ConnectedPeer(sock)
+            if self.places.turns_away(peer.uid):
+                self.turned_away += 1
+                passing.close_socket(sock)
+                continue
+            self.places.add(self._connection(listener, sock, peer, listener.framing))
             if self.places.crowded():
                 self._turn_away()
             if listener.paused:
                 return
 
     def _connection(
-        self, listener: Listener, sock: socket.socket, framing: Framing | None = None
+        self, listener: Listener, sock: socket.socket, peer: Peer, framing: Framing
     ) -> Connection:
-        peer = ConnectedPeer(sock)
         packets = listener.type == socket.SOCK_SEQPACKET
         refusal = self._senders.refusal(peer, self._logger)
         session = self._session(
-            framing or listener.framing,
+            framing,
             max_message=self._max_message,
             peer=peer,
             address=listener.address,
@@ -182,7 +190,8 @@ class Acceptor:
         for carried, sock in connections:
             sock.setblocking(False)
             listener = self.listeners[carried.listener]
-            connection = self._connection(listener, sock, carried.framing)
+            peer = ConnectedPeer(sock)
+            connection = self._connection(listener, sock, peer, carried.framing)
             connection.session.seq = carried.seq
             self.accepted += 1
             self._admit(connection)

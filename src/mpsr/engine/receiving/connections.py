@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, ProducerIdentity
+from mpsr.engine.receiving.complaints import Complaints
 from mpsr.engine.receiving.files import FilesUnderWay
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
@@ -73,7 +74,7 @@ class Connections:
         self.rejected: int = 0
         self._poller = poller
         self._clock = clock
-        self._logger = logger
+        self._complaints = Complaints(logger)
         self._freed = freed
         self._asked = asked
         self._by_producer: dict[ProducerState, Connection] = {}
@@ -270,7 +271,7 @@ class Connections:
         """Close a connection that broke a rule, after telling it why."""
         if connection.session.refusal is None:  # those are counted, and told of, by user
             self.rejected += 1
-            self._logger.warning("closed the connection of %s: %s", connection, failure)
+            self._complaints.tell("closed the connection of %s: %s", connection, failure)
         connection.session.reject(failure.code, str(failure))
         self.flush(connection)
         if connection.open:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr._speedups import packets
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, batch_of
+from mpsr.engine.receiving.complaints import Complaints
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import PACKET_MEMORY, PACKETS_PER_READ
 from mpsr.system import passing
@@ -63,6 +64,7 @@ class DatagramReader:
         self._max_message = max_message
         self._decode = decode
         self._logger = logger
+        self._complaints = Complaints(logger)
         self._count = 0
         self.discarded: int = 0
 
@@ -79,7 +81,7 @@ class DatagramReader:
             if data is None or len(data) > self._max_message:
                 self.discarded += 1
                 what = "discarded a datagram of more than %d bytes"
-                self._logger.warning(what, self._max_message)
+                self._complaints.tell(what, self._max_message)
                 continue
             peer = _peer(sender)
             if self._senders.refusal(peer, self._logger) is not None:

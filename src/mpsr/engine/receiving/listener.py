@@ -33,6 +33,7 @@ class Listener:
         type: of the socket: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
         refuses: whether the kernel refuses descriptors for it.
         paused: whether accepting is suspended.
+        starved: whether the last try to accept found no descriptor left.
 
     """
 
@@ -59,6 +60,7 @@ class Listener:
         )
         self._keeper = Keeper(claim, logger)
         self.paused: bool = False
+        self.starved: bool = False
         self._resume_at: float | None = None
         self._pause_told = False
 
@@ -81,10 +83,12 @@ class Listener:
 
     def accept(self) -> socket.socket | None:
         """Accept a connection; return None if there is none, or accepting has to pause."""
+        self.starved = False
         try:
             sock = primitives.accept(self.socket)
         except OSError as exc:  # there is none, or it is gone by now
             if exc.errno in _NO_DESCRIPTORS:
+                self.starved = True
                 self.pause_for(ACCEPT_PAUSE, str(exc))
             return None
         sock.setblocking(False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import resource
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from mpsr.engine.receiving.shares import gives_way
+from mpsr.engine.receiving.shares import gives_way, silent
 from mpsr.limits import (
     COUNTED_UIDS,
     DESCRIPTOR_RESERVE,
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mpsr.engine.receiving.connection import Connection
     from mpsr.engine.receiving.deadlines import Deadlines
+
+_NOBODY: Final = -1  # stands for a user who has no connection
 
 
 class Places:
@@ -42,18 +44,21 @@ class Places:
         *,
         most_per_uid: int | None = None,
         connections: Collection[Connection],
+        users: Counter[int | None],
         admit: Callable[[Connection], None],
         dismiss: Callable[[Connection], None],
     ) -> None:
         """Let there be ``most`` places, and ``most_per_uid`` of them for each user.
 
-        ``admit`` adds one to ``connections``, and ``dismiss`` removes one for another.
+        ``admit`` adds one to ``connections``, and ``dismiss`` removes one for another; ``users``
+        has how many each user has.
         """
         self._most = min(most, _spare_descriptors())
         self._most_per_uid = most_per_uid
         self._clock = clock
         self._logger = logger
         self._connections = connections
+        self._users = users
         self._admit = admit
         self._dismiss = dismiss
         self.unplaced: deque[Connection] = deque()
@@ -67,30 +72,45 @@ class Places:
         """Whether connections wait because there are no more places at all."""
         return len(self.unplaced) > self.beyond
 
+    def add(self, connection: Connection) -> None:
+        """Admit a connection, or have it wait for a place.
+
+        Where one of its user waits already there is no place for it, either, but for one that
+        comes free.
+        """
+        waits = any(each.uid == connection.uid for each in self.unplaced)
+        self.unplaced.append(connection)
+        if not waits or len(self._connections) < self._most:
+            self.fill()
+
     def fill(self, *, anyhow: bool = False) -> None:
         """Admit connections that wait, as far as there is a place; with ``anyhow``, all."""
         connections = self._connections
-        counts = Counter(each.uid for each in connections)
+        counts = Counter(self._users)
         # Those of a user who has few come first.
         left = sorted(self.unplaced, key=lambda each: (counts[each.uid], each.order))
         self.unplaced, self.beyond = deque(), 0
         waiting: set[int | None] = set()  # users for whose own limit others wait already
+        placeless: set[int | None] = set()  # users to whom nobody gives way
         for connection in left:
             uid = connection.uid
             beyond = self._most_per_uid is not None and counts[uid] >= self._most_per_uid
             if not anyhow and (beyond or len(connections) >= self._most):
                 among: Collection[Connection] = connections
                 if beyond:
-                    among = [] if uid in waiting else _of(uid, connections)
-                silent = gives_way(among, uid, self._clock.now)
-                if silent is None:
+                    among = _of(uid, connections)
+                found = None
+                if uid not in placeless:
+                    found = gives_way(among, uid, self._clock.now)
+                if found is None:
+                    placeless.add(uid)
                     self.unplaced.append(connection)
                     if beyond:
                         self.beyond += 1
                         waiting.add(uid)
                     continue
-                self._dismiss(silent)
-                counts[silent.uid] -= 1
+                self._dismiss(found)
+                counts[found.uid] -= 1
             self._admit(connection)
             counts[uid] += 1
         self._tell_of(waiting, counts)
@@ -132,12 +152,44 @@ class Places:
         Then nobody else is held up, and the next ones can wait in the backlog; but not where
         the user has as many as it may, while there is room for others behind them.
         """
-        holding = Counter(each.uid for each in (*self._connections, *self.unplaced))
+        holding = self._holding()
         if len(holding) == 1 and self._most_per_uid is None:
             return None
         found = max(self.unplaced, key=lambda each: (holding[each.uid], each.order))
         self.unplaced.remove(found)
         return found
+
+    def turns_away(self, uid: int | None) -> bool:
+        """Tell whether a newcomer of that user would be the one to turn away."""
+        free = max(0, self._most - len(self._connections))
+        if len(self.unplaced) < MAX_UNPLACED + free:
+            return False
+        holding = self._holding()
+        holding[uid] += 1
+        if len(holding) == 1 and self._most_per_uid is None:
+            return False
+        return holding[uid] == max(holding.values())
+
+    def make_way(self) -> bool:
+        """Dismiss a connection, where no descriptor is left; tell whether there was one.
+
+        It is one that has been silent since it came, or the longest silent one of a user who has
+        more than others.
+        """
+        now = self._clock.now
+        among = [each for each in self._connections if silent(each, now)]
+        if len(self._users) == 1:
+            among = [each for each in among if not each.heard]
+        found = gives_way(among, _NOBODY, now)
+        if found is not None:
+            self._dismiss(found)
+        return found is not None
+
+    def _holding(self) -> Counter[int | None]:
+        """Return how many connections each user has, with those that wait."""
+        holding = Counter(self._users)
+        holding.update(each.uid for each in self.unplaced)
+        return holding
 
     def close(self) -> None:
         """Close the connections that wait."""
