@@ -49,6 +49,7 @@ ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starv
 TURN_COST: Final = 4 * KIB  # bytes: what to serve a connection costs, however little it brings
 TURN_CREDIT: Final = 1 * MIB  # bytes: a user who had nothing to read catches up on so much
 DESCRIPTOR_RESERVE: Final = 32  # descriptors left to the caller's own files
+FEWER_PLACES: Final = 10.0  # seconds that there are fewer places after descriptors ran out
 ACCEPT_PAUSE: Final = 0.1  # seconds: how long accepting rests after descriptors ran out
 HELLO_DEADLINE: Final = 5.0  # seconds: a native producer introduces itself at once
 FRAME_DEADLINE: Final = 10.0  # seconds: a frame, once begun, must be complete

@@ -393,11 +393,7 @@ PLACES: Final = Bound("MAX_CONNECTIONS, 16 KiB each", MAX_CONNECTIONS * 16 * KIB
 PRODUCERS: Final = Bound("MAX_PRODUCERS, 320 B each", MAX_PRODUCERS * 320)
 WHOLE: Final = Bound(f"{FRAMES + 1} of MAX_MESSAGE", (FRAMES + 1) * MAX_MESSAGE)
 CROWD: Final = MAX_CONNECTIONS + MAX_UNPLACED + 16
-CROWDED: Final = (
-    "each connection that is accepted at the limit makes the receiver look at every open one, "
-    "for each one that waits for a place"
-)
-EXHAUSTED: Final = "nobody gives way where descriptors run out before places do"
+CROWDED: Final = "to accept and to close a thousand connections a second takes a fourth of its time"
 ATTACKS: Final[dict[str, Attack]] = {
     "silent connections": Attack(
         be_silent, "connections", 3000, MAX_CONNECTIONS - FEW, CROWD, PLACES
@@ -410,13 +406,13 @@ ATTACKS: Final[dict[str, Attack]] = {
     "never reads": Attack(never_read, "batches", 5000, 0, 0, ANY, least=10),
     "garbage, never reads": Attack(send_garbage, "batches", 5000, 1500, 25_000, ANY),
     "silent, few descriptors": Attack(
-        be_silent, "connections", 2000, FEW, 2 * FEW, ANY, descriptors=FEW, breaks=CROWDED
+        be_silent, "connections", 2000, FEW, 2 * FEW, ANY, descriptors=FEW
     ),
     "silent, few descriptors, ever more": Attack(
-        be_silent, "connections", 1000, 0, 0, ANY, least=5, descriptors=FEW, breaks=CROWDED
+        be_silent, "connections", 1000, 0, 0, ANY, least=5, descriptors=FEW
     ),
     "silent, no descriptors left": Attack(
-        be_silent, "connections", 2000, 0, 0, ANY, spare_descriptors=40, shuts_out=EXHAUSTED
+        be_silent, "connections", 2000, 0, 0, ANY, spare_descriptors=40
     ),
     "253 descriptors": Attack(pass_descriptors, "sends", 1000, 300, 1000, ANY),
     "253 descriptors, older kernel": Attack(

@@ -10,6 +10,7 @@ from mpsr.engine.receiving.shares import gives_way, silent
 from mpsr.limits import (
     COUNTED_UIDS,
     DESCRIPTOR_RESERVE,
+    FEWER_PLACES,
     MAX_CONNECTIONS,
     MAX_UNPLACED,
     SILENT_START,
@@ -63,6 +64,8 @@ class Places:
         self._dismiss = dismiss
         self.unplaced: deque[Connection] = deque()
         self.try_at: float | None = None
+        self._fewer: int | None = None  # places, while descriptors are few
+        self._fewer_until = 0.0
         self.beyond: int = 0
         self.full_told: bool = False
         self._told_of: set[int | None] = set()
@@ -75,17 +78,21 @@ class Places:
     def add(self, connection: Connection) -> None:
         """Admit a connection, or have it wait for a place.
 
-        Where one of its user waits already there is no place for it, either, but for one that
-        comes free.
+        To find who gives way takes a look at all. So it is put off where there is no place, and one
+        of its user waits already or its user has most: a flood is to cost the others little.
         """
-        waits = any(each.uid == connection.uid for each in self.unplaced)
+        uid = connection.uid
+        waits = any(each.uid == uid for each in self.unplaced)
+        has_most = len(self._users) > 1 and self._users[uid] == max(self._users.values())
         self.unplaced.append(connection)
-        if not waits or len(self._connections) < self._most:
+        if len(self._connections) < self.most or not (waits or has_most):
             self.fill()
+        elif self.try_at is None:
+            self.try_at = self._clock.now + SILENT_START
 
     def fill(self, *, anyhow: bool = False) -> None:
         """Admit connections that wait, as far as there is a place; with ``anyhow``, all."""
-        connections = self._connections
+        connections, most = self._connections, self.most
         counts = Counter(self._users)
         # Those of a user who has few come first.
         left = sorted(self.unplaced, key=lambda each: (counts[each.uid], each.order))
@@ -95,7 +102,7 @@ class Places:
         for connection in left:
             uid = connection.uid
             beyond = self._most_per_uid is not None and counts[uid] >= self._most_per_uid
-            if not anyhow and (beyond or len(connections) >= self._most):
+            if not anyhow and (beyond or len(connections) >= most):
                 among: Collection[Connection] = connections
                 if beyond:
                     among = _of(uid, connections)
@@ -143,7 +150,7 @@ class Places:
 
     def crowded(self) -> bool:
         """Tell whether too many wait for a place."""
-        free = max(0, self._most - len(self._connections))  # for those of other users
+        free = max(0, self.most - len(self._connections))  # for those of other users
         return len(self.unplaced) > MAX_UNPLACED + free
 
     def crowding(self) -> Connection | None:
@@ -161,7 +168,7 @@ class Places:
 
     def turns_away(self, uid: int | None) -> bool:
         """Tell whether a newcomer of that user would be the one to turn away."""
-        free = max(0, self._most - len(self._connections))
+        free = max(0, self.most - len(self._connections))
         if len(self.unplaced) < MAX_UNPLACED + free:
             return False
         holding = self._holding()
@@ -171,19 +178,31 @@ class Places:
         return holding[uid] == max(holding.values())
 
     def make_way(self) -> bool:
-        """Dismiss a connection, where no descriptor is left; tell whether there was one.
+        """Dismiss connections, where no descriptor is left; tell whether there were any.
 
-        It is one that has been silent since it came, or the longest silent one of a user who has
-        more than others.
+        They are such as have been silent since they came, or the longest silent ones of users who
+        have more than others. For a while there are then no more places than are taken: so there
+        are descriptors for those who wait, and it is known whose they are.
         """
         now = self._clock.now
-        among = [each for each in self._connections if silent(each, now)]
+        among = {each for each in self._connections if silent(each, now)}
         if len(self._users) == 1:
-            among = [each for each in among if not each.heard]
-        found = gives_way(among, _NOBODY, now)
-        if found is not None:
+            among = {each for each in among if not each.heard}
+        dismissed = 0
+        while dismissed <= MAX_UNPLACED and (found := gives_way(among, _NOBODY, now)) is not None:
+            among.discard(found)
             self._dismiss(found)
-        return found is not None
+            dismissed += 1
+        if dismissed:
+            self._fewer, self._fewer_until = max(1, len(self._connections)), now + FEWER_PLACES
+        return dismissed > 0
+
+    @property
+    def most(self) -> int:
+        """How many places there are now."""
+        if self._fewer is not None and self._clock.now >= self._fewer_until:
+            self._fewer = None
+        return self._most if self._fewer is None else self._fewer
 
     def _holding(self) -> Counter[int | None]:
         """Return how many connections each user has, with those that wait."""
