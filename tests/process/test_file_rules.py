@@ -84,16 +84,15 @@ def rejected(sock: socket.socket) -> int:
     ],
 )
 @pytest.mark.parametrize("kind", ["stream", "seqpacket"])
+@pytest.mark.usefixtures("kernel")
 def test_who_passes_descriptors_against_the_rules_is_sent_away(
     address: str,
-    kernel: str,
     kind: SocketType,
     pipe: tuple[int, int],
     data: bytes,
     count: int,
 ) -> None:
     """With REJECT; an honest producer is served meanwhile, and nothing stays open."""
-    del kernel
     number = socket.SOCK_STREAM if kind == "stream" else socket.SOCK_SEQPACKET
     with (
         mpsr.Receiver(address, type=kind, accept_files=True) as receiver,
