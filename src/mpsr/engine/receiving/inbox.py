@@ -155,7 +155,8 @@ class Inbox:
         handed = self._handed
         if handed is not None:
             self._connections.accept(state_of(handed), handed.end_seq)
-            self._close_files(handed)
+            if handed.files:
+                self._close_files(handed)
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()

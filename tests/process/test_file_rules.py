@@ -1,0 +1,249 @@
+"""Who passes files, or what is none, against the rules; what forks and handlers do to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpsr
+from mpsr._speedups import codec
+from mpsr.engine.receiving import files as reading
+from mpsr.limits import KIB, MAX_FILES, MIB
+from mpsr.system import passing
+from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, RejectCode, encode, encode_file
+from tests.process import test_files, test_passing
+from tests.process.test_files import closes, until
+from tests.process.workers import PATIENCE, beside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mpsr.system.address import SocketType
+
+kernel = test_passing.kernel
+lingering = test_passing.lingering
+path = test_files.path
+pipe = test_files.pipe
+
+
+def holders_of(descriptor: int) -> int:
+    """Return how many of our descriptors are of the same file."""
+    found = 0
+    for each in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the directory itself
+            found += os.path.samestat(os.fstat(int(each)), os.fstat(descriptor))
+    return found
+
+
+# -- hostile peers --------------------------------------------------------------------------
+
+
+def introduced(address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """Return a connection that has said that it sends files, and was welcomed."""
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.connect(address)
+    sock.settimeout(PATIENCE)
+    sock.sendall(PREFACE + encode(Hello(os.urandom(16), 0, "hostile", sends_files=True)))
+    return sock
+
+
+def file(seq: int, message: bytes = b"") -> bytes:
+    return b"".join(encode_file(seq, message))
+
+
+def rejected(sock: socket.socket) -> int:
+    """Return the code of the REJECT that is read."""
+    data = b""
+    while piece := sock.recv(64 * KIB):
+        data += piece
+    while data:
+        length, kind, _, _ = HEADER.unpack_from(data)
+        if kind == FrameType.REJECT:
+            return int.from_bytes(data[HEADER.size :][:4], "little")
+        data = data[HEADER.size + length :]
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (file(0), 0),
+        (file(0), 2),
+        (file(0), 253),
+        (codec.pack_batch([b"message"], 0), 1),
+        (codec.pack_batch([b"message"], 0)[:-1], 1),
+        (file(0) + codec.pack_batch([b"message"], 1), 3),
+        (file(1), 1),
+        (encode(Hello(bytes(16), 0, "")), 1),
+    ],
+)
+@pytest.mark.parametrize("kind", ["stream", "seqpacket"])
+@pytest.mark.usefixtures("kernel")
+def test_who_passes_descriptors_against_the_rules_is_sent_away(
+    address: str,
+    kind: SocketType,
+    pipe: tuple[int, int],
+    data: bytes,
+    count: int,
+) -> None:
+    """With REJECT; an honest producer is served meanwhile, and nothing stays open."""
+    number = socket.SOCK_STREAM if kind == "stream" else socket.SOCK_SEQPACKET
+    with (
+        mpsr.Receiver(address, type=kind, accept_files=True) as receiver,
+        mpsr.Producer(address, type=kind) as producer,
+        beside(lambda: [*receiver]),
+    ):
+        with introduced(address, number) as hostile:
+            hostile.recv(KIB)
+            socket.send_fds(hostile, [data], [pipe[1]] * count)
+            os.close(pipe[1])
+            assert rejected(hostile) in {RejectCode.UNEXPECTED, RejectCode.GAP}
+            producer.send(b"honest")
+            producer.flush(PATIENCE)
+        until(lambda: closes(pipe[0]))
+        assert receiver.stats().rejected == 1
+        receiver.stop()
+
+
+def test_files_under_way_are_bounded(
+    address: str, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many who begin a FILE and do not end it, some are to come again later."""
+    monkeypatch.setattr(reading, "MAX_FILES", 3)
+    with mpsr.Receiver(address, accept_files=True) as receiver, beside(lambda: [*receiver]):
+        held = [introduced(address) for _ in range(4)]
+        for sock in held:
+            sock.recv(KIB)
+            socket.send_fds(sock, [file(0)[:-1]], [pipe[1]])
+        os.close(pipe[1])
+        until(lambda: receiver.stats().rejected == 1)
+        codes = [rejected(sock) for sock in held[3:]]
+        assert codes == [RejectCode.BUSY]
+        for sock in held:
+            sock.close()
+        until(lambda: closes(pipe[0]))
+        receiver.stop()
+
+
+def test_files_that_are_not_closed_yet_are_bounded(
+    address: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where to close one takes for ever, no more are let in; and the receiver goes on."""
+    with mpsr.Receiver(address, accept_files=True) as receiver, mpsr.Producer(address) as producer:
+        producer.send(b"first")
+        assert receiver.receive(PATIENCE) == b"first"
+        with monkeypatch.context() as stuck:
+            stuck.setattr(passing, "unclosed", lambda: MAX_FILES + 1)
+            producer.send_file(path, b"file")
+            with pytest.raises(mpsr.TimedOut):
+                receiver.receive_batch(0.1)
+            assert receiver.stats().rejected >= 1
+        assert receiver.receive_batch(PATIENCE).files
+        with beside(lambda: producer.flush(PATIENCE)):
+            receiver.acknowledge()
+
+
+def test_file_that_lingers_holds_up_no_receiver(
+    address: str, lingering: Callable[[], socket.socket]
+) -> None:
+    """Nobody takes it, so that the receiver closes it, and it is the last."""
+    with mpsr.Receiver(address, accept_files=True) as receiver:
+        hostile = mpsr.Producer[bytes](address)
+        with lingering() as sock:
+            hostile.send_file(sock, b"lingers")
+        with mpsr.Producer[bytes](address) as producer:
+            assert test_passing.served_within(receiver, producer, 0.1) < test_passing.PATIENCE
+            with beside(lambda: hostile.close(PATIENCE)):
+                assert test_passing.served_within(receiver, producer, 0.1) < test_passing.PATIENCE
+                receiver.acknowledge()
+            with beside(lambda: producer.flush(PATIENCE)):
+                receiver.acknowledge()
+
+
+# -- forks and signal handlers --------------------------------------------------------------
+
+
+def test_forked_child_leaves_files_to_its_parent(
+    address: str, path: Path, pipe: tuple[int, int]
+) -> None:
+    """It closes its copies of what waits, and the parent's connection goes on to carry files."""
+    with mpsr.Receiver(address, accept_files=True) as receiver, mpsr.Producer(address) as producer:
+        producer.send_file(path, b"one")
+        handed = receiver.receive_batch(PATIENCE)
+        producer.send_file(pipe[1], b"two")
+        os.close(pipe[1])
+        child = os.fork()
+        if not child:
+            os._exit(holders_of(pipe[0]) != 1 or os.pread(handed.files[0], 4, 0) != b"what")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert receiver.receive_batch(PATIENCE)[0] == b"two"
+        producer.send_file(path, b"three")
+        assert receiver.receive_batch(PATIENCE).files
+        with beside(lambda: producer.flush(PATIENCE)):
+            receiver.acknowledge()
+        assert producer.stats().connects == 1
+
+
+def test_signal_handler_that_would_wait_is_refused(address: str, path: Path) -> None:
+    """A handler in the middle of another call of the producer gets ReentrantCall."""
+    met: list[BaseException] = []
+    with mpsr.Receiver(address, accept_files=True), mpsr.Producer(address) as producer:
+
+        def handle(*_: object) -> None:
+            try:
+                producer.send_file(path)
+            except mpsr.ReentrantCall as exc:
+                met.append(exc)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        with producer._lock:
+            signal.raise_signal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, before)
+    assert len(met) == 1
+
+
+# -- arguments ------------------------------------------------------------------------------
+
+
+def test_what_carries_no_files_says_so(address: str, tmp_path: Path, path: Path) -> None:
+    """At the call of a producer, and when a receiver is made."""
+    for options in (
+        {"framing": "lines"},
+        {"type": "dgram"},
+        {"type": "seqpacket", "framing": "packet"},
+        {"spool": tmp_path / "spool"},
+    ):
+        with mpsr.Producer(address, **options) as producer:
+            with pytest.raises(mpsr.ConfigurationError, match="cannot send files"):
+                producer.send_file(path)
+    for options in (
+        {"framing": "lines"},
+        {"type": "dgram"},
+        {"journal": tmp_path / "journal"},
+    ):
+        with pytest.raises(mpsr.ConfigurationError, match="accept_files=True"):
+            mpsr.Receiver(address, accept_files=True, **options)
+
+
+def test_what_is_no_file_is_refused_as_it_is(address: str, tmp_path: Path) -> None:
+    """The system's own errors, and ours for a wrong type."""
+    with mpsr.Producer(address) as producer:
+        with pytest.raises(FileNotFoundError):
+            producer.send_file(tmp_path / "missing")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            producer.send_file(10**6)
+        for wrong in (None, True, 1.5, object()):
+            with pytest.raises(mpsr.WrongType, match="pass a descriptor"):
+                producer.send_file(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            producer.send_file(0, "text")  # type: ignore[arg-type]
+        with pytest.raises(mpsr.MessageTooLarge):
+            producer.send_file(0, bytes(17 * MIB))
+    with pytest.raises(mpsr.Closed):
+        producer.send_file(0)
