@@ -177,3 +177,25 @@ def test_producer_that_its_receiver_has_forgotten_says_so(
         receiver.acknowledge()
         producer.flush(10)
     assert "has forgotten this producer" in caplog.text
+
+
+@pytest.mark.parametrize(("rest", "left"), [(0, []), (3, [b"two"])])
+def test_what_the_kernel_took_counts_though_the_receiver_is_seen_to_leave_first(
+    address: str, listener: socket.socket, rest: int, left: list[bytes]
+) -> None:
+    """In a foreign framing it would else be sent again, or be waited for."""
+    with closing(Outbox(parse_address(address), framing="lines")) as outbox:
+        outbox.window.offer(b"one", 0)
+        outbox.window.offer(b"two", 0)
+        outbox.window.seal()
+        outbox.service(0)
+        write = outbox.begin_write(0)
+        assert write is not None
+        size = write()
+        assert size == 8
+        with answer(listener):
+            pass
+        outbox.read(0)  # as another thread does before the result is noted
+        outbox.end_write(write, size - rest, 0)
+        assert not outbox.ready()
+        assert outbox.window.unaccepted() == left

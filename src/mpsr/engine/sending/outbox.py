@@ -165,6 +165,8 @@ class Outbox(Link):
         if write.waits:
             self.extend_burst(now)
         if self.state is not WriteState.WRITING:
+            if self.state is WriteState.BREAKING and isinstance(result, int):
+                self._took(connection, write, result)  # also of a connection that is given up
             self._turn(WriteEvent.END)
             if self.state is WriteState.DOWN:
                 self._close_connection(now)
