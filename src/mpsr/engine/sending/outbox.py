@@ -165,11 +165,7 @@ class Outbox(Link):
         if write.waits:
             self.extend_burst(now)
         if self.state is not WriteState.WRITING:
-            if self.state is WriteState.BREAKING and isinstance(result, int):
-                self._took(connection, write, result)  # also of a connection that is given up
-            self._turn(WriteEvent.END)
-            if self.state is WriteState.DOWN:
-                self._close_connection(now)
+            self._end_given_up(connection, write, result, now)
         elif isinstance(result, int):
             self._end_with(self._took(connection, write, result))
             if self._one_each and not self.window.begun and not connection.control:
@@ -185,6 +181,16 @@ class Outbox(Link):
         else:
             self._turn(WriteEvent.END)
             self._fail_write(connection, result, now)
+
+    def _end_given_up(
+        self, connection: Connection, write: Write, result: int | OSError, now: float
+    ) -> None:
+        """Record the result of a write whose connection was given up meanwhile."""
+        if self.state is WriteState.BREAKING and isinstance(result, int):
+            self._took(connection, write, result)
+        self._turn(WriteEvent.END)
+        if self.state is WriteState.DOWN:
+            self._close_connection(now)
 
     def _dropped(self, write: Write, error: OSError) -> bool:
         """Drop what was chosen, if the system would never take it; return whether that is so."""
