@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -205,6 +206,7 @@ class Interrupted(RuleBasedStateMachine):
         assert self.got == self.taken[: len(self.got)]
 
 
+@pytest.mark.timeout(240)
 def test_interrupts_at_any_moment_lose_double_and_reorder_nothing() -> None:
     """Every step of the table is taken, and no other; the first walk is the same each time."""
     missing = set(WRITE_TRANSITIONS)

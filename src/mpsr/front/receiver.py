@@ -116,7 +116,8 @@ class ReceiverBase(Generic[T]):
             max_bytes_per_uid: int, bytes of one user's messages, with 4 bytes each, that were read
                 and are not handed out, or with a journal not synced (default: no limit). Beyond
                 it no connection of that user is read until some are; of messages that are not
-                whole, one goes on at a time. So there is at most one message more.
+                whole, one goes on at a time. So there is at most one read of 1 MiB, or one
+                message, more.
             max_rate_per_uid: int, messages a second from one user (default: no limit), and as
                 many at once after a pause. Beyond it the connections of that user are not read
                 until the time for what came has passed. At a limit producers wait and nothing is

@@ -68,6 +68,7 @@ class Places:
         self._fewer_until = 0.0
         self.beyond: int = 0
         self.full_told: bool = False
+        self._waiting: set[int | None] = set()  # users for whose own limit others wait already
         self._told_of: set[int | None] = set()
 
     @property
@@ -82,6 +83,10 @@ class Places:
         of its user waits already or its user has most: a flood is to cost the others little.
         """
         uid = connection.uid
+        if uid in self._waiting:
+            self.unplaced.append(connection)
+            self.beyond += 1
+            return
         waits = any(each.uid == uid for each in self.unplaced)
         has_most = len(self._users) > 1 and self._users[uid] == max(self._users.values())
         self.unplaced.append(connection)
@@ -97,7 +102,7 @@ class Places:
         # Those of a user who has few come first.
         left = sorted(self.unplaced, key=lambda each: (counts[each.uid], each.order))
         self.unplaced, self.beyond = deque(), 0
-        waiting: set[int | None] = set()  # users for whose own limit others wait already
+        waiting = self._waiting = set()
         placeless: set[int | None] = set()  # users to whom nobody gives way
         for connection in left:
             uid = connection.uid
@@ -159,6 +164,9 @@ class Places:
         Then nobody else is held up, and the next ones can wait in the backlog; but not where
         the user has as many as it may, while there is room for others behind them.
         """
+        if self.unplaced[-1].uid in self._waiting:
+            self.beyond -= 1
+            return self.unplaced.pop()
         holding = self._holding()
         if len(holding) == 1 and self._most_per_uid is None:
             return None
@@ -171,6 +179,8 @@ class Places:
         free = max(0, self.most - len(self._connections))
         if len(self.unplaced) < MAX_UNPLACED + free:
             return False
+        if uid in self._waiting:
+            return True
         holding = self._holding()
         holding[uid] += 1
         if len(holding) == 1 and self._most_per_uid is None:
