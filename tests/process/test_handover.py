@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import mpsr
+from mpsr.front import takeover
 from mpsr.wire.frames import HEADER, PREFACE, Handover, RejectCode, encode
 from tests.process import roles
 from tests.process.programs import run
@@ -345,3 +346,14 @@ def test_with_nobody_there_the_address_is_claimed(address: str) -> None:
         producer.send(b"x")
         assert receiver.receive(PATIENCE) == b"x"
         receiver.acknowledge()
+
+
+def test_who_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foreign server hands nothing over, and is left alone."""
+    monkeypatch.setattr(takeover, "HANDOVER_TIMEOUT", 0.2)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        with pytest.raises(mpsr.AddressInUse, match=r"it did not hand over within 0\.2 s"):
+            mpsr.Receiver(address, handover=True)
+    assert os.path.lexists(address)

@@ -20,7 +20,6 @@ from mpsr.system.claims import Claim
 from mpsr.system.endpoint import reach
 from mpsr.system.path_claim import PathClaim
 from mpsr.system.poller import wait_readable
-from mpsr.system.refusals import in_use
 from mpsr.system.sockets import peer_of
 from mpsr.wire.frames import (
     HEADER,
@@ -70,7 +69,8 @@ def claim_or_take_over(places: Sequence[Place], *, journal: bool) -> Taken:
                 return _Taker(places, held, until, undo).take(journal=journal)
         except _Cancelled:
             if monotonic() >= until:
-                raise held from None
+                error = f"{held}; it did not hand over within {HANDOVER_TIMEOUT:g} s"
+                raise AddressInUse(error, address=held.address, pid=held.pid) from None
         primitives.sleep(HANDOVER_PAUSE)
 
 
@@ -204,7 +204,7 @@ class _Taker:
         if left > 0:
             wait_readable(sock, left)
         if not _is_readable(sock):
-            raise in_use(f"{self._held.address} (it did not hand over in time)", self._held.pid)
+            raise _Cancelled
 
     def _await_end(self, sock: socket.socket) -> None:
         """Wait until the giver has closed its journal."""
