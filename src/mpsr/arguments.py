@@ -155,13 +155,10 @@ def receiver_uid(value: Any) -> Any:  # noqa: ANN401 - what is checked
     if value is None or (isinstance(value, str) and value == "any"):
         return value
     error = f'receiver_uid={short_repr(value)}: pass a user id, a set of them, or "any"'
-    if isinstance(several, str | bytes) or not isinstance(several, Collection):
-        raise WrongType(error)
-    if any(not isinstance(uid, int) or isinstance(uid, bool) for uid in several):
-        raise WrongType(error)
-    if not several or min(several) < 0:
+    uids = _ids(several, error)
+    if not uids:
         raise ConfigurationError(error)
-    return frozenset(several)
+    return uids
 
 
 def ids(name: str, value: Any) -> frozenset[int] | None:  # noqa: ANN401 - what is checked
@@ -169,6 +166,11 @@ def ids(name: str, value: Any) -> frozenset[int] | None:  # noqa: ANN401 - what 
     if value is None:
         return None
     error = f"{name}={short_repr(value)}: pass a collection of ids, as ints, or None"
+    return _ids(value, error)
+
+
+def _ids(value: Any, error: str) -> frozenset[int]:  # noqa: ANN401 - what is checked
+    """Return a collection of ids as a set; raise what is wrong with it."""
     if isinstance(value, str | bytes) or not isinstance(value, Collection):
         raise WrongType(error)
     if any(not isinstance(each, int) or isinstance(each, bool) for each in value):

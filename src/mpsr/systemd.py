@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from typing import Final
 
-from mpsr.system import primitives
+from mpsr.system import passing, primitives
 from mpsr.system.poller import READ, ready_events, wait_readable
 
 _BARRIER_TIMEOUT: Final = 5.0  # seconds: what sd_notify_barrier(3) is usually given
@@ -101,9 +100,7 @@ def _send(message: bytes, descriptor: int | None = None) -> bool:
     if not name.startswith(("/", "@")):
         return False
     target = b"\0" + os.fsencode(name[1:]) if name.startswith("@") else os.fsencode(name)
-    along = []
-    if descriptor is not None:
-        along.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor)))
+    along = passing.along() if descriptor is None else passing.along(descriptor)
     try:
         with primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendmsg([message], along, 0, target)

@@ -26,10 +26,11 @@ class Printer:
 
     def run(self, receiver: Receiver, count: int | None, timeout: float | None) -> None:
         """Print until the receiver is stopped, ``count`` messages came, or none in time."""
-        last = monotonic()
+        last, interval = monotonic(), systemd.watchdog_interval()
         while True:
             try:
-                batch = self._next(receiver, None if timeout is None else last + timeout)
+                until = None if timeout is None else last + timeout
+                batch = self._next(receiver, until, interval)
             except Closed:
                 break
             except TimedOut:
@@ -52,11 +53,11 @@ class Printer:
         """How many were printed."""
         return self._messages
 
-    def _next(self, receiver: Receiver, until: float | None) -> Batch:
+    @staticmethod
+    def _next(receiver: Receiver, until: float | None, interval: float | None) -> Batch:
         """Return the next batch, which acknowledges the one before; keep a watchdog content."""
         while True:
             patience = None if until is None else max(0.0, until - monotonic())
-            interval = systemd.watchdog_interval()
             if interval is None or (patience is not None and patience <= interval):
                 return receiver.receive_batch(patience)
             systemd.keep_alive()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr.limits import KIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?", re.ASCII)
 _SECONDS: Final = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -102,10 +105,7 @@ def user_id(text: str) -> int:
         return int(text)
     import pwd  # noqa: PLC0415 - few name a user
 
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise click.BadParameter(f"there is no user {text!r}; pass a name or a number") from None
+    return _found(lambda: pwd.getpwnam(text).pw_uid, f"user {text!r}")
 
 
 def group_id(text: str) -> int:
@@ -114,7 +114,11 @@ def group_id(text: str) -> int:
         return int(text)
     import grp  # noqa: PLC0415 - few name a group
 
+    return _found(lambda: grp.getgrnam(text).gr_gid, f"group {text!r}")
+
+
+def _found(look_up: Callable[[], int], what: str) -> int:
     try:
-        return grp.getgrnam(text).gr_gid
+        return look_up()
     except KeyError:
-        raise click.BadParameter(f"there is no group {text!r}; pass a name or a number") from None
+        raise click.BadParameter(f"there is no {what}; pass a name or a number") from None

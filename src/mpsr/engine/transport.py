@@ -91,7 +91,7 @@ class FileWriter(SocketWriter):
         """Write with one system call; if that takes anything at all, the file is passed."""
         if not self._file.holds():
             return OSError(errno.EBADF, "its descriptor was closed by the program")
-        self._along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self._file.descriptor]))]
+        self._along = passing.along(self._file.descriptor)
         return super().write(buffers, wait=wait)
 
 
@@ -191,9 +191,14 @@ class GuardedSocketReader:
         data, descriptors = passing.receive(self._socket, size)
         if descriptors:
             passing.close_apart(descriptors)
-            text = "it passed a descriptor, which nobody asked for"
-            raise RemoteProtocolError(text, code=RejectCode.UNEXPECTED)
+            raise unasked()
         return 0, data
+
+
+def unasked() -> RemoteProtocolError:
+    """Return the error for who passes a descriptor that nobody asked for."""
+    text = "it passed a descriptor, which nobody asked for"
+    return RemoteProtocolError(text, code=RejectCode.UNEXPECTED)
 
 
 class RingReader:

@@ -13,6 +13,7 @@ from mpsr.system.address import SOCKET_TYPES, Address, parse_address
 from mpsr.system.claims import claim_passed
 from mpsr.system.endpoint import claim
 from mpsr.system.path_claim import DEFAULT_MODE
+from mpsr.system.sockets import type_of
 from mpsr.wire.packing import RECEIVER_FRAMINGS
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Place(NamedTuple):
         claims = claim_passed(self.address, self.type)
         try:
             for each in claims:
-                kind = next(name for name, of in SOCKET_TYPES.items() if of == each.socket.type)
+                kind = type_of(each.socket)
                 arguments.framing(self.framing, RECEIVER_FRAMINGS, socket_type=kind)
         except BaseException:
             for each in claims:

@@ -15,20 +15,21 @@ from mpsr.errors import AddressError, AddressInUse, ConfigurationError
 from mpsr.front.listening import claim_all
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
 from mpsr.system import passing, primitives
-from mpsr.system.address import SOCKET_TYPES, absolute
+from mpsr.system.address import absolute
 from mpsr.system.claims import Claim
 from mpsr.system.endpoint import reach
 from mpsr.system.path_claim import PathClaim
-from mpsr.system.poller import wait_readable
-from mpsr.system.sockets import peer_of
+from mpsr.system.poller import READ, ready_events, wait_readable
+from mpsr.system.sockets import peer_of, type_of
 from mpsr.wire.frames import (
     HEADER,
     PREFACE,
-    FrameType,
     Handover,
+    Offer,
     Reject,
     decode,
     encode,
+    frame_size,
 )
 from mpsr.wire.framing import Framing
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from mpsr.front.listening import Place
 
 _CONNECTED: Final = ("stream", "seqpacket")
-
 
 Taken = tuple[list[tuple[Claim, Framing]], Inherited]
 """The addresses, and what goes with them."""
@@ -86,11 +86,10 @@ class _Taker:
         self._undo = undo
         self._descriptors: list[int] = []  # that came and are nobody's yet
         undo.callback(lambda: passing.close_apart(self._descriptors))
-        self._socket: socket.socket | None = None
 
     def take(self, *, journal: bool) -> Taken:
         """Ask, and take what comes."""
-        sock = self._socket = self._undo.enter_context(self._ask())
+        sock = self._undo.enter_context(self._ask())
         offer = self._hear(sock)
         if offer is None:
             raise _Cancelled
@@ -131,9 +130,7 @@ class _Taker:
                     raise self._held
                 sock.send(PREFACE + encode(Handover()))
                 data, descriptors = b"", list[int]()
-                while (
-                    len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[0]
-                ):
+                while len(data) < HEADER.size or len(data) < frame_size(data):
                     self._wait(sock)
                     piece, along = passing.receive(sock, MAX_CONTROL_FRAME)
                     descriptors += along
@@ -151,7 +148,7 @@ class _Taker:
                 address=self._held.address,
                 pid=self._held.pid,
             )
-        if HEADER.unpack_from(data)[1] != FrameType.OFFER or len(descriptors) != 1:
+        if not isinstance(frame, Offer) or len(descriptors) != 1:
             passing.close_apart(descriptors)
             raise self._held
         return primitives.socket(fileno=descriptors[0])
@@ -203,7 +200,7 @@ class _Taker:
         left = self._until - monotonic()
         if left > 0:
             wait_readable(sock, left)
-        if not _is_readable(sock):
+        if not ready_events(sock.fileno(), READ):
             raise _Cancelled
 
     def _await_end(self, sock: socket.socket) -> None:
@@ -213,10 +210,9 @@ class _Taker:
 
 
 def _claim(place: Place, sock: socket.socket, lock: int | None) -> Claim:
-    kind = next(name for name, number in SOCKET_TYPES.items() if number == sock.type)
     if place.address.kind != "path":
         return Claim(place.address, sock)
-    claim = PathClaim(place.address, kind, sock)
+    claim = PathClaim(place.address, type_of(sock), sock)
     gid = place.group if isinstance(place.group, int) else None
     claim.adopt(lock, place.mode, gid, place.backlog)
     return claim
@@ -227,13 +223,3 @@ def _connections(
 ) -> list[tuple[Carried, socket.socket]]:
     sockets = [primitives.socket(fileno=each) for each in descriptors]
     return list(zip(carried, sockets, strict=True))
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

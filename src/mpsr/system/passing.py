@@ -13,6 +13,7 @@ import socket
 import stat
 import struct
 import sys
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -49,6 +50,11 @@ def allow(sock: socket.socket) -> None:
     if AVAILABLE:
         with suppress(OSError):  # an older kernel lets them through as it is
             sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 1)
+
+
+def along(*descriptors: int) -> list[tuple[int, int, array[int]]]:
+    """Return what sendmsg() takes to pass descriptors along."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
 
 
 def receive(sock: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:

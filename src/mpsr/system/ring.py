@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
-from array import array
 from typing import TYPE_CHECKING, Final
 
 from mpsr._speedups import IN_C_ON_LINUX
 from mpsr.limits import RING_SIZE
 from mpsr.system import primitives
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 AVAILABLE: Final = IN_C_ON_LINUX
 
@@ -25,12 +20,6 @@ if TYPE_CHECKING or AVAILABLE:
     _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     _BLOCK: Final = 512  # bytes: the unit of st_blocks
     _PAGES: Final = os.sysconf("SC_PAGESIZE")
-
-
-def send_along(sock: socket.socket, data: Buffer, descriptor: int) -> int:
-    """Send bytes, and a descriptor with the first of them; return how many bytes went."""
-    along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
-    return sock.sendmsg([data], along)
 
 
 def make() -> tuple[int, _c.Reader]:

@@ -77,6 +77,11 @@ def who_holds(target: str | bytes, numbers: tuple[int, ...] = _PROBES) -> Peer |
     return UNKNOWN_PEER if held else None
 
 
+def type_of(sock: socket.socket) -> SocketType:
+    """Return the name of a socket's type."""
+    return next(name for name, number in SOCKET_TYPES.items() if number == sock.type)
+
+
 def type_at(target: str | bytes, not_this: SocketType) -> SocketType | None:
     """Learn of what other type a socket is by connecting to it; None if it cannot be told."""
     for name, number in SOCKET_TYPES.items():

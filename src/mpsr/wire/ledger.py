@@ -37,7 +37,7 @@ class ProducerState:
         "order",
     )
 
-    def __init__(self, key: Key, identity: ProducerIdentity, seq: int) -> None:
+    def __init__(self, key: Key, identity: ProducerIdentity, seq: int, epoch: int = 0) -> None:
         self.key: Key = key
         self.identity: ProducerIdentity = identity
         self.begin_seq: int = (
@@ -45,7 +45,7 @@ class ProducerState:
         )
         self.expected_seq: int = seq  # everything below was received
         self.accepted_seq: int = seq  # everything below was acknowledged
-        self.epoch: int = 0  # how many connections it has had
+        self.epoch: int = epoch  # how many connections it has had
         self.order: int = 0  # of the live connection, among all that were accepted
         self.fence: Callable[[], None] | None = None  # ends the live connection
 

@@ -13,7 +13,7 @@ from mpsr.engine.receiving.files import FilePacketEnd, FileReader
 from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, SocketReader
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
-from mpsr.system import passing, ring
+from mpsr.system import passing
 from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
 
@@ -176,7 +176,7 @@ class Connection:
             if descriptor is None:
                 sent = self.socket.send(out)
             else:
-                sent = ring.send_along(self.socket, out, descriptor)
+                sent = self.socket.sendmsg([out], passing.along(descriptor))
         except BlockingIOError:
             sent = 0
         except OSError:  # gone: reading will tell
@@ -193,7 +193,7 @@ class Connection:
                 if descriptor is None:
                     self.socket.send(frame)
                 else:
-                    ring.send_along(self.socket, frame, descriptor)
+                    self.socket.sendmsg([frame], passing.along(descriptor))
                     descriptor = None
             except BlockingIOError:
                 return True

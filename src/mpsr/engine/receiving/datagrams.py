@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from mpsr._speedups import packets
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, batch_of
 from mpsr.engine.receiving.complaints import Complaints
-from mpsr.errors import RemoteProtocolError
+from mpsr.engine.transport import unasked
 from mpsr.limits import PACKET_MEMORY, PACKETS_PER_READ
 from mpsr.system import passing
 from mpsr.wire.foreign import messages_in
-from mpsr.wire.frames import HEADER, RejectCode, max_frame
+from mpsr.wire.frames import HEADER, max_frame
 from mpsr.wire.framing import too_large
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from logging import Logger
 
     from mpsr.engine.receiving.senders import Senders
+    from mpsr.errors import RemoteProtocolError
     from mpsr.wire.framing import Framing
 
 _UNTOLD: Final = (0, 65_534, 65_534)  # no pid, overflowuid and overflowgid of the kernel
@@ -126,8 +127,7 @@ class PacketEnd:
         for data, sender, descriptors in self._reader.read(self._socket):
             if descriptors:
                 passing.close_apart(descriptors)
-                text = "it passed a descriptor, which nobody asked for"
-                failure = failure or RemoteProtocolError(text, code=RejectCode.UNEXPECTED)
+                failure = failure or unasked()
             elif data is None:
                 failure = failure or too_large("a packet is longer than a message may be")
             elif not data and sender is None:

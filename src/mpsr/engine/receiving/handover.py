@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from array import array
 from base64 import b64encode
 from collections.abc import Sequence
 from enum import StrEnum
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import HANDOVER_ANSWER
-from mpsr.system import primitives
+from mpsr.system import passing, primitives
 from mpsr.system.poller import READ
 from mpsr.wire.frames import RejectCode
 from mpsr.wire.ledger import ProducerState
@@ -152,8 +151,7 @@ class Giver:
 
     def _say(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
-            along = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
-            self._socket.sendmsg([json.dumps(message).encode()], [along] if descriptors else [])
+            self._socket.sendmsg([json.dumps(message).encode()], passing.along(*descriptors))
         except OSError:  # the taker is gone, or does not read
             if self.step is not Step.TAKEN:
                 self.step = Step.OVER

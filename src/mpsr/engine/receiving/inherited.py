@@ -43,9 +43,7 @@ def read_state(memory: int) -> tuple[list[Carried], list[ProducerState]]:
     producers: list[ProducerState] = []
     for uid, identity, label, epoch, seq in state["producers"]:
         producer = ProducerIdentity(bytes.fromhex(identity), label)
-        known = ProducerState((uid, producer.id), producer, seq)
-        known.epoch = epoch
-        producers.append(known)
+        producers.append(ProducerState((uid, producer.id), producer, seq, epoch))
     connections = [
         Carried(listener, framing, seq, b64decode(held))
         for listener, framing, seq, held in state["connections"]

@@ -81,10 +81,11 @@ class JournaledInbox:
         self._part = journal.limit // JOURNAL_PARTS
         self._forgotten: set[ProducerKey] = set()
         inbox.ledger.forgotten = self._forgotten
-        for known in journal.producers():
-            producer = ProducerState(known.key, known.producer, known.expected_seq)
-            producer.epoch = known.epoch
-            inbox.ledger.restore([producer], monotonic())
+        states = (
+            ProducerState(known.key, known.producer, known.expected_seq, known.epoch)
+            for known in journal.producers()
+        )
+        inbox.ledger.restore(states, monotonic())
         self._closing = False
         self._nudge = Wakeup()
         self._moved_at: float | None = None  # when a cursor moved that is not committed
