@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         WrongType,
     )
     from mpsr.front.listening import Endpoint
-    from mpsr.stats import ProducerStats, ReceiverStats
+    from mpsr.stats import CursorStats, JournalStats, ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
     from mpsr.syslog_format import SyslogMessage, syslog
@@ -64,7 +64,9 @@ _MODULES = {
     "AsyncProducer": "aio.producer",
     "AsyncReceiver": "aio.receiver",
     "Batch": "batch",
+    "CursorStats": "stats",
     "Endpoint": "front.listening",
+    "JournalStats": "stats",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
@@ -86,6 +88,7 @@ __all__ = [
     "BufferFull",
     "Closed",
     "ConfigurationError",
+    "CursorStats",
     "DecodeError",
     "Endpoint",
     "FilesRefused",
@@ -95,6 +98,7 @@ __all__ = [
     "JournalError",
     "JournalFull",
     "JournalInUse",
+    "JournalStats",
     "LocalProtocolError",
     "MessageError",
     "MessageTooLarge",

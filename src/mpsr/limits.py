@@ -67,6 +67,11 @@ COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
+# -- metrics --------------------------------------------------------------------------------
+
+MAX_SCRAPES: Final = 8  # scrapes answered at once: there is one scraper, or a few
+SCRAPE_DEADLINE: Final = 5.0  # seconds that a scrape may take, however it trickles
+
 # -- journal --------------------------------------------------------------------------------
 
 GIB: Final = 1024 * MIB

@@ -1,4 +1,4 @@
-"""Hold the counters of producers and receivers: what ``stats()`` returns."""
+"""Hold the counters of producers, receivers and journals: what ``stats()`` returns."""
 
 from __future__ import annotations
 
@@ -55,3 +55,33 @@ class ReceiverStats(NamedTuple):
     """Whether accepting is suspended because connections or descriptors ran out."""
     limited: bool
     """Whether a user is at a limit of its own, so that it waits to be accepted or read."""
+    in_hand: float
+    """Seconds for which the handler has had its batch; 0.0 while it has none."""
+
+
+class CursorStats(NamedTuple):
+    """How far somebody who follows a journal has come."""
+
+    position: int
+    """The position up to which everything is done."""
+    lag: int
+    """Positions committed and not done yet: about as many messages."""
+
+
+class JournalStats(NamedTuple):
+    """What a receiver's journal holds."""
+
+    directory: str
+    """Where it is, in full."""
+    first: int
+    """The first position that is kept."""
+    next: int
+    """The position that the next message gets."""
+    nbytes: int
+    """Bytes taken on the disk."""
+    limit: int
+    """Bytes that it may take: ``journal_limit=``."""
+    full: bool
+    """Whether a message waits for room, and producers with it."""
+    cursors: Mapping[str, CursorStats]
+    """All cursors by name; the receiver's own is ``"main"``."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mpsr import systemd
-from mpsr.cli import types
+from mpsr.cli import metrics, types
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
 from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.metrics.place import place
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
@@ -28,6 +29,7 @@ from mpsr.wire.packing import RECEIVER_FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mpsr.cli.metrics.place import Place
     from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
@@ -49,6 +51,7 @@ Examples:
   mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
   mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
+  mpsr recv app.sock --metrics 127.0.0.1:9464
 
 Behind an ADDRESS may stand, after commas, its own type=, framing=, mode= and group=.
 systemd: stands for the sockets that systemd has passed, systemd:NAME for those of a name.
@@ -174,6 +177,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     help="What the journal may take of the disk; senders wait while it is full.  [default: 1G]",
 )
 @click.option(
+    "--metrics",
+    "metrics_at",
+    type=place,
+    metavar="WHERE",
+    help="Serve metrics for Prometheus at HOST:PORT, like 127.0.0.1:9464 (port 0: any free one), "
+    "or at unix:PATH, behind which may stand, after commas, mode= (else 660) and group=.",
+)
+@click.option(
     "--handover",
     is_flag=True,
     help="Take the address over from a receiver that runs there: nobody is refused meanwhile, and "
@@ -201,6 +212,7 @@ def recv(
     max_bytes_per_user: int | None,
     journal: str | None,
     journal_limit: int | None,
+    metrics_at: Place | None,
     handover: bool,
     quiet: bool,
 ) -> Status:
@@ -237,6 +249,7 @@ def recv(
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
             handover=handover,
         ) as receiver,
+        metrics.served(receiver, metrics_at, handover=handover, quiet=quiet),
     ):
         stop.of(receiver)
         try:

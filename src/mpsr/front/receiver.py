@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.inherited import Inherited
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
-    from mpsr.stats import ReceiverStats
+    from mpsr.stats import JournalStats, ReceiverStats
     from mpsr.system.address import Address, SocketType
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
@@ -296,8 +296,16 @@ class ReceiverBase(Generic[T]):
         self._engine().stop()
 
     def stats(self) -> ReceiverStats:
-        """Return counters of everything since the receiver was created."""
+        """Return counters of everything since the receiver was created.
+
+        Any thread may ask, also while another one handles a batch; so may it ``journal_stats``.
+        """
         return self._engine(closed_too=True).stats()
+
+    def journal_stats(self) -> JournalStats | None:
+        """Return what the journal holds, and how far each cursor has come; None without one."""
+        engine = self._engine(closed_too=True)
+        return None if isinstance(engine, Inbox) else engine.journal_stats()
 
     def _after_fork_in_child(self) -> None:
         """Leave the address and the connections to the parent process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.batch import Batch
@@ -69,6 +70,7 @@ class Follower:
         self._ahead_bytes = 0
         self._ahead_to = position  # the last position in there
         self._handed: Batch[Any] | None = None
+        self._handed_at = 0.0
         self._left = False
         self.wakeup: Wakeup = Wakeup()
         self.batches: int = 0  # handed out
@@ -104,6 +106,7 @@ class Follower:
             if self._source.failure is not None and self.finished:
                 raise self._source.failure.with_traceback(None)
             return None
+        self._handed_at = monotonic()
         self._handed = batch
         self.batches += 1
         self.messages += len(batch)
@@ -162,6 +165,11 @@ class Follower:
     @in_hand.setter
     def in_hand(self, batch: Batch[Any]) -> None:
         self._handed = batch
+
+    @property
+    def time_in_hand(self) -> float:
+        """Seconds since a batch was handed out that is still in hand; 0.0 if none is."""
+        return 0.0 if self._handed is None else monotonic() - self._handed_at
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Move the cursor past the batch handed out last, or past its first ``count`` messages."""

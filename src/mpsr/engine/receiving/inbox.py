@@ -262,6 +262,7 @@ class Inbox:
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
         acceptor = self._acceptor
+        refused = dict(self._senders.refused)  # at once: the caller may be another thread
         return ReceiverStats(
             connections=len(self._connections.open),
             accepted=acceptor.accepted,
@@ -270,11 +271,12 @@ class Inbox:
             nbytes=self._nbytes,
             lost=self._connections.lost,
             rejected=self._connections.rejected + acceptor.turned_away + acceptor.discarded,
-            refused=self._senders.refused.total(),
-            refused_by_uid=dict(self._senders.refused),
+            refused=sum(refused.values()),
+            refused_by_uid=refused,
             discarded=self._discarded,
             paused=acceptor.paused,
             limited=self._sharing.holding or bool(acceptor.places.beyond),
+            in_hand=0.0 if self._handed is None else self._clock.time_in_hand(monotonic()),
         )
 
     # -- a round ----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from mpsr.engine.receiving.follower import Follower
 from mpsr.engine.receiving.group import Group, weight
 from mpsr.errors import JournalFull
 from mpsr.limits import CURSOR_TIME, FULL_DISK_PAUSE, GROUP_SIZE, GROUP_TIME, JOURNAL_PARTS
+from mpsr.stats import CursorStats, JournalStats
 from mpsr.store.journal import Journal
 from mpsr.store.records import MAX_HEAD
 from mpsr.system import primitives
@@ -76,6 +77,7 @@ class JournaledInbox:
         self._writing: Group | None = None  # being written, until it is accepted
         self._groups: primitives.SimpleQueue[Group | None] = primitives.SimpleQueue()
         self._outcome: list[int] | BaseException | None = None  # of the one that is written
+        self._full = False  # whether what comes next waits for room
         self._taking = True  # whether there may be more to take from the inbox
         self._most_batches: float = inf  # of a group: few, where there is little room
         self._part = journal.limit // JOURNAL_PARTS
@@ -177,7 +179,27 @@ class JournaledInbox:
         """Return what was seen so far; what was handed out is the main follower's."""
         main = self._main
         return self._inbox.stats()._replace(
-            batches=main.batches, messages=main.messages, nbytes=main.nbytes
+            batches=main.batches,
+            messages=main.messages,
+            nbytes=main.nbytes,
+            in_hand=main.time_in_hand,
+        )
+
+    def journal_stats(self) -> JournalStats:
+        """Return what the journal holds."""
+        journal, last = self.journal, self.journal.last
+        cursors = {
+            name: CursorStats(position, max(0, last - position))
+            for name, position in journal.cursors().items()
+        }
+        return JournalStats(
+            journal.path,
+            journal.trimmed + 1,
+            last + 1,
+            journal.used,
+            journal.limit,
+            self._full,
+            cursors,
         )
 
     def close(self) -> None:
@@ -330,6 +352,7 @@ class JournaledInbox:
             raise outcome
         elif group.batches:
             self._most_batches = inf
+            self._full = False
             self._inbox.accept(group.batches)
             for batch, position in zip(group.batches, outcome, strict=True):
                 batch.position = position
@@ -357,4 +380,5 @@ class JournaledInbox:
         with suppress(JournalFull):
             if self.journal.trim():
                 return
+        self._full = True
         self._wait(monotonic() + FULL_DISK_PAUSE, inbox=False)
