@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.batch import Batch
@@ -71,6 +72,7 @@ class Follower:
         self._handed: Batch[Any] | None = None
         self._left = False
         self.wakeup: Wakeup = Wakeup()
+        self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
         self.batches: int = 0  # handed out
         self.messages: int = 0
         self.nbytes: int = 0
@@ -96,6 +98,7 @@ class Follower:
         Raises JournalDamaged where the journal cannot be read, and, once all that was committed
         is handed out, what ended the committing.
         """
+        handed = self._handed is not None
         self.acknowledge()
         batch = self._next()
         if batch is None:  # one that only tells of lost messages is false
@@ -103,8 +106,11 @@ class Follower:
         if batch is None:
             if self._source.failure is not None and self.finished:
                 raise self._source.failure.with_traceback(None)
+            if handed:
+                self.changed_at = monotonic()
             return None
         self._handed = batch
+        self.changed_at = monotonic()
         self.batches += 1
         self.messages += len(batch)
         self.nbytes += batch.nbytes

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.engine.receiving.inbox import Inbox
+    from mpsr.engine.receiving.observers import Observers
     from mpsr.stats import ReceiverStats
     from mpsr.store.records import ProducerKey
 
@@ -90,7 +91,9 @@ class JournaledInbox:
         self._nudge = Wakeup()
         self._moved_at: float | None = None  # when a cursor moved that is not committed
         self._followers: list[Follower] = []
+        self._full = False  # whether what has come waits for room
         self._main = self.follower()
+        inbox.observers.overview.source = self
         self._thread = start_thread(self._run, name=f"mpsr journal {journal.path}")
 
     def follower(self, name: str | None = None, *, after: int | None = None) -> Follower:
@@ -155,6 +158,39 @@ class JournaledInbox:
     def disown(self) -> None:
         """Leave the cursor before the batch handed out last: its handler did not finish."""
         self._main.disown()
+
+    @property
+    def observers(self) -> Observers:
+        """Who is told what the receiver does; see Inbox.observers."""
+        return self._inbox.observers
+
+    @property
+    def changed_at(self) -> float:
+        """When a batch was last handed out, or none was left."""
+        return self._main.changed_at
+
+    @property
+    def stopping(self) -> bool:
+        """Whether an end was asked for."""
+        return self._inbox.stopping
+
+    def describe_journal(self) -> dict[str, Any]:
+        """Return what observers are told of the journal; a lag counts messages."""
+        journal = self.journal
+        last = journal.last
+        cursors = [
+            {"name": name, "position": position, "lag": max(0, last - position)}
+            for name, position in sorted(journal.cursors().items())
+        ]
+        return {
+            "directory": journal.path,
+            "first": journal.trimmed + 1,
+            "next": last + 1,
+            "bytes": journal.used,
+            "limit": journal.limit,
+            "full": self._full,
+            "cursors": cursors,
+        }
 
     def send_acks(self) -> None:
         """Commit the cursors now."""
@@ -329,6 +365,7 @@ class JournaledInbox:
         elif isinstance(outcome, BaseException):
             raise outcome
         elif group.batches:
+            self._full = False
             self._most_batches = inf
             self._inbox.accept(group.batches)
             for batch, position in zip(group.batches, outcome, strict=True):
@@ -353,7 +390,7 @@ class JournaledInbox:
 
     def _make_room(self) -> None:
         """Trim, or wait for somebody to move a cursor, or for the disk."""
-        self._moved_at = None
+        self._moved_at, self._full = None, True
         with suppress(JournalFull):
             if self.journal.trim():
                 return
