@@ -127,6 +127,7 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "observe",
     "syslog",
     "systemd",
 ]
@@ -138,8 +139,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module say
         raise AttributeError(error)
     from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
-    if name == "systemd":
-        return import_module("mpsr.systemd")
+    if name in {"observe", "systemd"}:
+        return import_module(f"mpsr.{name}")
     found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
     return found
 

@@ -65,6 +65,28 @@ HANDOVER_ANSWER: Final = 5.0  # seconds that a receiver waits to be told that al
 COMPLAINTS: Final = 50  # warnings of what peers do wrong that may be logged at once
 COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
+MAX_OBSERVED: Final = 4 * MIB  # bytes of a STATUS or TAP frame: 1,000 producers, or one sample
+STUCK_AFTER: Final = (
+    1.0  # seconds with one batch in hand: longer than a handler is expected to take
+)
+STANDSTILL: Final = 0.25  # seconds without a round, while somebody waits to be accepted
+LOOK_AGAIN: Final = 0.05  # seconds between two looks at a connection that has not said what it is
+UNDECIDED_TIME: Final = 2.0  # seconds that a connection has to say that it is an observer's
+MAX_HELD: Final = 1024  # connections accepted while the engine stood still: as many as are served
+MAX_OBSERVERS: Final = 16  # observers at a time: people who look, and what watches for them
+MAX_OBSERVERS_PER_UID: Final = 8  # of one user: half, so that another one can always look
+OBSERVER_DEADLINE: Final = 30.0  # seconds: an observer that reads nothing for so long is closed
+MIN_STATUS_INTERVAL: Final = (
+    0.1  # seconds: what nobody could read faster costs the receiver nothing
+)
+TOLD_PRODUCERS: Final = 1000  # producers in a status: the busiest; about 300 KiB
+PACKET_STATUS: Final = 96 * KIB  # bytes of a status in one packet: less than a socket buffer holds
+MAX_TAP_RATE: Final = 1000  # samples a second: more than a terminal shows, and little work
+MAX_SAMPLE: Final = (
+    64 * KIB
+)  # bytes of a sample: a tap is to be looked at, not to be a second receiver
+MAX_SAMPLES: Final = 64  # samples that wait for the observer's thread: 4 MiB at most
+SAMPLES_PER_BATCH: Final = 8  # messages of a batch that are samples: the rest is skipped
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
 # -- metrics --------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class ReceiverStats(NamedTuple):
     limited: bool
     """Whether a user is at a limit of its own, so that it waits to be accepted or read."""
     in_hand: float
-    """Seconds for which the handler has had its batch; 0.0 while it has none."""
+    """Seconds since a batch was handed out; 0.0 once the caller is back for more."""
 
 
 class CursorStats(NamedTuple):

@@ -76,6 +76,7 @@ class ReceiverBase(Generic[T]):
         journal_limit: int = JOURNAL_LIMIT,
         handover: bool = False,
         accept_files: bool = False,
+        observers: Collection[int] | None = None,
     ) -> None:
         """Claim the address and listen.
 
@@ -137,6 +138,9 @@ class ReceiverBase(Generic[T]):
             accept_files: bool, whether native producers may send open files with their messages;
                 see ``Batch.files``. Whoever may send may then have 64 descriptors under way, of
                 whatever file, and nothing is read in place or through a ring. Not with a journal.
+            observers: collection of int, the users who may look inside (``mpsr status``, ``top``
+                and ``tap``) beside our own user and root. They see messages, too; what permissions
+                a path has must let them connect. Default: nobody else.
 
         Raises:
             AddressError: the address cannot be claimed; its subclasses say why.
@@ -150,6 +154,7 @@ class ReceiverBase(Generic[T]):
         places = places_of(address, shared, backlog)
         allow_uids = arguments.ids("allow_uids", allow_uids)
         allow_gids = arguments.ids("allow_gids", allow_gids)
+        looking = arguments.ids("observers", observers) or frozenset()
         arguments.function("authorize", authorize, of="peer")
         senders = Senders(allow_uids, allow_gids, authorize)
         arguments.function("decode", decode)
@@ -183,6 +188,7 @@ class ReceiverBase(Generic[T]):
                     per_uid=per_uid,
                     decode=decode,
                     accept_files=accept_files,
+                    observers=looking,
                 )
             except BaseException as exc:
                 for claimed, _ in claims:

@@ -25,6 +25,8 @@ _ACK: Final = struct.Struct("<Q")
 _REJECT: Final = struct.Struct("<I")
 _RING: Final = struct.Struct("<I")
 _FILE: Final = struct.Struct("<Q")
+_OBSERVE: Final = struct.Struct("<III")
+_TAP: Final = struct.Struct("<I")
 _U32: Final = 0xFFFF_FFFF
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -44,6 +46,9 @@ class FrameType(IntEnum):
     HANDOVER = 34
     OFFER = 35
     FILE = 36
+    OBSERVE = 37
+    STATUS = 38
+    TAP = 39
 
 
 TAKES_RING: Final = 1  # a flag of HELLO: the producer would take a ring
@@ -55,7 +60,15 @@ FLAGS: Final[dict[int, int]] = {  # that a frame may have; all others are zero
 }
 
 FROM_RECEIVER: Final = frozenset(
-    {FrameType.WELCOME, FrameType.ACK, FrameType.REJECT, FrameType.RING, FrameType.OFFER}
+    {
+        FrameType.WELCOME,
+        FrameType.ACK,
+        FrameType.REJECT,
+        FrameType.RING,
+        FrameType.OFFER,
+        FrameType.STATUS,
+        FrameType.TAP,
+    }
 )
 FROM_PRODUCER: Final = frozenset(FrameType) - FROM_RECEIVER
 
@@ -152,13 +165,27 @@ class Offer(NamedTuple):
     """A receiver will hand over: the rest is spoken through the descriptor that comes along."""
 
 
-ControlFrame = Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move | Handover | Offer
+class Observe(NamedTuple):
+    """An observer asks what the receiver is doing."""
 
-_Plain = type[Lost | Ack | Ring]
+    interval: int
+    """Milliseconds from one STATUS to the next; 0: one alone."""
+    rate: int
+    """Messages a second that are wanted as samples, at most; 0: none."""
+    clip: int
+    """Bytes of a sample that are wanted, at most."""
+
+
+ControlFrame = (
+    Hello | Welcome | Lost | Ack | Reject | Bye | Ring | Move | Handover | Offer | Observe
+)
+
+_Plain = type[Lost | Ack | Ring | Observe]
 _PLAIN: Final[dict[int, tuple[_Plain, struct.Struct]]] = {
     FrameType.LOST: (Lost, _LOST),
     FrameType.ACK: (Ack, _ACK),
     FrameType.RING: (Ring, _RING),
+    FrameType.OBSERVE: (Observe, _OBSERVE),
 }
 _EMPTY: Final[dict[int, Bye | Move | Handover | Offer]] = {
     FrameType.BYE: Bye(),
@@ -198,7 +225,7 @@ def encode(frame: ControlFrame) -> bytes:
             room = MAX_CONTROL_FRAME - _REJECT.size
             payload = _REJECT.pack(code) + clip_utf8(text.encode("utf-8", "replace"), room)
             return _with_header(FrameType.REJECT, payload)
-        case Lost() | Ring():
+        case Lost() | Ring() | Observe():
             kind = _KINDS[type(frame)]
             return _with_header(kind, _PLAIN[kind][1].pack(*frame))
         case Bye() | Move() | Handover() | Offer():
@@ -216,7 +243,7 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
             case FrameType.WELCOME:
                 epoch, expected_seq, most = _WELCOME.unpack(payload)
                 return Welcome(epoch, expected_seq, most, flags == ACCEPTS_FILES)
-            case FrameType.ACK | FrameType.RING:
+            case FrameType.ACK | FrameType.RING | FrameType.OBSERVE:
                 plain, layout = _PLAIN[kind]
                 return plain(*layout.unpack(payload))
             case FrameType.REJECT:
@@ -264,6 +291,31 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
     if seq == _U64:
         raise malformed("FILE", f"its sequence number is {seq}")
     return seq, payload[_FILE.size :]
+
+
+OBSERVER_OPENING: Final = PREFACE + HEADER.pack(_OBSERVE.size, FrameType.OBSERVE, 0, 0)
+OBSERVER_OPENING_SIZE: Final = len(OBSERVER_OPENING) + _OBSERVE.size
+
+
+def encode_status(document: bytes) -> bytes:
+    """Return the frame that holds a document of what a receiver is doing."""
+    return _with_header(FrameType.STATUS, document)
+
+
+def encode_tap(head: bytes, body: bytes) -> bytes:
+    """Return the frame of a sampled message: what is told of it, and its first bytes."""
+    return _with_header(FrameType.TAP, _TAP.pack(len(head)) + head + body)
+
+
+def decode_tap(payload: bytes) -> tuple[bytes, bytes]:
+    """Return the head and the body of a TAP frame's payload."""
+    if len(payload) < _TAP.size:
+        raise malformed("TAP", f"its payload has {len(payload)} bytes")
+    (size,) = _TAP.unpack_from(payload)
+    begin = _TAP.size + size
+    if begin > len(payload):
+        raise malformed("TAP", f"its head has {size} bytes, and its payload {len(payload)}")
+    return payload[_TAP.size : begin], payload[begin:]
 
 
 def malformed(what: str, why: str) -> RemoteProtocolError:

@@ -21,6 +21,7 @@ from mpsr.wire.frames import (
     Hello,
     Lost,
     Move,
+    Observe,
     Offer,
     Reject,
     RejectCode,
@@ -54,7 +55,7 @@ class Ended(NamedTuple):
 
 
 #: A batch also says how many messages were dropped at the producer before it.
-Event = Hello | Batch[Any] | Move | Handover | Ended
+Event = Hello | Batch[Any] | Move | Handover | Observe | Ended
 
 
 class ReceivingSession:
@@ -79,6 +80,7 @@ class ReceivingSession:
         "apart",
         "foreign",
         "framing",
+        "may_observe",
         "refusal",
         "seq",
         "settled",
@@ -106,6 +108,7 @@ class ReceivingSession:
         self.address: str | None = address
         self.refusal: RemoteProtocolError | None = None
         """Why the peer may not send here, so that whatever comes is rejected."""
+        self.may_observe: bool = False  # it may still ask what the receiver is doing
         self._decode = decode
         self.state: State = State.DETECTING
         self._max_message = max_message
@@ -148,7 +151,7 @@ class ReceivingSession:
         if self.state is State.DETECTING:
             self._settle(detect(view[0]))
         try:
-            if self.refusal is not None:
+            if self.refusal is not None and not (self.may_observe and self.foreign is None):
                 raise self.refusal
             if self.foreign is not None:
                 self._take_foreign(self.foreign, view)
@@ -381,7 +384,7 @@ class ReceivingSession:
             raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
         frame = decode(kind, payload, flags)
         self._pass(FrameType(kind))
-        if isinstance(frame, Hello | Move | Handover):
+        if isinstance(frame, Hello | Move | Handover | Observe):
             if isinstance(frame, Move) and not self._given:
                 error = "unexpected MOVE: there is no ring"
                 raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)

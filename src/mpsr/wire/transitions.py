@@ -17,6 +17,7 @@ class State(Enum):
     HELLO = "the preface has passed; HELLO comes next"
     GREETED = "HELLO has passed; WELCOME comes next"
     ASKED = "HANDOVER has passed; OFFER comes next"
+    OBSERVED = "OBSERVE has passed; what is seen flows to the observer"
     OPEN = "batches flow one way, acknowledgements the other"
     ENDED = "the producer said BYE, or the stream ended"
     FAILED = "the receiver sent REJECT, or the wire format was broken"
@@ -27,6 +28,9 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.HELLO, FrameType.HELLO): State.GREETED,
     (State.HELLO, FrameType.HANDOVER): State.ASKED,  # by a new receiver
     (State.ASKED, FrameType.OFFER): State.ENDED,
+    (State.HELLO, FrameType.OBSERVE): State.OBSERVED,  # by an observer
+    (State.OBSERVED, FrameType.STATUS): State.OBSERVED,
+    (State.OBSERVED, FrameType.TAP): State.OBSERVED,
     (State.GREETED, FrameType.WELCOME): State.OPEN,
     (State.OPEN, FrameType.BATCH): State.OPEN,
     (State.OPEN, FrameType.LOST): State.OPEN,
@@ -39,6 +43,7 @@ RECEIVER_TRANSITIONS: Final[dict[tuple[State, FrameType], State]] = {
     (State.HELLO, FrameType.REJECT): State.FAILED,
     (State.GREETED, FrameType.REJECT): State.FAILED,
     (State.ASKED, FrameType.REJECT): State.FAILED,
+    (State.OBSERVED, FrameType.REJECT): State.FAILED,
     (State.OPEN, FrameType.REJECT): State.FAILED,
 }
 #: (state, frame that passes) -> next state, at the producer.

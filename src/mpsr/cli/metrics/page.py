@@ -116,13 +116,15 @@ class _Page:
 
     def close(self) -> None:
         """Give the place up; what is being answered is broken off."""
-        self._closing = True
-        self._nudge.set()
+        with self._lock:
+            self._closing = True
+            self._nudge.set()
         for thread in self._threads:
             thread.join()
         with self._lock:
             for connection in self._open:
                 _shut(connection)
+        self._nudge.close()
         if self._listening is not None:
             self._listening.close()
 
@@ -143,10 +145,12 @@ class _Page:
 
     def _accept(self, listening: Listening) -> None:
         listeners = {each.fileno(): each for each in listening.sockets}
-        while not self._closing:
-            self._nudge.clear()
+        while True:
             now = monotonic()
             with self._lock:
+                self._nudge.clear()
+                if self._closing:  # looked at behind it, so that no nudge is missed
+                    return
                 for connection, deadline in self._open.items():
                     if deadline <= now:
                         _shut(connection)
@@ -185,8 +189,8 @@ class _Page:
     def _forget(self, connection: socket.socket) -> None:
         with self._lock:
             del self._open[connection]
+            self._nudge.set()
         connection.close()
-        self._nudge.set()
 
 
 def _shut(connection: socket.socket) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Peer
     from mpsr.engine.receiving.connections import Connections
     from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.engine.receiving.held import Held
     from mpsr.engine.receiving.inherited import Carried
     from mpsr.engine.receiving.senders import Senders
     from mpsr.system.claims import Claim
@@ -53,6 +54,7 @@ class Acceptor:
         logger: Logger,
         *,
         connections: Connections,
+        held: Held,
         ready: deque[tuple[Any, int]],
         senders: Senders,
         max_connections: int,
@@ -60,6 +62,7 @@ class Acceptor:
         max_message: int,
         decode: Callable[[bytes], Any] | None,
         accept_files: bool = False,
+        may_observe: Callable[[int | None], bool],
     ) -> None:
         """Listen at claimed addresses, with a framing at each.
 
@@ -67,6 +70,8 @@ class Acceptor:
         to say.
         """
         self._connections = connections
+        self._held = held
+        self._may_observe = may_observe
         self._ready = ready
         self._senders = senders
         self._logger = logger
@@ -74,6 +79,7 @@ class Acceptor:
         self._decode = decode
         self._session = FileSession if accept_files else ReceivingSession
         self._behind = memoryview(bytearray(READ_BEHIND))
+        self.exchanged: Callable[[], None] = _nothing  # called when a listener has another socket
         self.accepted: int = 0
         self.turned_away: int = 0
         if any(claim.socket.type != socket.SOCK_STREAM for claim, _ in claims):
@@ -81,7 +87,7 @@ class Acceptor:
         with ExitStack() as undo:
             self.listeners: list[Listener] = []
             for claim, framing in claims:
-                listener = Listener(claim, framing, poller, clock, logger)
+                listener = Listener(claim, framing, poller, clock, logger, held=held)
                 undo.callback(listener.keep_no_longer)
                 self.listeners.append(listener)
                 listener.register()
@@ -133,9 +139,15 @@ class Acceptor:
         return times
 
     def keep_open(self, now: float) -> None:
-        """Accept again after a pause, and listen anew where a path leads to us no more."""
+        """Accept again after a pause, and listen anew where a path leads to us no more.
+
+        What was accepted while we stood still is placed.
+        """
         for listener in self.listeners:
-            listener.keep_open(now, self.read)
+            if listener.keep_open(now, self.read):
+                self.exchanged()
+        if self._held.waiting:
+            self.take_held()
 
     def read(self, listener: Listener) -> None:
         """Accept a round of connections, or read a round of datagrams."""
@@ -144,29 +156,45 @@ class Acceptor:
             self._connections.pending.extend(datagrams.read(listener.socket))
             return
         for _ in range(ACCEPTS_PER_ROUND):
-            sock = listener.accept()
-            if sock is None:
+            accepted = listener.accept()
+            if accepted is None:
                 if listener.starved and self.places.make_way():
                     listener.resume()
                     continue
                 return
-            self.accepted += 1
-            peer = ConnectedPeer(sock)
-            if self.places.turns_away(peer.uid):
-                self.turned_away += 1
-                passing.close_socket(sock)
-                continue
-            self.places.add(self._connection(listener, sock, peer, listener.framing))
-            if self.places.crowded():
-                self._turn_away()
+            self._place(listener, *accepted)
             if listener.paused:
                 return
 
+    def take_held(self, *, anyhow: bool = False) -> None:
+        """Place connections that were accepted while we stood still, as if we accepted them now.
+
+        Where there are no places they are left, but not with ``anyhow``.
+        """
+        for _ in range(ACCEPTS_PER_ROUND):
+            if (self.places.full and not anyhow) or (held := self._held.take()) is None:
+                return
+            self._place(*held)
+        if self._held.waiting:
+            self._held.wake()
+
+    def _place(self, listener: Listener, sock: socket.socket, order: int) -> None:
+        self.accepted += 1
+        peer = ConnectedPeer(sock)
+        if self.places.turns_away(peer.uid):
+            self.turned_away += 1
+            passing.close_socket(sock)
+            return
+        self.places.add(self._connection(listener, sock, peer, listener.framing, order))
+        if self.places.crowded():
+            self._turn_away()
+
     def _connection(
-        self, listener: Listener, sock: socket.socket, peer: Peer, framing: Framing
+        self, listener: Listener, sock: socket.socket, peer: Peer, framing: Framing, order: int
     ) -> Connection:
         packets = listener.type == socket.SOCK_SEQPACKET
-        refusal = self._senders.refusal(peer, self._logger)
+        may_observe = self._may_observe(peer.uid)
+        refusal = self._senders.refusal(peer, self._logger, quietly=may_observe)
         session = self._session(
             framing,
             max_message=self._max_message,
@@ -177,10 +205,9 @@ class Acceptor:
         )
         if refusal is not None:
             session.refusal = RemoteProtocolError(refusal, code=RejectCode.DENIED)
+            session.may_observe = may_observe
         refuses = passing.refuse(sock) and listener.refuses
-        connection = Connection(
-            sock, peer, session, self.accepted, behind=self._behind, refuses=refuses
-        )
+        connection = Connection(sock, peer, session, order, behind=self._behind, refuses=refuses)
         if packets:
             connection.packets = PacketEnd(self._packets, sock)
         return connection
@@ -191,7 +218,8 @@ class Acceptor:
             sock.setblocking(False)
             listener = self.listeners[carried.listener]
             peer = ConnectedPeer(sock)
-            connection = self._connection(listener, sock, peer, carried.framing)
+            order = self._held.adopt()
+            connection = self._connection(listener, sock, peer, carried.framing, order)
             connection.session.seq = carried.seq
             self.accepted += 1
             self._admit(connection)
@@ -221,10 +249,14 @@ class Acceptor:
         """Accept again, where that was paused."""
         for listener in self.listeners:
             listener.resume()
+        if self._held.waiting:
+            self._held.wake()
 
     def stop(self) -> None:
         """Take what has arrived by now, and accept no more."""
+        self._held.end()
         for _ in range(STOP_ROUNDS):
+            self.take_held(anyhow=True)
             before = (self.accepted, len(self._connections.pending))
             for listener in self.listeners:
                 self.read(listener)
@@ -241,14 +273,20 @@ class Acceptor:
         If they are ``inherited``, they are the parent's, and only the descriptors are closed.
         """
         self.places.close()
+        self._held.close(inherited=inherited)
         for listener in self.listeners:
             listener.close(inherited=inherited)
 
     def let_go(self) -> None:
         """Forget the descriptors, whose numbers may be somebody else's by now."""
         self.places.let_go()
+        self._held.let_go()
         for listener in self.listeners:
             listener.let_go()
 
     def __str__(self) -> str:
         return ", ".join(listener.address for listener in self.listeners)
+
+
+def _nothing() -> None:
+    """Do nothing."""

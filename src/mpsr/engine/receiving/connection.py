@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from fcntl import ioctl
 from termios import FIONREAD
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr.engine.receiving.files import FilePacketEnd, FileReader
@@ -45,6 +46,10 @@ class Connection:
         files: set where its producer may send files: what bounds how many are under way.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
+        nbytes: bytes that were read from it, frames and all.
+        first_seq: the number of the first message that it could bring, of a native producer's.
+        lost: messages that it reported as dropped.
+        opened_at: when it was accepted, on the monotonic clock.
 
     """
 
@@ -53,10 +58,14 @@ class Connection:
         "_refuses",
         "ended",
         "files",
+        "first_seq",
         "heard",
         "heard_at",
         "in_ring",
+        "lost",
+        "nbytes",
         "open",
+        "opened_at",
         "order",
         "out",
         "packets",
@@ -104,6 +113,10 @@ class Connection:
         self.until_ring: int = 0
         self.ended: bool = False
         self.out: bytes = b""
+        self.nbytes: int = 0
+        self.first_seq: int = 0
+        self.lost: int = 0
+        self.opened_at: float = monotonic()
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""

@@ -16,7 +16,7 @@ from mpsr.errors import RemoteProtocolError
 from mpsr.limits import FIRST_READ, MAX_RINGS_PER_UID, READ_BEHIND, READ_SIZE
 from mpsr.system import primitives
 from mpsr.system.poller import READ, WRITE
-from mpsr.wire.frames import Handover, Hello, Move, RejectCode, malformed
+from mpsr.wire.frames import Handover, Hello, Move, Observe, RejectCode, malformed
 from mpsr.wire.ledger import Ledger, ProducerState
 from mpsr.wire.transitions import State
 
@@ -56,12 +56,14 @@ class Connections:
         *,
         max_message: int,
         freed: Callable[[Connection], None],
-        asked: Callable[[Connection], None],
+        asked: Callable[[Connection, Handover | Observe], None],
+        refused: Callable[[Connection, str], None],
         max_rings_per_uid: int = MAX_RINGS_PER_UID,
     ) -> None:
         """Begin with none.
 
-        ``freed`` is called whenever one was closed, and ``asked`` when one asks for a hand-over.
+        ``freed`` is called whenever one was closed, ``asked`` when one asks for a hand-over or to
+        observe, and ``refused`` when one that might have done so does something else.
         """
         self.open: set[Connection] = set()
         self.ledger: Ledger = Ledger()
@@ -77,6 +79,7 @@ class Connections:
         self._complaints = Complaints(logger)
         self._freed = freed
         self._asked = asked
+        self._refused = refused
         self._by_producer: dict[ProducerState, Connection] = {}
         self.pending_acks: set[ProducerState] = set()
         self._unfinished = Unfinished(max_message)
@@ -154,6 +157,7 @@ class Connections:
         if not size:
             self._end(connection)
             return 0
+        connection.nbytes += size
         if connection.until_ring:
             self._count_for_ring(connection, size)
         if settled and data:  # the short way for whole batches
@@ -183,6 +187,7 @@ class Connections:
         size = 0
         if packets:
             size = sum(map(len, packets)) or 1
+            connection.nbytes += size
             failure = connection.feed_packets(packets) or failure
         if size or failure is not None:
             self._understand(connection, failure, size)
@@ -196,6 +201,8 @@ class Connections:
         """Deliver what a connection's session has understood of ``size`` bytes; answer it."""
         session = connection.session
         failure = self._deliver(connection) or failure
+        if not connection.open:  # it is an observer's now
+            return
         if failure is not None:
             self._fail(connection, failure)
         elif self._clock.due or not session.settled:
@@ -222,9 +229,11 @@ class Connections:
             if isinstance(event, Batch | Hello):
                 connection.heard, connection.heard_at = True, self._clock.now
             if isinstance(event, Batch):
-                self.lost += event.lost
+                if event.lost:
+                    self.lost += event.lost
+                    connection.lost += event.lost
                 self.pending.append(event)
-            elif isinstance(event, Hello | Handover):
+            elif isinstance(event, Hello | Handover | Observe):
                 try:
                     self._answer(connection, event)
                 except RemoteProtocolError as exc:
@@ -238,10 +247,12 @@ class Connections:
                 self._leave(connection, orderly=event.orderly)
         return None
 
-    def _answer(self, connection: Connection, hello: Hello | Handover) -> None:
-        if isinstance(hello, Handover):
-            self._asked(connection)
+    def _answer(self, connection: Connection, hello: Hello | Handover | Observe) -> None:
+        if isinstance(hello, Handover | Observe):
+            self._asked(connection, hello)
             return
+        if connection.session.refusal is not None:
+            raise connection.session.refusal
         identity = ProducerIdentity(hello.producer_id, hello.label)
         state = self.ledger.open(
             connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order
@@ -252,6 +263,7 @@ class Connections:
         state.fence = partial(self._fence, connection)
         self._by_producer[state] = connection
         connection.state = state
+        connection.first_seq = state.expected_seq
         connection.session.welcome(state)
 
     def _fence(self, connection: Connection) -> None:
@@ -272,10 +284,16 @@ class Connections:
         if connection.session.refusal is None:  # those are counted, and told of, by user
             self.rejected += 1
             self._complaints.tell("closed the connection of %s: %s", connection, failure)
+        elif connection.session.may_observe:
+            self._refused(connection, str(failure))
         connection.session.reject(failure.code, str(failure))
         self.flush(connection)
         if connection.open:
             self._close(connection)
+
+    def part_with(self, connection: Connection) -> None:
+        """Close a connection of which somebody else has a duplicate."""
+        self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         self._leave(connection, orderly=False)

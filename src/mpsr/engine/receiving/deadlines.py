@@ -57,11 +57,6 @@ class Deadlines:
         self._asked_at = now
         self.now = now - self._away
 
-    def time_in_hand(self, now: float) -> float:
-        """Return the seconds since a batch was handed out, which is still in hand."""
-        handed_at = self.handed_at  # once: another thread may set it
-        return 0.0 if handed_at is None else max(0.0, now - handed_at)
-
     def monotonic(self, seconds: float = 0.0) -> float:
         """Return the monotonic clock's time, so many seconds from now."""
         return self.now + self._away + seconds

@@ -70,9 +70,9 @@ class Follower:
         self._ahead_bytes = 0
         self._ahead_to = position  # the last position in there
         self._handed: Batch[Any] | None = None
-        self._handed_at = 0.0
         self._left = False
         self.wakeup: Wakeup = Wakeup()
+        self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
         self.batches: int = 0  # handed out
         self.messages: int = 0
         self.nbytes: int = 0
@@ -98,6 +98,7 @@ class Follower:
         Raises JournalDamaged where the journal cannot be read, and, once all that was committed
         is handed out, what ended the committing.
         """
+        handed = self._handed is not None
         self.acknowledge()
         batch = self._next()
         if batch is None:  # one that only tells of lost messages is false
@@ -105,8 +106,10 @@ class Follower:
         if batch is None:
             if self._source.failure is not None and self.finished:
                 raise self._source.failure.with_traceback(None)
+            if handed:
+                self.changed_at = monotonic()
             return None
-        self._handed_at = monotonic()
+        self.changed_at = monotonic()  # first, for whoever looks from another thread
         self._handed = batch
         self.batches += 1
         self.messages += len(batch)
@@ -165,11 +168,6 @@ class Follower:
     @in_hand.setter
     def in_hand(self, batch: Batch[Any]) -> None:
         self._handed = batch
-
-    @property
-    def time_in_hand(self) -> float:
-        """Seconds since a batch was handed out that is still in hand; 0.0 if none is."""
-        return 0.0 if self._handed is None else monotonic() - self._handed_at
 
     def acknowledge(self, count: int | None = None, *, more: bool = False) -> None:
         """Move the cursor past the batch handed out last, or past its first ``count`` messages."""

@@ -17,9 +17,13 @@ from mpsr.engine.receiving.acceptor import Acceptor
 from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.connections import Connections
 from mpsr.engine.receiving.deadlines import Deadlines
+from mpsr.engine.receiving.draining import Draining
 from mpsr.engine.receiving.handover import Giver, Handovers
+from mpsr.engine.receiving.held import Held
 from mpsr.engine.receiving.inherited import NOTHING, Inherited
 from mpsr.engine.receiving.listener import Listener
+from mpsr.engine.receiving.observers import Observers
+from mpsr.engine.receiving.overview import Overview
 from mpsr.engine.receiving.senders import Senders
 from mpsr.engine.receiving.sharing import RING, Sharing
 from mpsr.errors import MpsrError
@@ -29,7 +33,7 @@ from mpsr.system import passing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
 from mpsr.system.wakeup import Wakeup
-from mpsr.wire.frames import RejectCode
+from mpsr.wire.frames import Handover, Observe, RejectCode
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.transitions import State
 
@@ -64,13 +68,13 @@ class Inbox:
         per_uid: UserLimits | None = None,
         decode: Callable[[bytes], Any] | None = None,
         accept_files: bool = False,
+        observers: frozenset[int] = frozenset(),
     ) -> None:
         """Listen at claimed addresses, with a framing at each, to some senders or to all."""
         keep_freed_memory()
         self._logger = _logger()  # loaded while there are descriptors to load it with
         self._clock = Deadlines()
         self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
-        self._stopping = False
         self._senders = senders or Senders()
         per_uid = per_uid or UserLimits()
         with ExitStack() as undo:
@@ -78,7 +82,9 @@ class Inbox:
             undo.callback(self._poller.close)
             self._wakeup = Wakeup()
             undo.callback(self._wakeup.close)
-            self._poller.register(self._wakeup, READ, None)
+            self._poller.register(self._wakeup, READ, self._wakeup)
+            self._held = Held(self._wakeup.set)
+            self.observers: Observers = Observers(self._held, observers)
             self._connections = Connections(
                 self._poller,
                 self._clock,
@@ -86,6 +92,7 @@ class Inbox:
                 max_message=max_message,
                 freed=self._freed,
                 asked=self._asked,
+                refused=lambda each, why: self._senders.count(each.peer, why, self._logger),
                 max_rings_per_uid=per_uid.rings,
             )
             self._sharing = Sharing(
@@ -98,6 +105,7 @@ class Inbox:
                 self._clock,
                 self._logger,
                 connections=self._connections,
+                held=self._held,
                 ready=self._ready,
                 senders=self._senders,
                 max_connections=max_connections,
@@ -105,8 +113,12 @@ class Inbox:
                 max_message=max_message,
                 decode=decode,
                 accept_files=accept_files,
+                may_observe=self.observers.permits,
             )
             undo.pop_all()
+        overview = Overview(self, self._acceptor, self._connections)
+        self.observers.look_at(self._acceptor.listeners, overview)
+        self._acceptor.exchanged = self.observers.renew
         self._acceptor.adopt(inherited.connections)
         self.ledger.restore(inherited.producers, monotonic())
         self.handover: Handovers = Handovers(
@@ -116,7 +128,8 @@ class Inbox:
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told_at = 0.0
         self._stop_asked = False
-        self._draining: deque[tuple[Connection, int]] = deque()
+        self._draining = Draining(self._connections)
+        self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
         self.finished: bool = False
         self.closed: bool = False
         self._watched = False  # whether somebody waits on our descriptor from outside
@@ -146,7 +159,7 @@ class Inbox:
                 self._wakeup.set()
             else:
                 self._wakeup.clear()
-                if self._stop_asked:  # meanwhile, in another thread
+                if self._stop_asked or self._held.waiting:  # meanwhile, in another thread
                     self._wakeup.set()
 
     def next_batch(self, now: float) -> Batch[Any] | None:
@@ -160,7 +173,10 @@ class Inbox:
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()
-        batch = self._handed = self._next(now)
+        batch = self._next(now)
+        if batch is not None or handed is not None:
+            self.changed_at = now  # first, for whoever looks from another thread
+        self._handed = batch
         if batch is None:
             self._connections.send_acks()
             self.handover.commit(now)
@@ -200,6 +216,8 @@ class Inbox:
         self._batches += 1
         self._messages += len(batch)
         self._nbytes += batch.nbytes
+        for sampler in self.observers.samplers:
+            sampler.offer(batch, now)
         return batch
 
     @property
@@ -276,23 +294,32 @@ class Inbox:
             discarded=self._discarded,
             paused=acceptor.paused,
             limited=self._sharing.holding or bool(acceptor.places.beyond),
-            in_hand=0.0 if self._handed is None else self._clock.time_in_hand(monotonic()),
+            in_hand=0.0 if self._handed is None else monotonic() - self.changed_at,
         )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether an end was asked for, or somebody else is to be the receiver."""
+        return self._stop_asked or self.handover.alone
+
+    def describe_journal(self) -> None:
+        """Return None: there is no journal."""
 
     # -- a round ----------------------------------------------------------------------------
 
     def _read_round(self, now: float) -> None:
         """Read from one ready connection after the other, until there is a batch."""
         self._check_descriptors()
+        self.observers.engine_moves()
         if self.handover.alone:
             self._ready.clear()
             self.handover.listen(now)
             self.finished = self.handover.taken
             return
         if self._stop_asked:
-            if not self._stopping:
+            if not self._draining.begun:
                 self._begin_stop()
-            self._drain()
+            self.finished = self._draining.drain()
             return
         self._acceptor.keep_open(now)
         if self._connections.shared:
@@ -324,6 +351,8 @@ class Inbox:
             self._acceptor.read(source)
         elif isinstance(source, Giver):
             self.handover.hear()
+        elif source is self._wakeup:
+            self._calm()
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
@@ -336,14 +365,27 @@ class Inbox:
     def _freed(self, connection: Connection) -> None:
         """Use the place and the descriptor of a connection that was closed."""
         self._sharing.closed(connection)
-        if not self._stopping:
+        if not self._draining.begun:
             self._acceptor.resume()
         self._acceptor.places.fill_soon()
 
     # -- the hand-over ----------------------------------------------------------------------
 
-    def _asked(self, connection: Connection) -> None:
-        self.handover.ask(connection, ending=self._stop_asked)
+    def _asked(self, connection: Connection, request: Handover | Observe) -> None:
+        if isinstance(request, Handover):
+            self.handover.ask(connection, ending=self._stop_asked)
+        else:
+            observer = self.observers.take(connection.fileno(), connection.uid, request)
+            self._acceptor.accepted -= 1  # it is no producer's
+            self._connections.part_with(connection)
+            self.observers.begin(observer)
+
+    def _calm(self) -> None:
+        """Have the wakeup wake us no more, unless the cause is left."""
+        if not (self._watched or self._stop_asked):
+            self._wakeup.clear()
+            if self._stop_asked or self._held.waiting:  # meanwhile, in another thread
+                self._wakeup.set()
 
     @property
     def handed_over(self) -> bool:
@@ -358,25 +400,10 @@ class Inbox:
 
     def _begin_stop(self) -> None:
         """Note what has arrived by now; nothing that comes later is waited for."""
-        self._stopping = True
         self._acceptor.stop()
         self._ready.clear()
         self._sharing.stop()
-        self._draining.extend((each, each.unread()) for each in self._connections.open)
-
-    def _drain(self) -> None:
-        while self._draining and not self._pending:
-            connection, left = self._draining.popleft()
-            if not connection.open:
-                continue
-            if left > 0:
-                size = self._connections.read(connection)
-                if size:
-                    self._draining.appendleft((connection, left - size))
-            elif connection.has_ended():
-                self._connections.read(connection)
-        if not self._pending:
-            self.finished = True
+        self._draining.begin()
 
     def close(self) -> None:
         """Send what was acknowledged, then close everything and give the address up."""
@@ -387,6 +414,7 @@ class Inbox:
             return
         self.handover.release()
         self.closed = self.finished = True
+        self.observers.close()
         self._connections.send_acks()
         self._discarded += sum(each.nbytes for each in self._pending if state_of(each) is None)
         for connection in self._connections.open:
@@ -406,6 +434,7 @@ class Inbox:
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
         self.closed = self.finished = True
+        self.observers.abandon()
         self.handover.leave()
         for connection in self._connections.open:
             connection.close(inherited=True)
@@ -437,6 +466,7 @@ class Inbox:
             connection.open = False
             connection.socket.detach()
         self._connections.open.clear()
+        self.observers.let_go()
         self._acceptor.let_go()
         self._sharing.close()
         self._wakeup.let_go()

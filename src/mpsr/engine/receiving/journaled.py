@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.engine.receiving.inbox import Inbox
+    from mpsr.engine.receiving.observers import Observers
     from mpsr.stats import ReceiverStats
     from mpsr.store.records import ProducerKey
 
@@ -77,7 +78,6 @@ class JournaledInbox:
         self._writing: Group | None = None  # being written, until it is accepted
         self._groups: primitives.SimpleQueue[Group | None] = primitives.SimpleQueue()
         self._outcome: list[int] | BaseException | None = None  # of the one that is written
-        self._full = False  # whether what comes next waits for room
         self._taking = True  # whether there may be more to take from the inbox
         self._most_batches: float = inf  # of a group: few, where there is little room
         self._part = journal.limit // JOURNAL_PARTS
@@ -92,7 +92,9 @@ class JournaledInbox:
         self._nudge = Wakeup()
         self._moved_at: float | None = None  # when a cursor moved that is not committed
         self._followers: list[Follower] = []
+        self._full = False  # whether what has come waits for room
         self._main = self.follower()
+        inbox.observers.overview.source = self
         self._thread = start_thread(self._run, name=f"mpsr journal {journal.path}")
 
     def follower(self, name: str | None = None, *, after: int | None = None) -> Follower:
@@ -158,6 +160,29 @@ class JournaledInbox:
         """Leave the cursor before the batch handed out last: its handler did not finish."""
         self._main.disown()
 
+    @property
+    def observers(self) -> Observers:
+        """Who is told what the receiver does; see Inbox.observers."""
+        return self._inbox.observers
+
+    @property
+    def changed_at(self) -> float:
+        """When a batch was last handed out, or none was left."""
+        return self._main.changed_at
+
+    @property
+    def stopping(self) -> bool:
+        """Whether an end was asked for."""
+        return self._inbox.stopping
+
+    def describe_journal(self) -> dict[str, Any]:
+        """Return what observers are told of the journal; a lag counts messages."""
+        stats = self.journal_stats()
+        cursors = [{"name": name} | each._asdict() for name, each in sorted(stats.cursors.items())]
+        told = stats._asdict() | {"bytes": stats.nbytes, "cursors": cursors}
+        del told["nbytes"]
+        return told
+
     def send_acks(self) -> None:
         """Commit the cursors now."""
         self.journal.commit()
@@ -182,7 +207,7 @@ class JournaledInbox:
             batches=main.batches,
             messages=main.messages,
             nbytes=main.nbytes,
-            in_hand=main.time_in_hand,
+            in_hand=0.0 if main.in_hand is None else monotonic() - main.changed_at,
         )
 
     def journal_stats(self) -> JournalStats:

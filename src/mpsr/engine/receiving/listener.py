@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.keeping import Keeper
 from mpsr.limits import ACCEPT_PAUSE
-from mpsr.system import passing, primitives
+from mpsr.system import passing
 from mpsr.system.poller import READ
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from logging import Logger
 
     from mpsr.engine.receiving.deadlines import Deadlines
+    from mpsr.engine.receiving.held import Held
     from mpsr.system.claims import Claim
     from mpsr.system.poller import AnyPoller
     from mpsr.wire.framing import Framing
@@ -44,6 +45,8 @@ class Listener:
         poller: AnyPoller,
         clock: Deadlines,
         logger: Logger,
+        *,
+        held: Held,
     ) -> None:
         self.address: str = str(claim.address)
         self.framing: Framing = framing
@@ -52,6 +55,7 @@ class Listener:
         self._poller = poller
         self._clock = clock
         self._logger = logger
+        self._held = held
         self.socket: socket.socket = claim.socket
         # Those that wait on an inherited listener may have been passed something before.
         self.refuses: bool = passing.refuse(self.socket) and claim.address.kind not in (
@@ -81,18 +85,19 @@ class Listener:
 
     # -- accepting --------------------------------------------------------------------------
 
-    def accept(self) -> socket.socket | None:
-        """Accept a connection; return None if there is none, or accepting has to pause."""
+    def accept(self) -> tuple[socket.socket, int] | None:
+        """Accept a connection; return it with its number in the order of all.
+
+        None says that there is none, or that accepting has to pause.
+        """
         self.starved = False
         try:
-            sock = primitives.accept(self.socket)
+            return self._held.accept(self.socket)
         except OSError as exc:  # there is none, or it is gone by now
             if exc.errno in _NO_DESCRIPTORS:
                 self.starved = True
                 self.pause_for(ACCEPT_PAUSE, str(exc))
             return None
-        sock.setblocking(False)
-        return sock
 
     def pause_for(self, seconds: float, why: str = "") -> None:
         """Stop accepting for so long; what connects meanwhile waits in the backlog."""
@@ -117,15 +122,18 @@ class Listener:
 
     # -- the address ------------------------------------------------------------------------
 
-    def keep_open(self, now: float, read: Callable[[Listener], None]) -> None:
+    def keep_open(self, now: float, read: Callable[[Listener], None]) -> bool:
         """Accept again after a pause; listen anew where the path does not lead to us any more.
 
-        ``read`` accepts first what has connected to the socket before.
+        ``read`` accepts first what has connected to the socket before. Return whether the socket
+        is another one now.
         """
+        before = self.socket
         if self._keeper.look_at is not None and now >= self._keeper.look_at:
             self._keep_address(now, read)
         if self._resume_at is not None and now >= self._resume_at:
             self.resume()
+        return self.socket is not before
 
     def _keep_address(self, now: float, read: Callable[[Listener], None]) -> None:
         claimed = self._keeper.look(now)
@@ -135,8 +143,9 @@ class Listener:
             read(self)
         if not self.paused:
             self._poller.unregister(self.socket)
-        self._claim.abandon()
-        self._claim, self.socket = claimed, claimed.socket
+        with self._held.lock:
+            self._claim.abandon()
+            self._claim, self.socket = claimed, claimed.socket
         self.refuses = passing.refuse(self.socket)
         if not self.paused:
             self._poller.register(self.socket, READ, self)

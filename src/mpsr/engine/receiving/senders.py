@@ -39,11 +39,12 @@ class Senders:
         self._authorize = authorize
         self.refused: Counter[int | None] = Counter()
 
-    def refusal(self, peer: Peer, logger: Logger) -> str | None:
-        """Return why a peer may not send, and count it; None if it may."""
+    def refusal(self, peer: Peer, logger: Logger, *, quietly: bool = False) -> str | None:
+        """Return why a peer may not send, and count it unless ``quietly``; None if it may."""
         why = self._why(peer, logger)
         if why is not None:
-            self.count(peer, why, logger)
+            if not quietly:
+                self.count(peer, why, logger)
             return f"uid {peer.uid} may not send here: {why}"
         return None
 

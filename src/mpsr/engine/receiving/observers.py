@@ -1,0 +1,338 @@
+"""Answer observers in a thread of their own, also while the engine's caller is stuck.
+
+The engine runs in its caller's thread: while that handles a batch, nobody accepts. So this thread
+looks, too, once somebody has connected: if the engine has not moved for STANDSTILL, it accepts, and
+serves whoever proves to be an observer. All others wait for the engine, in order. An observer that
+the engine has accepted itself it hands over. While nobody connects, the thread sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import Counter, deque
+from contextlib import ExitStack, suppress
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.engine.receiving.observer import Observer
+from mpsr.errors import RemoteProtocolError
+from mpsr.limits import (
+    LONGEST_WAIT,
+    LOOK_AGAIN,
+    MAX_OBSERVERS,
+    MAX_OBSERVERS_PER_UID,
+    STANDSTILL,
+    UNDECIDED_TIME,
+)
+from mpsr.system import primitives
+from mpsr.system.poller import READ, WRITE, EpollPoller, Poller
+from mpsr.system.sockets import peer_of
+from mpsr.system.threads import Thread
+from mpsr.system.wakeup import Wakeup
+from mpsr.wire.frames import (
+    HEADER,
+    OBSERVER_OPENING,
+    OBSERVER_OPENING_SIZE,
+    PREFACE,
+    Observe,
+    RejectCode,
+    decode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpsr.engine.receiving.held import Held, HeldConnection
+    from mpsr.engine.receiving.listener import Listener
+    from mpsr.engine.receiving.overview import Overview
+    from mpsr.engine.receiving.samples import Sampler
+
+_PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT  # the engine may have it by now
+_JOIN: Final = 1.0  # seconds: the thread never waits for longer than a system call
+_ONCE: Final = READ | getattr(select, "EPOLLONESHOT", 0)
+_LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
+
+
+class Observers:
+    """The observers of one receiver.
+
+    Attributes:
+        overview: what is told of the receiver.
+        samplers: those that want samples of what is handed out.
+
+    """
+
+    def __init__(self, held: Held, uids: frozenset[int]) -> None:
+        """Let our own user and root look, and ``uids``."""
+        self.samplers: tuple[Sampler, ...] = ()
+        self._listeners: list[Listener] = []
+        self._held = held
+        self._uids = uids
+        self._observers: set[Observer] = set()
+        self._handed: deque[Observer] = deque()  # by the engine, to the thread
+        self._thread: Thread | None = None
+        self._closing = False
+        self._watched: dict[Listener, int] = {}  # the descriptor that is polled
+        self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
+        self._undecided: dict[HeldConnection, float] = {}  # until when
+        self._still: tuple[int, float] | None = None  # the rounds, and since when
+
+    def look_at(self, listeners: Sequence[Listener], overview: Overview) -> None:
+        """Tell of a receiver with these listeners."""
+        self.overview: Overview = overview
+        self._listeners = [each for each in listeners if each.type != socket.SOCK_DGRAM]
+
+    # -- for the engine ---------------------------------------------------------------------
+
+    def permits(self, uid: int | None) -> bool:
+        """Tell whether a user may look."""
+        return uid in (0, os.geteuid()) or uid in self._uids
+
+    def engine_moves(self) -> None:
+        """Note that the engine looks at what is ready; the first time, begin to look as well."""
+        if not self._held.rounds:
+            self.start()
+        self._held.rounds += 1
+
+    def start(self) -> bool:
+        """Begin to look, once there is something to receive; tell whether that is possible."""
+        if self._thread is not None or self._closing:
+            return self._thread is not None and self._thread.alive
+        if not self._listeners:
+            self._closing = True
+            return False
+        with ExitStack() as undo:
+            try:
+                self._poller = Poller()
+                undo.callback(self._poller.close)
+                self._wakeup = Wakeup()
+                undo.callback(self._wakeup.close)
+                self._poller.register(self._wakeup, READ, None)
+                self._watch()
+                thread = Thread(self._run, name="mpsr observers")
+                thread.start()
+            except (OSError, RuntimeError, MemoryError):  # no descriptors, or no threads
+                return False
+            undo.pop_all()
+        self._thread = thread
+        return True
+
+    def take(self, descriptor: int, uid: int | None, request: Observe) -> Observer:
+        """Return an observer whose connection the engine has, which is duplicated.
+
+        Raises RemoteProtocolError if it may not look, or cannot be served.
+        """
+        if not self.permits(uid):
+            why = "it would observe, and may not look here"
+            raise RemoteProtocolError(why, code=RejectCode.DENIED)
+        if not self.start():
+            why = "the receiver has no thread that could answer"
+            raise RemoteProtocolError(why, code=RejectCode.BUSY)
+        try:
+            number = os.dup(descriptor)
+        except OSError as exc:
+            why = f"the receiver has no descriptor left: {exc.strerror}"
+            raise RemoteProtocolError(why, code=RejectCode.BUSY) from None
+        sock = primitives.socket(fileno=number)
+        sock.setblocking(False)
+        return Observer(sock, uid, request, self._wakeup.set)
+
+    def begin(self, observer: Observer) -> None:
+        """Serve an observer."""
+        self._handed.append(observer)
+        self._wakeup.set()
+
+    def renew(self) -> None:
+        """Look at the sockets of the listeners anew: one was exchanged."""
+        if self._thread is not None and not self._closing:
+            self._wakeup.set()
+
+    def close(self) -> None:
+        """End the thread, and with it the connections of observers."""
+        started, self._closing = self._thread is not None and not self._closing, True
+        self.samplers = ()
+        if started and self._thread is not None:
+            self._wakeup.set()
+            if not self._thread.is_current():
+                self._thread.join(_JOIN)
+
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child inherited."""
+        started, self._closing = self._thread is not None and not self._closing, True
+        self.samplers = ()
+        if started:
+            self._release(inherited=True)
+
+    def let_go(self) -> None:
+        """End without closing a descriptor: their numbers may be somebody else's by now."""
+        started, self._closing = self._thread is not None and not self._closing, True
+        self.samplers = ()
+        if started:
+            for observer in [*self._observers, *self._handed]:
+                observer.let_go()
+            self._wakeup.let_go()
+            _LET_GO.append(self._poller)
+
+    # -- the thread -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._step()
+        finally:
+            if self._wakeup.intact:
+                self._release()
+
+    def _step(self) -> None:
+        """Wait until there is something to do, and do it."""
+        now = monotonic()
+        dues = [at for at, _ in self._looks.values()]
+        dues += [each.due for each in self._observers]
+        if self._undecided:
+            dues.append(now + LOOK_AGAIN)
+        due = min(dues, default=inf)
+        ready = self._poller.poll(None if due == inf else min(max(0.0, due - now), LONGEST_WAIT))
+        if self._closing:
+            return
+        self._wakeup.clear()
+        now = monotonic()
+        for source, events in ready:
+            if isinstance(source, Observer):
+                self._serve(source, events, now)
+            elif source is not None:
+                self._looks[source] = (now + STANDSTILL, self._held.rounds)
+        while self._handed:
+            self._begin(self._handed.popleft(), now)
+        self._watch()
+        self._look_all(now)
+        self._decide(now)
+        for observer in list(self._observers):
+            if observer.wants(now):
+                self._serve(observer, 0, now)
+
+    # -- accepting --------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Wait for connections, where the poller has an epoll that can tell of each once."""
+        if not isinstance(self._poller, EpollPoller):
+            return
+        for listener in self._listeners:
+            number = listener.socket.fileno()
+            if number >= 0 and self._watched.get(listener) != number:
+                with suppress(OSError):
+                    self._poller.register(number, _ONCE, listener)
+                    self._watched[listener] = number
+
+    def _look_all(self, now: float) -> None:
+        for listener, (at, rounds) in list(self._looks.items()):
+            if now >= at:
+                del self._looks[listener]
+                self._look(listener, rounds, now)
+
+    def _look(self, listener: Listener, rounds: int, now: float) -> None:
+        """Accept what the engine has not, if it has not moved, or accepts no more for now."""
+        still = self._held.rounds == rounds
+        if still and (self._still is None or self._still[0] != rounds):
+            self._still = (rounds, now - STANDSTILL)
+        if still or listener.paused:
+            while self._held.has_room():
+                held = self._held.accept_apart(listener, rounds if still else None)
+                if held is None:
+                    break
+                self._undecided[held] = now + UNDECIDED_TIME
+            self._held.wake()
+        number = listener.socket.fileno()
+        if self._watched.get(listener) == number:  # else it was exchanged: ``_watch`` sees it
+            with suppress(OSError):
+                self._poller.modify(number, _ONCE)
+
+    def _decide(self, now: float) -> None:
+        """Take those from the engine that prove to be observers."""
+        for held, until in list(self._undecided.items()):
+            if held.sock.fileno() < 0:
+                del self._undecided[held]
+                continue
+            try:
+                opening = held.sock.recv(OBSERVER_OPENING_SIZE, _PEEK)
+            except BlockingIOError:
+                opening = b""
+            except OSError:
+                del self._undecided[held]
+                continue
+            begun = opening[: len(OBSERVER_OPENING)]
+            if not OBSERVER_OPENING.startswith(begun):
+                del self._undecided[held]
+            elif len(opening) == OBSERVER_OPENING_SIZE:
+                del self._undecided[held]
+                if self._held.remove(held):
+                    self._admit(held, now)
+            elif now >= until:
+                del self._undecided[held]
+
+    def _admit(self, held: HeldConnection, now: float) -> None:
+        """Serve an observer that was accepted here, if its user may look."""
+        opening = held.sock.recv(OBSERVER_OPENING_SIZE)
+        head = len(PREFACE)
+        kind = HEADER.unpack_from(opening, head)[1]
+        request = decode(kind, opening[head + HEADER.size :])
+        if not isinstance(request, Observe):
+            held.sock.close()
+            return
+        uid = peer_of(held.sock).uid
+        observer = Observer(held.sock, uid, request, self._wakeup.set)
+        if self.permits(uid):
+            self._begin(observer, now)
+        else:
+            observer.reject(RejectCode.DENIED, "it would observe, and may not look here")
+
+    # -- observers --------------------------------------------------------------------------
+
+    def _begin(self, observer: Observer, now: float) -> None:
+        users = Counter(each.uid for each in self._observers)
+        if users.total() >= MAX_OBSERVERS or users[observer.uid] >= MAX_OBSERVERS_PER_UID:
+            observer.reject(RejectCode.BUSY, "too many observe the receiver already")
+            return
+        self._observers.add(observer)
+        self._poller.register(observer, READ, observer)
+        if observer.sampler is not None:
+            self.samplers = (*self.samplers, observer.sampler)
+        self._serve(observer, 0, now)
+
+    def _serve(self, observer: Observer, events: int, now: float) -> None:
+        number, waited = observer.fileno(), observer.waits
+        if events & ~WRITE:
+            observer.hear()
+        if not observer.closed:
+            observer.serve(now, self._describe)
+        if observer.closed:
+            self._observers.discard(observer)
+            self.samplers = tuple(
+                each.sampler for each in self._observers if each.sampler is not None
+            )
+            self._forget(number)
+        elif observer.waits != waited:
+            self._poller.modify(observer, READ | WRITE if observer.waits else READ)
+
+    def _forget(self, number: int) -> None:
+        with suppress(KeyError, OSError, ValueError):
+            self._poller.unregister(number)
+
+    def _describe(self, most: int) -> dict[str, Any]:
+        still = None
+        if self._still is not None:
+            if self._still[0] == self._held.rounds:
+                still = self._still[1]
+            else:
+                self._still = None
+        return self.overview.document(still_since=still, most=most)
+
+    def _release(self, *, inherited: bool = False) -> None:
+        for observer in [*self._observers, *self._handed]:
+            observer.close(inherited=inherited)
+        self._observers.clear()
+        self._handed.clear()
+        self._poller.close()
+        self._wakeup.close()

@@ -1,0 +1,459 @@
+"""Look into a running receiver, over the socket to which its producers connect.
+
+``status`` returns what it is doing, ``watch`` goes on returning it, and ``tap`` returns samples of
+the messages that pass. The receiver answers its own user, root, and whom its ``observers=`` names,
+also while its handler is stuck, and loses nothing by it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
+
+from mpsr import arguments
+from mpsr.batch import Peer, ProducerIdentity
+from mpsr.errors import (
+    AddressDenied,
+    AddressOccupied,
+    Closed,
+    ConfigurationError,
+    NoReceiver,
+    ReceiverBusy,
+    RemoteProtocolError,
+    TimedOut,
+    WrongSocketType,
+)
+from mpsr.limits import MAX_SAMPLE, MAX_TAP_RATE, MIN_STATUS_INTERVAL, READ_SIZE
+from mpsr.system.address import Address, SocketType, parse_address
+from mpsr.system.endpoint import reach
+from mpsr.system.poller import wait_readable
+from mpsr.system.sockets import peer_of
+from mpsr.wire.frames import Reject, RejectCode
+from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from mpsr.wire.observing import Seen
+
+__all__ = [
+    "BatchInHand",
+    "Consumer",
+    "Cursor",
+    "Journal",
+    "ProducerSeen",
+    "Sample",
+    "Sink",
+    "Status",
+    "Tap",
+    "status",
+    "tap",
+    "watch",
+]
+
+_TIMEOUT: Final = 2.0  # seconds: a receiver answers within one, however stuck its handler is
+
+
+class BatchInHand(TypedDict):
+    """The batch that the handler has not finished."""
+
+    producer: str | None
+    """The producer's id in hexadecimal digits; None in foreign framings."""
+    label: str | None
+    pid: int | None
+    first_seq: int
+    messages: int
+    bytes: int
+    position: int | None
+    """Of its last message in the journal; None without one."""
+
+
+class Consumer(TypedDict):
+    """What the receiver's caller is doing."""
+
+    state: str
+    """``waiting`` for messages, ``handling`` a batch, ``stuck`` (a batch is in hand for more than
+    a second, or the engine has not been called for what waits), or ``stopping``."""
+    since: float
+    """When that began, in seconds since 1970."""
+    seconds: float
+    """How long ago that is."""
+    batch: BatchInHand | None
+
+
+class ProducerSeen(TypedDict):
+    """One open connection of a producer."""
+
+    id: str | None
+    """The producer's id in hexadecimal digits; None in foreign framings."""
+    label: str | None
+    pid: int | None
+    uid: int | None
+    gid: int | None
+    name: str | None
+    """What the kernel calls its program (``/proc/PID/comm``)."""
+    framing: str
+    address: str | None
+    """Of the receiver, to which it is connected."""
+    connected: float
+    """Since when, in seconds since 1970."""
+    messages: int
+    """Messages read from this connection."""
+    bytes: int
+    """Bytes read from it, with what frames take."""
+    unacknowledged: int
+    """Messages read, and not acknowledged yet."""
+    lost: int
+    """Messages that it reported as dropped."""
+    ring: bool
+    """Whether it sends through shared memory."""
+
+
+class Cursor(TypedDict):
+    """How far somebody has come in the journal."""
+
+    name: str
+    position: int
+    lag: int
+    """Messages behind it that are in the journal."""
+
+
+class Journal(TypedDict):
+    """The journal of a receiver."""
+
+    directory: str
+    first: int
+    """Position of the first message that is kept."""
+    next: int
+    """Position that the next message will have."""
+    bytes: int
+    limit: int
+    full: bool
+    """Whether what has come waits for room."""
+    cursors: list[Cursor]
+
+
+class Sink(TypedDict):
+    """Where a receiver's messages go on to."""
+
+    name: str
+    state: str
+    lag: int
+    error: str | None
+    since: float
+
+
+class Status(TypedDict):
+    """What a receiver is doing; docs/protocol.md describes the same as JSON."""
+
+    mpsr: str
+    """The version of the receiver's mpsr."""
+    pid: int
+    uid: int
+    addresses: list[str]
+    started: float
+    """When the receiver was made, in seconds since 1970."""
+    now: float
+    consumer: Consumer
+    stats: dict[str, Any]
+    """The fields of ReceiverStats."""
+    producers: list[ProducerSeen]
+    """Those that have sent most, up to 1,000."""
+    producers_left_out: int
+    journal: Journal | None
+    sinks: list[Sink]
+
+
+class Sample(NamedTuple):
+    """A message that has passed."""
+
+    time: float
+    """When it was handed out, in seconds since 1970."""
+    peer: Peer
+    producer: ProducerIdentity | None
+    address: str | None
+    seq: int
+    size: int
+    """Bytes of the whole message."""
+    body: bytes
+    """The message, or its beginning."""
+    skipped: int
+    """Messages that have passed since the sample before, and are no samples."""
+
+
+def status(address: str | os.PathLike[str], *, timeout: float | None = _TIMEOUT) -> Status:
+    """Return what the receiver at an address is doing.
+
+    Args:
+        address: where its producers connect to.
+        timeout: seconds to wait for the answer; None: for ever.
+
+    Raises:
+        TimedOut: it did not answer; the message says what is known of its process.
+        NoReceiver: nobody listens there.
+        AddressDenied: the permissions of the path, or the receiver, forbid it.
+        ReceiverBusy: it has too many observers already, or its backlog is full.
+        ConfigurationError: the receiver's mpsr cannot be looked into.
+        AddressOccupied: whoever listens there does not speak mpsr's protocol.
+        WrongSocketType: it receives datagrams alone, which have no way back.
+
+    """
+    with closing(_Observation(address, ObservingSession(), timeout)) as observation:
+        while True:
+            for seen in observation.read():
+                if isinstance(seen, StatusSeen):
+                    return cast("Status", seen.document)
+
+
+def watch(
+    address: str | os.PathLike[str],
+    *,
+    interval: float = 1.0,
+    timeout: float | None = _TIMEOUT,
+) -> Iterator[Status]:
+    """Iterate over what the receiver at an address is doing, until it ends.
+
+    Args:
+        address: where its producers connect to.
+        interval: seconds from one status to the next, 0.1 at least.
+        timeout: seconds to wait for an answer, beyond the interval; None: for ever.
+
+    Raises:
+        Closed: the receiver has ended, or hands over.
+        TimedOut: it did not answer; and the other errors of ``status``.
+
+    """
+    seconds = max(arguments.seconds("interval", interval), MIN_STATUS_INTERVAL)
+    session = ObservingSession(round(seconds * 1000))
+    patience = None if timeout is None else timeout + seconds
+    with closing(_Observation(address, session, timeout)) as observation:
+        while True:
+            for seen in observation.read():
+                observation.timeout = patience
+                if isinstance(seen, StatusSeen):
+                    yield cast("Status", seen.document)
+
+
+class Tap:
+    """Samples of the messages that a receiver hands out; to be iterated, and closed.
+
+    Attributes:
+        passed: messages that the receiver has handed out since the tap began, as far as is known.
+        status: the receiver's last status; there is one every second.
+
+    """
+
+    def __init__(
+        self, address: str | os.PathLike[str], rate: int, clip: int, timeout: float | None
+    ) -> None:
+        self.passed: int = 0
+        self.status: Status | None = None
+        self._first: int | None = None
+        self._observation = _Observation(
+            address, ObservingSession(1000, rate, clip), timeout, patience=1.0
+        )
+
+    def __iter__(self) -> Iterator[Sample | None]:
+        """Iterate over samples, and None each second, so that the caller may look around."""
+        while True:
+            for seen in self._observation.read():
+                if isinstance(seen, SampleSeen):
+                    yield _sample(seen)
+                elif isinstance(seen, StatusSeen):
+                    self._take(cast("Status", seen.document))
+                    yield None
+
+    def _take(self, status: Status) -> None:
+        self.status = status
+        messages = status["stats"]["messages"]
+        if self._first is None:
+            self._first = messages
+        self.passed = messages - self._first
+
+    def close(self) -> None:
+        """End it."""
+        self._observation.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def tap(
+    address: str | os.PathLike[str],
+    *,
+    rate: int = 100,
+    clip: int = MAX_SAMPLE,
+    timeout: float | None = _TIMEOUT,
+) -> Tap:
+    """Return samples of the messages that the receiver at an address hands out.
+
+    The receiver takes a few messages of a batch, never more than the rate, and none while the
+    observer does not read: producers do not feel it.
+
+    Args:
+        address: where its producers connect to.
+        rate: samples a second, at most 1,000.
+        clip: bytes of each message that are wanted, at most 65,536.
+        timeout: seconds to wait for an answer; None: for ever.
+
+    Raises:
+        Closed: the receiver has ended, while the samples are iterated.
+        TimedOut: it did not answer; and the other errors of ``status``.
+
+    """
+    rate = arguments.integer("rate", rate, "messages", most=MAX_TAP_RATE)
+    clip = arguments.integer("clip", clip, "bytes", least=0, most=MAX_SAMPLE)
+    return Tap(address, rate, clip, timeout)
+
+
+class _Observation:
+    """An observer's connection."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        session: ObservingSession,
+        timeout: float | None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self._address = parse_address(address)
+        self._session = session
+        self.timeout: float | None = arguments.timeout(timeout)
+        self._patience = patience
+        self._answered = False
+        self._socket = _reach(self._address)
+        try:
+            self._socket.send(session.opening)
+        except OSError as exc:
+            self._socket.close()
+            error = f"the receiver at {self._address} has closed the connection; is it ending?"
+            raise NoReceiver(error, address=str(self._address)) from exc
+
+    def read(self) -> list[Seen]:
+        """Return what comes next."""
+        until = None if self.timeout is None else monotonic() + self.timeout + self._patience
+        while True:
+            try:
+                data = self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                left = None if until is None else until - monotonic()
+                if left is not None and left <= 0:
+                    raise TimedOut(self._why_silent()) from None
+                wait_readable(self._socket, left)
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                raise self._ended()
+            try:
+                seen = self._session.receive_data(data)
+            except RemoteProtocolError as exc:
+                where = str(self._address)
+                error = f"whoever listens at {where} does not speak mpsr's protocol ({exc})"
+                raise AddressOccupied(error, address=where) from exc
+            for each in seen:
+                if isinstance(each, Reject):
+                    raise self._rejected(each)
+            if seen:
+                self._answered = True
+                return seen
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _ended(self) -> Exception:
+        where = str(self._address)
+        if self._answered:
+            return Closed(f"the receiver at {where} has ended, or handed over to another")
+        error = (
+            f"whoever listens at {where} has closed the connection without an answer: it is no "
+            "receiver of mpsr's, or is ending"
+        )
+        return AddressOccupied(error, address=where)
+
+    def _rejected(self, reject: Reject) -> Exception:
+        where = str(self._address)
+        if reject.code == RejectCode.DENIED:
+            error = f"the receiver at {where} lets nobody look but its own user, root and its "
+            error += f"observers= (mpsr recv --observer); this is uid {os.geteuid()}"
+            return AddressDenied(error, address=where)
+        if reject.code in (RejectCode.BUSY, RejectCode.DEADLINE):
+            return ReceiverBusy(f"the receiver at {where}: {reject.text}", address=where)
+        if reject.code in (RejectCode.MALFORMED, RejectCode.UNEXPECTED, RejectCode.VERSION):
+            error = f"the receiver at {where} runs an mpsr that cannot be looked into "
+            error += f"({reject.text}); start it with this version"
+            return ConfigurationError(error)
+        return ConfigurationError(f"the receiver at {where} refuses: {reject.text}")
+
+    def _why_silent(self) -> str:
+        """Return why there is no answer, as far as the system tells."""
+        timeout = self.timeout or 0.0
+        begin = f"the receiver at {self._address} did not answer within {timeout:g} s"
+        pid = peer_of(self._socket).pid
+        if pid is None:
+            return begin
+        who = f"its process {pid}"
+        state = _state_of(pid)
+        if state is None:
+            return f"{begin}: {who} cannot be seen from here, or has ended"
+        if state in "Tt":
+            return f"{begin}: {who} is stopped (SIGSTOP, Ctrl-Z or a debugger); kill -CONT {pid}"
+        if state == "D":
+            return f"{begin}: {who} waits for a disk or another device"
+        return (
+            f"{begin}: {who} has not called receive() yet, or holds Python's interpreter lock, "
+            "or is no receiver of mpsr's"
+        )
+
+
+def _reach(address: Address) -> socket.socket:
+    """Connect, whatever kind of connections the receiver takes."""
+    kinds: tuple[SocketType, ...] = ("stream", "seqpacket")
+    for kind in kinds:
+        try:
+            return reach(address, type=kind)
+        except WrongSocketType:
+            if kind == kinds[-1]:
+                break
+    error = f"the receiver at {address} takes datagrams alone, which have no way back: give it a "
+    error += "second address of type stream to look at it there"
+    raise WrongSocketType(error, address=str(address))
+
+
+def _state_of(pid: int) -> str | None:
+    """Return the letter by which proc(5) calls the state of a process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def _sample(seen: SampleSeen) -> Sample:
+    head = seen.head
+    try:
+        peer, producer = head["peer"], head["producer"]
+        identity = None
+        if producer is not None:
+            identity = ProducerIdentity(bytes.fromhex(producer["id"]), str(producer["label"]))
+        return Sample(
+            float(head["time"]),
+            Peer(peer["pid"], peer["uid"], peer["gid"]),
+            identity,
+            head["address"],
+            int(head["seq"]),
+            int(head["size"]),
+            seen.body,
+            int(head["skipped"]),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        error = f"malformed TAP: {exc!r} in its head"
+        raise RemoteProtocolError(error, code=RejectCode.MALFORMED) from exc
