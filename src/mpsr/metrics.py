@@ -13,10 +13,11 @@ value of a label is a series that Prometheus keeps, and processes come and go.
 
 from __future__ import annotations
 
+import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr import __version__, _speedups
+from mpsr import _speedups
 from mpsr.errors import Closed, WrongType
 from mpsr.front.producer import ProducerBase
 from mpsr.front.receiver import ReceiverBase
@@ -155,7 +156,7 @@ PRODUCER: Final = (
 BUILD: Final = InfoMetricFamily(
     "mpsr_build",
     "The version of mpsr, and what its codec is written in.",
-    {"version": __version__, "codec": "C" if _speedups.IN_C else "Python"},
+    {"version": sys.modules["mpsr"].__version__, "codec": "C" if _speedups.IN_C else "Python"},
 )
 
 

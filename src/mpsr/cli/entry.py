@@ -63,6 +63,7 @@ Examples:
   mpsr recv app.sock                     print what arrives
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
+  mpsr top app.sock                      watch a receiver and its producers
   mpsr log events.journal -n 20          the last 20 messages of a journal
   mpsr log events.journal -f             its messages, as they come
   mpsr journal verify events.journal     whether a journal is whole
@@ -79,7 +80,7 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "log", "journal", "systemd", "demo", "bench"]
+        return ["recv", "send", "top", "log", "journal", "systemd", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
