@@ -16,7 +16,6 @@ from mpsr.cli.top.source import Source
 from mpsr.cli.top.text import Column, Said, cells, columns, head
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
     from textual import events
     from textual.app import ComposeResult
     from textual.binding import BindingType
@@ -228,8 +227,7 @@ class Top(App[None]):
         table.clear(columns=True)
         for place, column in enumerate(layout):
             mark = ("▲" if self._ascending else "▼") if column.sort == self._sort else ""
-            title = Text(f"{column.title}{mark}" if column.title else "")
-            title.justify = "right" if column.right else "left"
+            title = Text(column.placed(f"{column.title}{mark}" if column.title else ""))
             table.add_column(title, width=column.width + 1, key=str(place))
         for row in rows:
             texts = zip(cells(row, layout), layout, strict=True)
@@ -258,5 +256,4 @@ class Top(App[None]):
 
 def _cell(text: str, column: Column) -> Text:
     style = _STYLES["warning"] if column.sort == "lost" and text != "0" else ""
-    justify: JustifyMethod = "right" if column.right else "left"
-    return Text(f"{text} ", style, justify=justify)
+    return Text(column.placed(text), style)

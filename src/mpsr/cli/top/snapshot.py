@@ -26,7 +26,7 @@ def snapshot(looks: Sequence[Status], *, width: int, sort: str, backwards: bool,
     lines.append("")
     for texts in table if rows else ():
         parts = [
-            text.rjust(column.width) if column.right else text.ljust(column.width)
+            column.placed(text)
             for place, (text, column) in enumerate(zip(texts, layout, strict=True))
             if place not in graphs
         ]

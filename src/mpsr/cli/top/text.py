@@ -33,20 +33,24 @@ class Column(NamedTuple):
     sort: str
     right: bool = False
 
+    def placed(self, text: str) -> str:
+        """Return a text as long as the column is wide."""
+        return text.rjust(self.width) if self.right else text.ljust(self.width)
+
 
 def columns(width: int) -> list[Column]:
     """Return the columns that a table of so many characters has; one stays free behind each."""
     spare = max(0, width - 80)
-    graph = 6 + min(24, spare // 4)
-    names = min(16, spare // 6)
+    graph = 6 + min(54, spare // 4)
+    names = min(30, spare // 4)
     return [
         Column("PID", 7, "pid", right=True),
-        Column("PROGRAM", 10 + names, "name"),
+        Column("PROGRAM", 8 + names, "name"),
         Column("UID", 5, "uid", right=True),
         Column("LABEL", 9 + names, "label"),
-        Column("MSGS/S", 7, "messages", right=True),
+        Column("MSGS/S", 8, "messages", right=True),
         Column("", graph, "messages"),
-        Column("BYTES/S", 7, "bytes", right=True),
+        Column("BYTES/S", 8, "bytes", right=True),
         Column("", graph, "bytes"),
         Column("UNACK", 6, "unacknowledged", right=True),
         Column("LOST", 5, "lost", right=True),
