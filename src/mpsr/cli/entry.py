@@ -16,6 +16,7 @@ from mpsr.cli.stdio import abandon_stdout, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_MODULES: Final = {"status": "look"}  # where it differs: status.py has the exit statuses
 _COMPLETE: Final = "_MPSR_COMPLETE"  # set by the completion script that a shell has loaded
 
 
@@ -63,7 +64,9 @@ Examples:
   mpsr recv app.sock                     print what arrives
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
-  mpsr top app.sock                      watch a receiver and its producers
+  mpsr status app.sock                   what the receiver is doing
+  mpsr top app.sock                      the same, live, with its producers' rates
+  mpsr tap app.sock --match error        some of the messages that pass
   mpsr log events.journal -n 20          the last 20 messages of a journal
   mpsr log events.journal -f             its messages, as they come
   mpsr journal verify events.journal     whether a journal is whole
@@ -80,12 +83,14 @@ class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "top", "log", "journal", "systemd", "demo", "bench"]
+        looks = ["status", "top", "tap"]
+        return ["recv", "send", *looks, "log", "journal", "systemd", "demo", "bench"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        found: click.Command = getattr(import_module(f"mpsr.cli.{cmd_name}"), cmd_name)
+        module = _MODULES.get(cmd_name, cmd_name)
+        found: click.Command = getattr(import_module(f"mpsr.cli.{module}"), cmd_name)
         heed_interrupts()  # there is work from here on, to be ended in order
         return found
 

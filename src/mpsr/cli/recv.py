@@ -126,6 +126,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     help="Let the members of this group send, too; can be repeated.",
 )
 @click.option(
+    "--observer",
+    "observers",
+    type=types.user_id,
+    metavar="USER",
+    multiple=True,
+    help="Let this user look inside, too (mpsr status, tap), by name or number; can be repeated.",
+)
+@click.option(
     "--decode",
     type=click.Choice(DECODERS),
     help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
@@ -204,6 +212,7 @@ def recv(
     group: str | None,
     users: tuple[int, ...],
     groups: tuple[int, ...],
+    observers: tuple[int, ...],
     decode: str | None,
     max_message: int,
     max_connections: int,
@@ -248,6 +257,7 @@ def recv(
             journal=journal,
             journal_limit=JOURNAL_LIMIT if journal_limit is None else journal_limit,
             handover=handover,
+            observers=observers,
         ) as receiver,
         metrics.served(receiver, metrics_at, handover=handover, quiet=quiet),
     ):

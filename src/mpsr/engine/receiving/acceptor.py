@@ -212,6 +212,11 @@ class Acceptor:
             connection.packets = PacketEnd(self._packets, sock)
         return connection
 
+    def part_with(self, connection: Connection) -> None:
+        """Close a connection that is no producer's, and of which somebody else has a duplicate."""
+        self.accepted -= 1
+        self._connections.part_with(connection)
+
     def adopt(self, connections: Iterable[tuple[Carried, socket.socket]]) -> None:
         """Go on with connections that another receiver has handed over."""
         for carried, sock in connections:

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from logging import Logger
 
 
+def logger() -> Logger:
+    """Return the logger of the library."""
+    import logging  # noqa: PLC0415 - not light, and only receivers have something to say
+
+    return logging.getLogger("mpsr")
+
+
 class Complaints:
     """Warnings, of which COMPLAINTS may come at once, and one every COMPLAINT_INTERVAL seconds."""
 

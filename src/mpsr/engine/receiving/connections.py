@@ -125,6 +125,12 @@ class Connections:
         """Send a connection the reason, and close it."""
         self._fail(connection, RemoteProtocolError(why, code=code))
 
+    def reject_late(self) -> None:
+        """Close those that have missed a deadline."""
+        for connection, why in self._clock.missed():
+            if connection.open:
+                self.reject(connection, why, RejectCode.DEADLINE)
+
     def read(self, connection: Connection) -> int:
         """Read once from its socket or ring; return how many bytes came."""
         if connection.in_ring:

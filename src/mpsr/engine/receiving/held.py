@@ -96,6 +96,10 @@ class Held:
                 return False
             return True
 
+    def has_some(self) -> bool:
+        """Tell whether a connection waits."""
+        return bool(self.waiting)
+
     def take(self) -> HeldConnection | None:
         """Return the first that waits; None if there is none."""
         with self.lock:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mpsr.batch import Batch, state_of
 from mpsr.engine.receiving.acceptor import Acceptor
 from mpsr.engine.receiving.allowances import UserLimits
+from mpsr.engine.receiving.complaints import logger
 from mpsr.engine.receiving.connections import Connections
 from mpsr.engine.receiving.deadlines import Deadlines
 from mpsr.engine.receiving.draining import Draining
@@ -26,20 +27,19 @@ from mpsr.engine.receiving.observers import Observers
 from mpsr.engine.receiving.overview import Overview
 from mpsr.engine.receiving.senders import Senders
 from mpsr.engine.receiving.sharing import RING, Sharing
+from mpsr.engine.receiving.waking import Waking
 from mpsr.errors import MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
 from mpsr.system import passing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
-from mpsr.system.wakeup import Wakeup
-from mpsr.wire.frames import Handover, Observe, RejectCode
+from mpsr.wire.frames import Handover, Observe
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from logging import Logger
 
     from mpsr.engine.receiving.connection import Connection
     from mpsr.system.claims import Claim
@@ -72,7 +72,7 @@ class Inbox:
     ) -> None:
         """Listen at claimed addresses, with a framing at each, to some senders or to all."""
         keep_freed_memory()
-        self._logger = _logger()  # loaded while there are descriptors to load it with
+        self._logger = logger()  # loaded while there are descriptors to load it with
         self._clock = Deadlines()
         self._ready: deque[tuple[Any, int]] = deque()  # what the poller found to do
         self._senders = senders or Senders()
@@ -80,11 +80,14 @@ class Inbox:
         with ExitStack() as undo:
             self._poller = Poller()
             undo.callback(self._poller.close)
-            self._wakeup = Wakeup()
+            self._waking = Waking()
+            self._wakeup = self._waking.wakeup
             undo.callback(self._wakeup.close)
             self._poller.register(self._wakeup, READ, self._wakeup)
             self._held = Held(self._wakeup.set)
+            self._waking.left = self._held.has_some
             self.observers: Observers = Observers(self._held, observers)
+            undo.callback(self.observers.close)
             self._connections = Connections(
                 self._poller,
                 self._clock,
@@ -127,12 +130,10 @@ class Inbox:
         self._pending = self._connections.pending
         self._handed: Batch[Any] | None = None  # handed out and not acknowledged
         self._told_at = 0.0
-        self._stop_asked = False
         self._draining = Draining(self._connections)
         self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
         self.finished: bool = False
         self.closed: bool = False
-        self._watched = False  # whether somebody waits on our descriptor from outside
         self._batches = self._messages = self._nbytes = 0
         self._discarded = 0
 
@@ -149,18 +150,13 @@ class Inbox:
 
     def watch(self) -> None:
         """Keep ``fileno`` readable also while batches that were read wait to be handed out."""
-        self._watched = True
+        self._waking.watch()
 
     def signal(self, more: bool) -> None:  # noqa: FBT001 - a flag by nature
         """Tell a watcher whether the caller has something to come back for."""
-        if self._watched and not self._stop_asked:
-            rings = self._connections.rings
-            if more or self._pending or rings.unread or self._sharing.turns.waiting:
-                self._wakeup.set()
-            else:
-                self._wakeup.clear()
-                if self._stop_asked or self._held.waiting:  # meanwhile, in another thread
-                    self._wakeup.set()
+        if self._waking.watched:
+            rings, turns = self._connections.rings, self._sharing.turns
+            self._waking.signal(more or bool(self._pending or rings.unread or turns.waiting))
 
     def next_batch(self, now: float) -> Batch[Any] | None:
         """Acknowledge the batch handed out before; return the next, or None for now."""
@@ -274,8 +270,7 @@ class Inbox:
 
         Safe in a signal handler and in any thread.
         """
-        self._stop_asked = True
-        self._wakeup.set()
+        self._waking.stop()
 
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
@@ -300,10 +295,7 @@ class Inbox:
     @property
     def stopping(self) -> bool:
         """Whether an end was asked for, or somebody else is to be the receiver."""
-        return self._stop_asked or self.handover.alone
-
-    def describe_journal(self) -> None:
-        """Return None: there is no journal."""
+        return self._waking.stop_asked or self.handover.alone
 
     # -- a round ----------------------------------------------------------------------------
 
@@ -316,7 +308,7 @@ class Inbox:
             self.handover.listen(now)
             self.finished = self.handover.taken
             return
-        if self._stop_asked:
+        if self._waking.stop_asked:
             if not self._draining.begun:
                 self._begin_stop()
             self.finished = self._draining.drain()
@@ -339,9 +331,7 @@ class Inbox:
 
     def _end_round(self) -> None:
         """Once all that was ready is read: see who has missed a deadline, or waits for a place."""
-        for connection, why in self._clock.missed():
-            if connection.open:
-                self._connections.reject(connection, why, RejectCode.DEADLINE)
+        self._connections.reject_late()
         if self._acceptor.places.due():
             self._acceptor.places.fill()
 
@@ -352,7 +342,7 @@ class Inbox:
         elif isinstance(source, Giver):
             self.handover.hear()
         elif source is self._wakeup:
-            self._calm()
+            self._waking.calm()
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
@@ -373,19 +363,11 @@ class Inbox:
 
     def _asked(self, connection: Connection, request: Handover | Observe) -> None:
         if isinstance(request, Handover):
-            self.handover.ask(connection, ending=self._stop_asked)
+            self.handover.ask(connection, ending=self._waking.stop_asked)
         else:
             observer = self.observers.take(connection.fileno(), connection.uid, request)
-            self._acceptor.accepted -= 1  # it is no producer's
-            self._connections.part_with(connection)
+            self._acceptor.part_with(connection)
             self.observers.begin(observer)
-
-    def _calm(self) -> None:
-        """Have the wakeup wake us no more, unless the cause is left."""
-        if not (self._watched or self._stop_asked):
-            self._wakeup.clear()
-            if self._stop_asked or self._held.waiting:  # meanwhile, in another thread
-                self._wakeup.set()
 
     @property
     def handed_over(self) -> bool:
@@ -453,11 +435,8 @@ class Inbox:
         """Raise MpsrError if the program has closed our descriptors, as one does for a daemon."""
         if not self._wakeup.intact:
             self._let_go()
-            error = (
-                f"the receiver at {self._acceptor} has lost its descriptors, which the "
-                "program has closed: make a receiver only after that"
-            )
-            raise MpsrError(error)
+            error = f"the receiver at {self._acceptor} has lost its descriptors, which the program "
+            raise MpsrError(error + "has closed: make a receiver only after that")
 
     def _let_go(self) -> None:
         """End without closing a descriptor: their numbers may be somebody else's by now."""
@@ -471,9 +450,3 @@ class Inbox:
         self._sharing.close()
         self._wakeup.let_go()
         _LET_GO.append(self._poller)  # it would close its number
-
-
-def _logger() -> Logger:
-    import logging  # noqa: PLC0415 - not light, and only receivers have something to say
-
-    return logging.getLogger("mpsr")

@@ -95,6 +95,7 @@ class JournaledInbox:
         self._full = False  # whether what has come waits for room
         self._main = self.follower()
         inbox.observers.overview.source = self
+        inbox.observers.overview.journal = self._describe_journal
         self._thread = start_thread(self._run, name=f"mpsr journal {journal.path}")
 
     def follower(self, name: str | None = None, *, after: int | None = None) -> Follower:
@@ -175,7 +176,7 @@ class JournaledInbox:
         """Whether an end was asked for."""
         return self._inbox.stopping
 
-    def describe_journal(self) -> dict[str, Any]:
+    def _describe_journal(self) -> dict[str, Any]:
         """Return what observers are told of the journal; a lag counts messages."""
         stats = self.journal_stats()
         cursors = [{"name": name} | each._asdict() for name, each in sorted(stats.cursors.items())]

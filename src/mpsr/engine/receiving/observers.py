@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.listener import Listener
     from mpsr.engine.receiving.overview import Overview
     from mpsr.engine.receiving.samples import Sampler
+    from mpsr.system.poller import AnyPoller
 
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT  # the engine may have it by now
 _JOIN: Final = 1.0  # seconds: the thread never waits for longer than a system call
@@ -66,11 +67,15 @@ class Observers:
     """
 
     def __init__(self, held: Held, uids: frozenset[int]) -> None:
-        """Let our own user and root look, and ``uids``."""
+        """Let our own user and root look, and ``uids``.
+
+        The thread is started once there is something to receive, its descriptors are made now:
+        where there are too few, a receiver fails at once and not later.
+        """
         self.samplers: tuple[Sampler, ...] = ()
-        self._listeners: list[Listener] = []
         self._held = held
         self._uids = uids
+        self._listeners: list[Listener] = []
         self._observers: set[Observer] = set()
         self._handed: deque[Observer] = deque()  # by the engine, to the thread
         self._thread: Thread | None = None
@@ -79,6 +84,13 @@ class Observers:
         self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
         self._undecided: dict[HeldConnection, float] = {}  # until when
         self._still: tuple[int, float] | None = None  # the rounds, and since when
+        with ExitStack() as undo:
+            self._poller: AnyPoller = Poller()
+            undo.callback(self._poller.close)
+            self._wakeup = Wakeup()
+            undo.callback(self._wakeup.close)
+            self._poller.register(self._wakeup, READ, None)
+            undo.pop_all()
 
     def look_at(self, listeners: Sequence[Listener], overview: Overview) -> None:
         """Tell of a receiver with these listeners."""
@@ -99,26 +111,13 @@ class Observers:
 
     def start(self) -> bool:
         """Begin to look, once there is something to receive; tell whether that is possible."""
-        if self._thread is not None or self._closing:
-            return self._thread is not None and self._thread.alive
-        if not self._listeners:
-            self._closing = True
-            return False
-        with ExitStack() as undo:
-            try:
-                self._poller = Poller()
-                undo.callback(self._poller.close)
-                self._wakeup = Wakeup()
-                undo.callback(self._wakeup.close)
-                self._poller.register(self._wakeup, READ, None)
-                self._watch()
-                thread = Thread(self._run, name="mpsr observers")
+        if self._thread is None and self._listeners and not self._closing:
+            self._watch()
+            thread = Thread(self._run, name="mpsr observers")
+            with suppress(RuntimeError, MemoryError):  # there are too many, or the program ends
                 thread.start()
-            except (OSError, RuntimeError, MemoryError):  # no descriptors, or no threads
-                return False
-            undo.pop_all()
-        self._thread = thread
-        return True
+                self._thread = thread
+        return self._thread is not None and self._thread.alive
 
     def take(self, descriptor: int, uid: int | None, request: Observe) -> Observer:
         """Return an observer whose connection the engine has, which is duplicated.
@@ -152,25 +151,26 @@ class Observers:
 
     def close(self) -> None:
         """End the thread, and with it the connections of observers."""
-        started, self._closing = self._thread is not None and not self._closing, True
-        self.samplers = ()
-        if started and self._thread is not None:
-            self._wakeup.set()
-            if not self._thread.is_current():
-                self._thread.join(_JOIN)
+        if self._closing:
+            return
+        self._closing, self.samplers = True, ()
+        if self._thread is None:
+            self._release()
+            return
+        self._wakeup.set()
+        if not self._thread.is_current():  # a finalizer may run in any thread
+            self._thread.join(_JOIN)
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited."""
-        started, self._closing = self._thread is not None and not self._closing, True
-        self.samplers = ()
-        if started:
+        if not self._closing:
+            self._closing, self.samplers = True, ()
             self._release(inherited=True)
 
     def let_go(self) -> None:
         """End without closing a descriptor: their numbers may be somebody else's by now."""
-        started, self._closing = self._thread is not None and not self._closing, True
-        self.samplers = ()
-        if started:
+        if not self._closing:
+            self._closing, self.samplers = True, ()
             for observer in [*self._observers, *self._handed]:
                 observer.let_go()
             self._wakeup.let_go()

@@ -43,21 +43,20 @@ class Source(Protocol):
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
 
-    def describe_journal(self) -> dict[str, Any] | None:
-        """Return what is to be told of the journal; None if there is none."""
-
 
 class Overview:
     """Describes one receiver.
 
     Attributes:
         source: the engine that is described.
+        journal: returns what is to be told of the journal; None if there is none.
         sinks: returns what is to be told of where the messages go on to.
 
     """
 
     def __init__(self, source: Source, acceptor: Acceptor, connections: Connections) -> None:
         self.source: Source = source
+        self.journal: Callable[[], dict[str, Any]] | None = None
         self.sinks: Callable[[], list[dict[str, Any]]] | None = None
         self._acceptor = acceptor
         self._connections = connections
@@ -82,8 +81,8 @@ class Overview:
             "stats": self._stats(),
             "producers": producers,
             "producers_left_out": left_out,
-            "journal": self.source.describe_journal(),
-            "sinks": self._told_sinks(),
+            "journal": None if self.journal is None else self.journal(),
+            "sinks": [] if self.sinks is None else self.sinks(),
         }
 
     def _consumer(self, still_since: float | None) -> dict[str, Any]:
@@ -129,9 +128,6 @@ class Overview:
                 return file.read().decode("utf-8", "replace").rstrip("\n")
         except OSError:
             return None
-
-    def _told_sinks(self) -> list[dict[str, Any]]:
-        return [] if self.sinks is None else self.sinks()
 
 
 def _producer(connection: Connection, name: str | None, now: float, wall: float) -> dict[str, Any]:

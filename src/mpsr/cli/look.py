@@ -1,0 +1,190 @@
+"""Tell what a receiver is doing: ``mpsr status``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mpsr.cli import types
+from mpsr.cli.status import Status
+from mpsr.cli.stdio import Stdout, plural, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mpsr import observe
+
+_SHOWN: Final = 10  # producers in a text: a look fits the screen, and -o json has them all
+
+_HELP: Final = """\
+Tell what the receiver at ADDRESS is doing: a look, from its own thread.
+
+\b
+Examples:
+  mpsr status app.sock
+  mpsr status app.sock -o json | jq .consumer
+
+The receiver answers also while whoever handles its messages is stuck, and then says since when and
+on what. It answers its own user, root, and the users of its --observer. A receiver of datagrams
+alone cannot be asked.
+"""
+
+
+@click.command(
+    help=_HELP,
+    short_help="Tell what a receiver is doing.",
+    epilog="Exit statuses: see mpsr --help.",
+)
+@click.argument("address", metavar="ADDRESS")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="text: for people. json: an object with everything.  [default: text]",
+)
+@click.option(
+    "--timeout",
+    type=types.duration,
+    metavar="TIME",
+    default="2s",
+    help="Give up (exit 124), and say why, when there is no answer for so long.  [default: 2s]",
+)
+def status(*, address: str, output: str, timeout: float) -> Status:
+    """Run ``mpsr status``."""
+    from mpsr import observe  # noqa: PLC0415 - loaded once the command line makes sense
+
+    seen = observe.status(address, timeout=timeout)
+    lines = [json.dumps(seen, ensure_ascii=False)] if output == "json" else text(seen)
+    Stdout().write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    return Status.OK
+
+
+def text(seen: observe.Status) -> list[str]:
+    """Return a status as lines for people."""
+    return list(_lines(seen))
+
+
+def _lines(seen: observe.Status) -> Iterator[str]:
+    stats = seen["stats"]
+    where = printable(", ".join(seen["addresses"]))
+    up = duration(seen["now"] - seen["started"])
+    yield f"receiver   pid {seen['pid']}, uid {seen['uid']}, mpsr {printable(seen['mpsr'])}"
+    yield f"           up {up}, at {where}"
+    yield f"consumer   {consumer(seen['consumer'])}"
+    yield (
+        f"received   {plural_of(stats['messages'], 'message')}, {size(stats['nbytes'])}, "
+        f"{stats['lost']:,} lost"
+    )
+    more = [
+        f"{stats[name]:,} {name}" for name in ("rejected", "refused", "discarded") if stats[name]
+    ]
+    more += [word for word in ("paused", "limited") if stats[word]]
+    connections = f"{stats['connections']:,} now, {stats['accepted']:,} in all"
+    yield f"connected  {', '.join([connections, *more])}"
+    if seen["producers"]:
+        yield ""
+        yield from _producers(seen)
+    journal = seen["journal"]
+    if journal is not None:
+        yield ""
+        full = ", FULL: producers wait" if journal["full"] else ""
+        held = f"{size(journal['bytes'])} of {size(journal['limit'])}{full}"
+        yield f"journal    {printable(journal['directory'])}: {held}"
+        rows = [("CURSOR", "POSITION", "BEHIND")]
+        rows += [
+            (printable(each["name"]), f"{each['position']:,}", f"{each['lag']:,}")
+            for each in journal["cursors"]
+        ]
+        yield from table(rows, left=1)
+    for sink in seen["sinks"]:
+        error = "" if sink["error"] is None else f": {printable(sink['error'])}"
+        state = f"{printable(sink['state'])}, {plural_of(sink['lag'], 'message')} behind"
+        yield f"sink       {printable(sink['name'])}: {state}{error}"
+
+
+def _producers(seen: observe.Status) -> Iterator[str]:
+    rows = [("PID", "UID", "MESSAGES", "BYTES", "UNACKED", "LOST", "PROGRAM", "LABEL")]
+    shown = seen["producers"][:_SHOWN]
+    for each in shown:
+        name = "?" if each["name"] is None else each["name"]
+        label = f"({each['framing']})" if each["label"] is None else each["label"]
+        rows.append(
+            (
+                "?" if each["pid"] is None else str(each["pid"]),
+                "?" if each["uid"] is None else str(each["uid"]),
+                f"{each['messages']:,}",
+                size(each["bytes"]),
+                f"{each['unacknowledged']:,}",
+                f"{each['lost']:,}",
+                printable(name),
+                printable(label),
+            )
+        )
+    yield from table(rows, left=0, texts=2)
+    left = len(seen["producers"]) - len(shown) + seen["producers_left_out"]
+    if left:
+        yield f"  and {left:,} more"
+
+
+def consumer(seen: observe.Consumer) -> str:
+    """Say what the receiver's caller is doing."""
+    batch = seen["batch"]
+    time = duration(seen["seconds"])
+    if batch is None:
+        if seen["state"] == "stuck":
+            return f"stuck for {time}: the receiver has not been called for what waits"
+        return f"{seen['state']} for {time}"
+    first = batch["first_seq"]
+    messages = f"message {first:,}"
+    if batch["messages"] > 1:
+        messages = f"messages {first:,} to {first + batch['messages'] - 1:,}"
+    who = "a foreign producer" if batch["producer"] is None else "a producer"
+    if batch["label"]:
+        who = f'producer "{printable(batch["label"])}"'
+    pid = "" if batch["pid"] is None else f" (pid {batch['pid']})"
+    doing = f"stuck for {time} on" if seen["state"] == "stuck" else f"handling for {time}"
+    return f"{doing} {messages} of {who}{pid}"
+
+
+def table(rows: Sequence[tuple[str, ...]], *, left: int, texts: int = 0) -> Iterator[str]:
+    """Return rows in columns: numbers to the right, the first ``left`` and last ``texts`` not."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - texts
+    for row in rows:
+        cells = [
+            cell.ljust(width) if not left <= column < last else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def plural_of(count: int, what: str) -> str:
+    """Return ``1,234 messages``."""
+    return plural(count, what).replace(str(count), f"{count:,}", 1)
+
+
+def size(count: float) -> str:
+    """Return bytes in the unit that suits them."""
+    if count < 1000:  # noqa: PLR2004 - the next unit
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 1000 or unit == "TB":  # noqa: PLR2004 - the next unit
+            return f"{count:.1f} {unit}"
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the units that suit it."""
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004 - an hour
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:  # noqa: PLR2004 - days are easier to grasp then
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
