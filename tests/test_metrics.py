@@ -27,9 +27,8 @@ NAMES: Final = {metric.name for metric in ALL} | {"mpsr_build_info"}
 def numbers(registry: CollectorRegistry) -> dict[str, float]:
     """Return what both text formats say, which is the same, by name and further labels."""
     plain = text_string_to_metric_families(generate_latest(registry).decode())
-    other = openmetrics.text_string_to_metric_families(
-        openmetrics_page.generate_latest(registry).decode()
-    )
+    page = openmetrics_page.generate_latest(registry)  # type: ignore[no-untyped-call]
+    other = openmetrics.text_string_to_metric_families(page.decode())  # type: ignore[no-untyped-call]
     told = [
         {
             " ".join(

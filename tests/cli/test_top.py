@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 from textual.widgets import DataTable, Static
@@ -447,7 +447,7 @@ class Tmux:
             sleep(0.05)
         return text
 
-    def __enter__(self) -> Tmux:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -468,7 +468,7 @@ def test_it_runs_in_a_real_terminal(
         terminal.until("q Quit")
         assert "consumer" in terminal.until("busy")
         escapes = terminal.text(escapes=True)
-        colours = set(part.partition("m")[0] for part in escapes.split("\x1b[")[1:])
+        colours = {part.partition("m")[0] for part in escapes.split("\x1b[")[1:]}
         coloured = any(is_colour(code) for code in colours)
         assert coloured == (not variables)
         terminal.keys("q")

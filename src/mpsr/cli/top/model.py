@@ -99,7 +99,7 @@ class Model:
         lines: dict[Key, _Line] = {}
         rows = []
         for each in status["producers"]:
-            key = (each["id"], each["pid"], each["address"], round(each["connected"], 1))
+            key: Key = (each["id"], each["pid"], each["address"], round(each["connected"], 1))
             while key in lines:  # foreign ones of one process, opened in one moment
                 key = (*key, None)
             line = lines[key] = self._lines.get(key) or _Line()
