@@ -427,15 +427,23 @@ class Tmux:
                    "-c", str(cli.directory), "sh")  # fmt: skip
         words = [f"{name}={value}" for name, value in variables.items()]
         words = ["env", *words, f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}", *COMMAND]
-        self.keys(" ".join([*words, "top", "app.sock", "; echo ended $?"]), "Enter")
+        self.type(" ".join([*words, "top", "app.sock", "; echo ended $?"]))
+        self.press("Enter")
 
     def _call(self, *arguments: str) -> str:
         command = ["tmux", "-S", self._socket, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def keys(self, *keys: str) -> None:
-        for key in keys:
-            self._call("send-keys", *([key] if key == "Enter" else ["-l", key]))
+    def type(self, text: str) -> None:
+        self._call("send-keys", "-l", text)
+
+    def press(self, key: str) -> None:
+        self._call("send-keys", key)
+
+    @property
+    def shell(self) -> str:
+        """The process id of what runs in it."""
+        return self._call("display-message", "-p", "#{pane_pid}").strip()
 
     def text(self, *, escapes: bool = False) -> str:
         return self._call("capture-pane", "-p", *(["-e"] if escapes else []))
@@ -471,7 +479,7 @@ def test_it_runs_in_a_real_terminal(
         colours = {part.partition("m")[0] for part in escapes.split("\x1b[")[1:]}
         coloured = any(is_colour(code) for code in colours)
         assert coloured == (not variables)
-        terminal.keys("q")
+        terminal.type("q")
         terminal.until("ended 0")
 
 
@@ -488,6 +496,21 @@ def is_colour(code: str) -> bool:
             if len({level // 36, level // 6 % 6, level % 6}) > 1:
                 return True
     return any(31 <= each <= 36 or 41 <= each <= 46 for each in numbers if len(numbers) < 3)
+
+
+@pytest.mark.needs("tmux")
+@pytest.mark.parametrize(("end", "code"), [("C-c", 0), ("TERM", 143)])
+def test_interrupts_give_the_terminal_back(cli: Cli, end: str, code: int) -> None:
+    cli.recv(stdout=subprocess.DEVNULL)
+    with Tmux(cli, 80, 24) as terminal:
+        terminal.until("q Quit")
+        if end == "C-c":
+            terminal.press(end)
+        else:
+            subprocess.run(
+                ["pkill", f"-{end}", "-P", terminal.shell, "-f", "top app.sock"], check=True
+            )
+        terminal.until(f"ended {code}")
 
 
 @pytest.mark.needs("tmux")

@@ -87,8 +87,9 @@ def top(
     first = status(address)  # so that an error is a line, and no screen
     from mpsr.cli.top.screen import Top  # noqa: PLC0415 - not light, and not for all
 
-    Top(address, first, interval=interval, sort=sort, backwards=reverse, text=text).run()
-    return Status.OK
+    view = Top(address, first, interval=interval, sort=sort, backwards=reverse, text=text)
+    view.run()
+    return Status(view.return_code or Status.OK)
 
 
 def _two_looks(address: str) -> list[observe.Status]:

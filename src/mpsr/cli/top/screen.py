@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.text import Text
 from textual.app import App
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from mpsr.cli.top.model import COLUMNS, Model, shown
+from mpsr.cli.top.model import COLUMNS, Model, Row, shown
 from mpsr.cli.top.source import Source
 from mpsr.cli.top.text import Column, Said, cells, columns, head
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from mpsr.observe import Status
 
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # that give the terminal back first
+_MOST_ROWS: Final = 200  # drawn at each look: more would keep a processor busy
 _STYLES: Final = {"": "", "warning": "bold yellow", "alarm": "bold white on red"}
 _HELP: Final = """\
 s  sort by the next column      r  sort the other way round
@@ -102,6 +107,7 @@ class Top(App[None]):
         ("p", "pause", "Pause"),
         ("question_mark", "help", "Help"),
         ("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False),
     ]
 
     def __init__(
@@ -137,11 +143,16 @@ class Top(App[None]):
     def on_mount(self) -> None:
         """Begin to look."""
         self.query_one(DataTable).focus()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.exit, None, 128 + number)
         self._source.start()
 
     def on_unmount(self) -> None:
         """Look no more."""
         self._source.stop()
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     def on_resize(self) -> None:
         """Fit the columns to the width."""
@@ -216,23 +227,27 @@ class Top(App[None]):
         self.query_one(Input).remove_class("open")
         self.query_one(DataTable).focus()
 
+    def _rows(self) -> list[Row]:
+        rows = self._model.rows
+        return shown(rows, sort=self._sort, backwards=self._backwards, text=self._text)
+
     # -- drawing --------------------------------------------------------------------------------
 
     def _draw(self) -> None:
         self._draw_head()
         table = self.query_one(DataTable)
         layout = columns(self.size.width)
-        rows = shown(self._model.rows, sort=self._sort, backwards=self._backwards, text=self._text)
+        rows = self._rows()
         scrolled, chosen = table.scroll_offset, table.cursor_row
         table.clear(columns=True)
         for place, column in enumerate(layout):
             mark = ("▲" if self._ascending else "▼") if column.sort == self._sort else ""
             title = Text(column.placed(f"{column.title}{mark}" if column.title else ""))
             table.add_column(title, width=column.width + 1, key=str(place))
-        for row in rows:
+        for row in rows[:_MOST_ROWS]:
             texts = zip(cells(row, layout), layout, strict=True)
             table.add_row(*(_cell(text, column) for text, column in texts))
-        table.move_cursor(row=min(chosen, max(0, len(rows) - 1)), animate=False, scroll=False)
+        table.move_cursor(row=min(chosen, max(0, table.row_count - 1)), animate=False, scroll=False)
         table.scroll_to(y=scrolled.y, animate=False)
 
     @property
@@ -243,9 +258,12 @@ class Top(App[None]):
         lines = head(self._model)
         if self._away:
             lines.insert(1, Said(f"AWAY, what follows is old: {self._away}", "alarm"))
+        hidden = len(self._rows()) - _MOST_ROWS
+        if hidden > 0:
+            lines.append(Said(f"{hidden:,} more producers below: filter, or sort otherwise"))
         left_out = 0 if self._model.status is None else self._model.status["producers_left_out"]
         if left_out:
-            lines.append(Said(f"{left_out:,} producers that have sent less are not shown"))
+            lines.append(Said(f"{left_out:,} more that have sent less are not known here"))
         notes = ["PAUSED"] * self._paused + [f"only with {self._text!r}"] * bool(self._text)
         if notes:
             lines.append(Said("; ".join(notes), "warning"))
