@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         WrongType,
     )
     from mpsr.front.listening import Endpoint
+    from mpsr.queues import QueueReader, QueueWriter, queue
     from mpsr.stats import ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
@@ -69,9 +70,12 @@ _MODULES = {
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
     "ProducerStats": "stats",
+    "QueueReader": "queues",
+    "QueueWriter": "queues",
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
+    "queue": "queues",
     "syslog": "syslog_format",
 }  # all others are exceptions
 
@@ -109,6 +113,8 @@ __all__ = [
     "ProducerIdentity",
     "ProducerStats",
     "ProtocolError",
+    "QueueReader",
+    "QueueWriter",
     "Receiver",
     "ReceiverBusy",
     "ReceiverStats",
@@ -123,6 +129,7 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "queue",
     "syslog",
     "systemd",
 ]
