@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from queue import Empty, Full
@@ -15,6 +16,7 @@ from mpsr.sync.producer import Producer
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
+    from logging import LogRecord
     from types import TracebackType
     from typing import Self
 
@@ -35,7 +37,7 @@ def queue(
     on_full: OnFull = "block",
     buffer: int = BUFFER,
     exit_timeout: float | None = None,
-) -> QueueWriter[Buffer]: ...
+) -> QueueWriter[Buffer | LogRecord]: ...
 @overload
 def queue(
     address: str | os.PathLike[str],
@@ -62,8 +64,9 @@ def queue(
     Args:
         address: str or path-like, where the receiver is.
         encode: a function of one object that returns bytes-like, such as ``msgspec.json.encode``;
-            default: objects are bytes-like, and any other is a TypeError. To travel to a spawned
-            process it must be a function of a module. Nothing is pickled.
+            default: objects are bytes-like, or log records, which are sent as ``mpsr.logging``
+            does; any other is a TypeError. To travel to a spawned process it must be a function
+            of a module. Nothing is pickled.
         label: str, a name for the receiver to show; default: the program's own name.
         on_full: what a full buffer does: ``"block"`` (default; ``put`` waits, and ``put_nowait``
             raises ``queue.Full``), ``"raise"`` (``put`` does, too), ``"drop_newest"`` or
@@ -91,7 +94,9 @@ def queue(
 
 
 def plain(obj: Any) -> Buffer:  # noqa: ANN401 - what is checked
-    """Return a bytes-like object as it is: what ``queue`` does without ``encode=``.
+    """Return what ``queue`` sends of an object without ``encode=``.
+
+    That is bytes-like objects as they are, and log records as ``mpsr.logging`` writes them.
 
     Raises:
         TypeError: it is something else.
@@ -99,6 +104,11 @@ def plain(obj: Any) -> Buffer:  # noqa: ANN401 - what is checked
     """
     if isinstance(obj, bytes):
         return obj
+    logging = sys.modules.get("logging")  # else there are no records
+    if logging is not None and isinstance(obj, logging.LogRecord):
+        from mpsr.logging.encoding import encode  # noqa: PLC0415 - not for all
+
+        return encode(obj, obj.getMessage())
     try:
         return memoryview(obj)
     except TypeError:

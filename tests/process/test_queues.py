@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
+from mpsr.logging import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -352,17 +353,9 @@ def test_killed_writer_disturbs_nobody(address: str) -> None:
             assert len(got) == 1_000_000
 
 
-def record_to_json(record: logging.LogRecord) -> bytes:
-    return json.dumps(record.__dict__).encode()
-
-
-def record_from_json(body: bytes) -> logging.LogRecord:
-    return logging.makeLogRecord(json.loads(body))
-
-
-def log(writer: mpsr.QueueWriter[logging.LogRecord], worker: int) -> None:
+def log(writer: Any, worker: int) -> None:
     logger = logging.getLogger("worker")
-    logger.addHandler(logging.handlers.QueueHandler(writer))  # type: ignore[arg-type]
+    logger.addHandler(logging.handlers.QueueHandler(writer))
     try:
         raise KeyError(worker)
     except KeyError:
@@ -390,10 +383,10 @@ def test_queue_handler_and_queue_listener_work_on_the_halves(address: str, conte
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(worker)s %(message)s"))
-    reader = mpsr.QueueReader(mpsr.Receiver(address, decode=record_from_json))
-    listener = Listener(reader, handler)  # type: ignore[arg-type]
+    reader = mpsr.QueueReader(mpsr.Receiver(address, decode=decode))
+    listener = Listener(reader, handler)
     listener.start()
-    writer = mpsr.queue(address, encode=record_to_json)
+    writer = mpsr.queue(address)
     workers = [context.Process(target=log, args=(writer, each)) for each in range(3)]
     for each in workers:
         each.start()
