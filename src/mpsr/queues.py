@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from queue import Empty, Full
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -15,7 +15,7 @@ from mpsr.sync.producer import Producer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from logging import LogRecord
     from types import TracebackType
     from typing import Self
@@ -257,13 +257,17 @@ class QueueReader(Generic[T]):
         elif timeout is not None:
             timeout = min(max(0.0, timeout), LONGEST_TIMEOUT)
         since = monotonic()
-        with self._held(timeout):
+        self._enter(timeout)
+        try:
             if timeout is not None:
                 timeout = max(0.0, since + timeout - monotonic())
-            try:
-                return self.receiver.receive(timeout)
-            except TimedOut:
-                raise Empty from None
+            return self.receiver.receive(timeout)
+        except TimedOut:
+            raise Empty from None
+        except Closed as exc:
+            raise self._ended() from exc
+        finally:
+            self._leave()
 
     def get_nowait(self) -> T:
         """Return the next object if there is one; the errors are those of ``get``."""
@@ -275,10 +279,15 @@ class QueueReader(Generic[T]):
         While another thread is in ``get`` it says True. The errors are those of ``get``.
         """
         try:
-            with self._held(0):
-                return not self.receiver.ready()
+            self._enter(0)
         except Empty:
             return True
+        try:
+            return not self.receiver.ready()
+        except Closed as exc:
+            raise self._ended() from exc
+        finally:
+            self._leave()
 
     def qsize(self) -> int:
         """Raise NotImplementedError, as on macOS: what producers still hold is not known here."""
@@ -294,8 +303,13 @@ class QueueReader(Generic[T]):
             ValueError: the queue was closed.
 
         """
-        with self._held(None):
+        self._enter(None)
+        try:
             self.receiver.acknowledge()
+        except Closed as exc:
+            raise self._ended() from exc
+        finally:
+            self._leave()
 
     def close(self) -> None:
         """Acknowledge what was got, then give the address up.
@@ -329,22 +343,20 @@ class QueueReader(Generic[T]):
         where = ", ".join(map(str, self.receiver.addresses))
         return f"<{type(self).__name__} at {where}{' closed' * self._closed}>"
 
-    @contextmanager
-    def _held(self, timeout: float | None) -> Iterator[None]:
+    def _enter(self, timeout: float | None) -> None:
         """Have the receiver for this thread alone; raise Empty if others keep it so long."""
-        self._check()
+        if self._closed:
+            raise self._ended()
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
             raise Empty
-        try:
-            self._check()
-            yield
-        except Closed as exc:
-            raise ValueError(f"Queue {self!r} is closed: {exc}") from exc
-        finally:
-            self._lock.release()
-            if self._closed:
-                self.close()
+        if self._closed:  # meanwhile
+            self._leave()
+            raise self._ended()
 
-    def _check(self) -> None:
+    def _leave(self) -> None:
+        self._lock.release()
         if self._closed:
-            raise ValueError(f"Queue {self!r} is closed")
+            self.close()
+
+    def _ended(self) -> ValueError:
+        return ValueError(f"Queue {self!r} is closed, or its receiver was stopped")

@@ -40,7 +40,8 @@ def to_json(obj: object) -> bytes:
 
 @pytest.fixture(params=METHODS)
 def context(request: pytest.FixtureRequest) -> BaseContext:
-    return multiprocessing.get_context(request.param)
+    context: BaseContext = multiprocessing.get_context(request.param)
+    return context
 
 
 @pytest.fixture(params=HALVES)
@@ -227,14 +228,11 @@ def test_full_is_raised_alike(kind: str, address: str) -> None:
             put += 1
     assert put == 3
     assert writer.full()
-    for again in (
-        lambda: writer.put_nowait(bytes(1000)),
-        lambda: writer.put(bytes(1000), False),
-        lambda: writer.put(bytes(1000), True, 0),
-        lambda: writer.put(bytes(1000), timeout=-1),
-    ):
+    with pytest.raises(queue.Full):
+        writer.put_nowait(bytes(1000))
+    for block, timeout in ((False, None), (True, 0), (True, -1)):
         with pytest.raises(queue.Full):
-            again()
+            writer.put(bytes(1000), block, timeout)
     writer.close()
     writer.cancel_join_thread()
     writer.join_thread()
@@ -383,7 +381,7 @@ def test_queue_handler_and_queue_listener_work_on_the_halves(address: str, conte
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(worker)s %(message)s"))
-    reader = mpsr.QueueReader(mpsr.Receiver(address, decode=decode))
+    reader: Any = mpsr.QueueReader(mpsr.Receiver(address, decode=decode))
     listener = Listener(reader, handler)
     listener.start()
     writer = mpsr.queue(address)
