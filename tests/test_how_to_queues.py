@@ -28,7 +28,9 @@ def test_program_of_the_page_prints_what_the_page_says(
     if "import zmq" in program and find_spec("zmq") is None:
         pytest.skip("pyzmq is not installed")
     (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, "-W", "error", "program.py"]
+    # From 3.12 on Python warns of a fork beside threads.
+    forks = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", "error", "-W", forks, "program.py"]
     ended = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
     )

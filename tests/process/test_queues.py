@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.context import BaseContext
 
+# From 3.12 on Python warns of a fork beside threads, which both kinds of queue are to bear.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
 PATIENCE = 30  # seconds
 METHODS = ["fork", "spawn", "forkserver"]
 HALVES = ["multiprocessing", "mpsr"]
