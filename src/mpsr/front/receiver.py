@@ -263,6 +263,24 @@ class ReceiverBase(Generic[T]):
             self._check_finished(engine)
         return batch
 
+    def ready(self) -> bool:
+        """Return whether a message is there, which the next call then gives; never waits.
+
+        It takes none. Behind the last message of a batch it acknowledges the batch, like every
+        way of coming back for more.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        self._engine()
+        while not length_hint(self._cursor):
+            batch = self.try_receive_batch()
+            if batch is None:
+                return False
+            self._open(batch)
+        return True
+
     def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
         if engine.finished:
             error = f"the receiver at {self._where} was stopped and has handed out everything"
