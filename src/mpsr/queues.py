@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mpsr.errors import BufferFull, Closed, SendTimedOut, TimedOut
+from mpsr.front.receiver import has_more
 from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
 from mpsr.sync.producer import Producer
 
@@ -226,10 +227,10 @@ class QueueWriter(Generic[T]):
 class QueueReader(Generic[T]):
     """The reading half of ``multiprocessing.Queue``, over a receiver, for any number of threads.
 
-    It stays in the process that made the receiver. What was got is acknowledged by coming back
-    for more: the call of ``get``, ``get_nowait`` or ``empty`` that finds a batch used up
-    acknowledges all of that batch. If the process is killed, the next receiver gets again what
-    was not acknowledged. With several threads, one that comes back acknowledges what others got.
+    It stays in the process that made the receiver. As with ``multiprocessing.Queue`` an object is
+    gone once it was got: ``get`` acknowledges a batch with the last object of it. If the process
+    is killed, the next receiver gets again what was not acknowledged, which may be objects that
+    were got. Who must not lose the object in hand iterates over the receiver instead.
     """
 
     def __init__(self, receiver: Receiver[T]) -> None:
@@ -261,7 +262,10 @@ class QueueReader(Generic[T]):
         try:
             if timeout is not None:
                 timeout = max(0.0, since + timeout - monotonic())
-            return self.receiver.receive(timeout)
+            obj = self.receiver.receive(timeout)
+            if not has_more(self.receiver):  # writers wait for it when they end
+                self.receiver.acknowledge()
+            return obj
         except TimedOut:
             raise Empty from None
         except Closed as exc:
@@ -293,24 +297,6 @@ class QueueReader(Generic[T]):
         """Raise NotImplementedError, as on macOS: what producers still hold is not known here."""
         raise NotImplementedError
 
-    def acknowledge(self) -> None:
-        """Acknowledge now what was got, without coming back for more.
-
-        Call it behind the last ``get`` and before waiting for those who put: they wait, as they
-        end, until what they have put is acknowledged.
-
-        Raises:
-            ValueError: the queue was closed.
-
-        """
-        self._enter(None)
-        try:
-            self.receiver.acknowledge()
-        except Closed as exc:
-            raise self._ended() from exc
-        finally:
-            self._leave()
-
     def close(self) -> None:
         """Acknowledge what was got, then give the address up.
 
@@ -328,7 +314,7 @@ class QueueReader(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; after an exception the object got last stays unacknowledged."""
+        """Close; after an exception what was got last stays unacknowledged if more follows it."""
         self._closed = True
         if self._lock.acquire(blocking=False):
             try:

@@ -74,10 +74,7 @@ def make(kind: str, context: Any, address: str) -> Iterator[Halves]:
 
 
 def get_all(reader: Any, count: int) -> list[Any]:
-    got = [reader.get(timeout=PATIENCE) for _ in range(count)]
-    if isinstance(reader, mpsr.QueueReader):
-        reader.acknowledge()  # the one line that a program needs beside
-    return got
+    return [reader.get(timeout=PATIENCE) for _ in range(count)]
 
 
 def put_numbers(writer: Any, worker: int) -> None:
@@ -268,13 +265,14 @@ def test_what_cannot_be_encoded_is_told_in_put(address: str) -> None:
         pickle.dumps(writer)
 
 
-def test_get_acknowledges_what_was_got_before(address: str) -> None:
+def test_get_acknowledges_a_batch_with_its_last_object(address: str) -> None:
+    """So a program may get all that workers put, and then join them."""
     with mpsr.queue(address) as writer, mpsr.QueueReader(mpsr.Receiver(address)) as reader:
-        writer.put(b"first")
+        writer.producer.send_many([b"first", b"last"])
         assert reader.get(timeout=PATIENCE) == b"first"
         with pytest.raises(mpsr.TimedOut):
             writer.producer.flush(0.05)
-        assert reader.empty()
+        assert reader.get(timeout=PATIENCE) == b"last"
         writer.producer.flush(PATIENCE)
 
 

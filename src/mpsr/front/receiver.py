@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
@@ -422,3 +422,8 @@ class ReceiverBase(Generic[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
             inbox.end_handover()
+
+
+def has_more(receiver: ReceiverBase[Any]) -> bool:
+    """Return whether the batch of the message that ``receive`` gave last has others behind it."""
+    return length_hint(receiver._cursor) > 0  # noqa: SLF001 - its own module
