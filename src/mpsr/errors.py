@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class Explanation(str):  # noqa: SLOT000 - with slots it could not be pickled by every protocol
+class Explanation(str):  # noqa: SLOT000 - old pickle protocols take no slots
     """The text of an error, ``what: why; advice``, which keeps its parts.
 
     Attributes:
@@ -71,8 +71,8 @@ class Explanation(str):  # noqa: SLOT000 - with slots it could not be pickled by
     @classmethod
     def of(cls, error: BaseException) -> Explanation:
         """Return the text of an exception; one without parts is all ``what``."""
-        text = error.args[0] if error.args else ""
-        return text if isinstance(text, Explanation) else cls(str(error))
+        found = (text for text in error.args if isinstance(text, Explanation))
+        return next(found, None) or cls(str(error))
 
     def caused(self, what: str) -> Explanation:
         """Return the text for what this is the reason of."""

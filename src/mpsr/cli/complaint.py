@@ -30,6 +30,7 @@ from mpsr.errors import (
     ReceiverBusy,
     Rejected,
     TimedOut,
+    Undelivered,
 )
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (JournalDamaged, "it is not as it was written", "mpsr journal salvage DIR"),
     (JournalFull, "there is no room", "make room, or raise the limit"),
     (JournalError, "the disk or its file system fails", "look at the disk, then start again"),
+    (Undelivered, "the receiver has not come back for more", "look at it, then send again"),
     (Rejected, "it said no more", "see what the receiver says on its stderr"),
     (ProtocolError, "the other side broke the wire format", "use one version on both sides"),
-    (ConfigurationError, "its value makes no sense", "see mpsr --help"),
+    (ConfigurationError, "it cannot work so", "correct what the first line names"),
     (MpsrError, "the cause is not known", "try again, and look at the other side's stderr"),
-    (CommandFailed, "the line above says it all", "see mpsr --help"),
+    (CommandFailed, "it cannot go on so", "see mpsr --help"),
     (OSError, "the system reports it", "look at the file or disk that was in use, and try again"),
 )
 

@@ -22,12 +22,10 @@ _HELP: Final = """\
 Print the script by which a shell completes commands, options, choices and files.
 
 \b
-For this shell alone:
-  source <(mpsr completion bash)
-  source <(mpsr completion zsh)
+Examples:
+  mpsr completion bash   to be written where bash looks for it: the script says where
+  source <(mpsr completion bash)   for this shell alone
   mpsr completion fish | source
-
-For every one, write it where the shell looks for it; the script says where.
 """
 
 

@@ -54,6 +54,8 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  
         from mpsr.cli import version  # noqa: PLC0415 - it loads the codec, which may fail
 
         click.echo(version.LINE)
+        if version.MISSING:
+            click.echo(version.MISSING)
         context.exit()
 
 

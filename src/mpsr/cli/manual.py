@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _ESCAPES: Final = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga"})
 _UNTOUCHED: Final = "\b"  # click's mark of a paragraph whose lines stay as they are
+
+_WIDTH: Final = 72  # columns
 
 
 def pages(command: click.Command, path: str = "mpsr") -> Iterator[tuple[str, str]]:
@@ -42,7 +45,7 @@ def _page(command: click.Command, path: str) -> str:
         lines.append(".SH OPTIONS")
         for option in options:
             flags, told = option.get_help_record(context) or ("", "")
-            lines += [".TP", f"\\fB{_text(flags)}\\fR", _text(" ".join(told.split()))]
+            lines += [".TP", f"\\fB{_text(flags)}\\fR", _filled(told)]
     if found := list(children(command)):
         lines.append(".SH COMMANDS")
         for each in found:
@@ -74,7 +77,12 @@ def _paragraphs(text: str) -> Iterator[str]:
             yield from map(_text, paragraph.removeprefix(_UNTOUCHED).strip("\n").split("\n"))
             yield ".fi"
         else:
-            yield _text(" ".join(paragraph.split()))
+            yield _filled(paragraph)
+
+
+def _filled(text: str) -> str:
+    """Return text as lines of a width that is read well in the source, too."""
+    return "\n".join(_text(line) for line in wrap(text, _WIDTH, break_on_hyphens=False))
 
 
 def _text(text: str) -> str:

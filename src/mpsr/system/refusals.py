@@ -85,6 +85,7 @@ def cannot(
     advice: str,
     error: type[AddressError],
     doing: str = "claim",
+    *,
     pid: int | None = None,
 ) -> AddressError:
     """Return the error for an address that cannot be used."""
