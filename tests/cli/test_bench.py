@@ -371,8 +371,10 @@ def test_large_messages_tell_their_latency_at_a_modest_rate() -> None:
         ),
         (
             ("--batch", "33", "--size", "1M"),
-            "--batch 33 of 1048576 bytes is too much\n  why: it is more than a producer buffers, "
-            "33554432 bytes",
+            (
+                "--batch 33 of 1048576 bytes is too much\n"
+                "  why: it is more than a producer buffers, 33554432 bytes"
+            ),
         ),
         (("fd:3",), "a bench needs a path or @name\n  why: its producers have to find it"),
     ],

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Screen
+
 PATIENCE = 30  # seconds: longer means that it hangs
 
 BASH = """
@@ -32,7 +34,13 @@ def shell(tmp_path: Path) -> dict[str, str]:
 
 def output(shell: dict[str, str], *command: str) -> list[str]:
     done = subprocess.run(
-        command, env=shell, capture_output=True, text=True, timeout=PATIENCE, cwd=shell["HOME"]
+        command,
+        env=shell,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=shell["HOME"],
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -70,21 +78,41 @@ def test_fish_completes(shell: dict[str, str], line: str, expected: str) -> None
 
 @pytest.mark.needs("zsh")
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [("mpsr re", "recv"), ("mpsr recv --ha", "--handover"), ("mpsr recv x --type dg", "dgram")],
+    ("typed", "completed"),
+    [
+        (b"mpsr re\t", b"cv"),
+        (b"mpsr recv --ha\t", b"ndover"),
+        (b"mpsr recv x --type dg\t", b"ram"),
+        (b"mpsr send app.s\t", b"ock"),
+    ],
 )
-def test_zsh_asks_and_is_answered(shell: dict[str, str], words: str, expected: str) -> None:
-    """Outside its line editor the script cannot add matches: what it would add is printed."""
-    count = len(words.split())
-    script = f"""
-    compdef() {{ }}
-    source <(mpsr completion zsh)
-    _describe() {{ eval "print -l -- \\${{${{=@[-1]}}}}" }}
-    compadd() {{ print -l -- "$@" }}
-    words=({words}) CURRENT={count}
-    _mpsr_completion
-    """
-    assert any(word.startswith(expected) for word in output(shell, "zsh", "-fc", script))
+def test_zsh_completes(shell: dict[str, str], typed: bytes, completed: bytes) -> None:
+    """In its line editor, as it is typed; what is shown first is what was typed."""
+    Path(shell["HOME"], "app.sock").touch()
+    master, slave = os.openpty()
+    zsh = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**shell, "TERM": "dumb", "PS1": "> "},
+        cwd=shell["HOME"],
+        start_new_session=True,
+    )
+    os.close(slave)
+    try:
+        screen = Screen(master)
+        screen.type(
+            b"autoload -U compinit; compinit -D -u; source <(mpsr completion zsh); echo rea''dy\n"
+        )
+        screen.wait_for(b"ready")
+        screen.shown = b""
+        screen.type(typed)
+        screen.wait_for(typed.removesuffix(b"\t").split()[-1] + completed)
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(master)
 
 
 def answered(shell: dict[str, str], words: str) -> list[str]:

@@ -273,7 +273,10 @@ def test_slow_receiver_is_waited_for(cli: Cli, receiver: mpsr.Receiver) -> None:
         (
             ("--max-message", "10"),
             1,
-            "2 is not sent, nor what comes after it\n  why: a message of 11 bytes: the most here is 10",
+            (
+                "2 is not sent, nor what comes after it\n"
+                "  why: a message of 11 bytes: the most here is 10"
+            ),
         ),
         (
             ("--max-message", "10", "--whole"),
@@ -467,6 +470,8 @@ def test_long_delivery_shows_how_it_gets_on(
     assert (b"\x1b[" in shown) is display
     assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]m", shown)) is colour
 
+
+CLOSED = "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as arguments\n"
 
 # -- usage ----------------------------------------------------------------------------------
 

@@ -44,7 +44,8 @@ def test_documented_table_is_the_table() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_documented_options_are_the_options(name: str) -> None:
     """docs/cli.md tells of every option of every command, and of no other."""
-    section = DOCS.read_text().partition(f"## mpsr {name}\n")[2].partition("\n## ")[0]
+    title = {"man": "Man pages", "completion": "Completion"}.get(name, f"mpsr {name}")
+    section = DOCS.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
     found = command.get_command(click.Context(command), name)
     assert found is not None
@@ -236,11 +237,34 @@ def test_shells_can_complete(cli: Cli) -> None:
     assert found.startswith(b"plain,recv\n")
 
 
+def test_help_imports_no_command(cli: Cli) -> None:
+    """What `mpsr --help` lists it does not load, nor what only an error needs."""
+    script = (
+        "import sys; from mpsr.cli.entry import run; run(['--help']); run([]); "
+        "print(sorted(name for name in sys.modules if name.startswith('mpsr.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = done.stderr.decode()
+    unwanted = (*(f"mpsr.cli.{name}" for name in COMMANDS), "mpsr.sync", "mpsr.engine", "mpsr.wire")
+    assert [name for name in unwanted if f"'{name}" in loaded] == []
+
+
+def test_newcomer_is_told_what_to_try(cli: Cli) -> None:
+    """`mpsr` alone fits on a screen, and names commands that there are."""
+    status, out, told = cli.run()
+    assert (status, told) == (0, "")
+    assert len(out.splitlines()) <= 16
+    named = set(re.findall(r"mpsr ([a-z]+)\b", out.decode())) - {"sends"}
+    assert {"recv", "send", "demo"} <= named <= set(COMMANDS)
+
+
 def test_starting_imports_nothing_heavy(cli: Cli) -> None:
     """What `mpsr recv` does not need is not loaded, so that it starts at once."""
     script = (
-        "import sys, mpsr.cli.recv; "
-        "print(sorted({'rich', 'anyio', 'asyncio', 'multiprocessing'} & set(sys.modules)))"
+        "import sys, mpsr.cli.entry, mpsr.cli.recv, mpsr.cli.send; "
+        "heavy = {'rich', 'anyio', 'asyncio', 'multiprocessing', 'textual', 'prometheus_client', "
+        "'difflib', 'http', 'json', 'subprocess'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
