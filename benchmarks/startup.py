@@ -33,18 +33,21 @@ def commands(address: str) -> dict[str, Sequence[str]]:
 
 def measure(rounds: int) -> dict[str, list[float]]:
     """Run every command so often, in turns, so that a busy moment falls on all of them."""
-    with tempfile.TemporaryDirectory() as directory:
-        with tempfile.TemporaryDirectory() as cache, serving(f"{directory}/app.sock") as address:
-            found: dict[str, list[float]] = {name: [] for name in commands(address)}
-            changes = {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
-            environment = {**os.environ, **changes}
-            for i in range(rounds + 1):  # the first compiles, and does not count
-                for name, command in commands(address).items():
-                    began = perf_counter()
-                    subprocess.run(command, env=environment, check=True, capture_output=True)
-                    took = (perf_counter() - began) * 1000
-                    if i:
-                        found[name].append(took)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        tempfile.TemporaryDirectory() as directory,
+        serving(f"{directory}/app.sock") as address,
+    ):
+        found: dict[str, list[float]] = {name: [] for name in commands(address)}
+        changes = {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+        environment = {**os.environ, **changes}
+        for i in range(rounds + 1):  # the first compiles, and does not count
+            for name, command in commands(address).items():
+                began = perf_counter()
+                subprocess.run(command, env=environment, check=True, capture_output=True)
+                took = (perf_counter() - began) * 1000
+                if i:
+                    found[name].append(took)
     return found
 
 

@@ -482,7 +482,7 @@ CLOSED = "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass message
         ("0>unreadable", "mpsr: stdin cannot be read\n  why: Bad file descriptor\n  try: "),
         (
             "<&-",
-            "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as arguments\n",
+            "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as argum",
         ),
     ],
 )

@@ -79,9 +79,10 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
                 screen.write(b"[Server] Listening...\n")
                 for i, body in enumerate(bodies):
                     arguments = (address, i, [body] * messages, screen)
-                    children.append(processes.Process(target=_produce, args=arguments))
-                    with held_back():
-                        children[-1].start()
+                    child = processes.Process(target=_produce, args=arguments)
+                    with held_back():  # every child in the list was started
+                        child.start()
+                        children.append(child)
                 for got in range(producers * messages):  # noqa: B007 - reported when it is too few
                     message = receiver.receive(timeout=_PATIENCE)
                     screen.write(b"[Server] Got: " + message + b"\n")
