@@ -10,6 +10,7 @@ from mpsr.engine.sending.states import WRITE_TRANSITIONS, Carrier, WriteEvent, W
 from mpsr.engine.sending.window import Window
 from mpsr.errors import (
     AddressError,
+    Explanation,
     MpsrError,
     NoReceiver,
     ReceiverBusy,
@@ -231,7 +232,7 @@ class Link:
 
     def _gone(self, error: OSError | None) -> MpsrError:
         why = error.strerror if error is not None and error.strerror else "it closed the connection"
-        text = f"the receiver at {self.address} is gone: {why}"
+        text = Explanation(f"the receiver at {self.address} is gone", why, "start it again")
         return NoReceiver(text, address=str(self.address))
 
     def _drop(self, obstacle: MpsrError | None, now: float) -> None:
