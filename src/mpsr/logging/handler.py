@@ -59,7 +59,7 @@ class Handler(logging.Handler):
             on_full: what a full buffer does: ``"drop_newest"`` (default), ``"drop_oldest"``,
                 ``"block"`` (wait for room, ``timeout`` at most) or ``"raise"``. A record that the
                 last two do not take is lost, and ``handleError`` is called.
-            buffer: int, bytes that may wait to be accepted (default 8 MiB).
+            buffer: int, bytes that may wait to be accepted (default 16 MiB).
             timeout: float, seconds that ``flush()``, ``close()`` and the end of the program wait
                 until all is accepted (default 1). Where no receiver has ever been they do not wait.
             label: str, a name for the receiver to show; default: the program's own name.
