@@ -28,7 +28,13 @@ import itertools, logging, logging.config, os
 logging.config.dictConfig({
     "version": 1,
     "disable_existing_loggers": False,
-    "handlers": {"mpsr": {"class": "mpsr.logging.Handler", "address": os.environ["LOG_SOCKET"]}},
+    "handlers": {
+        "mpsr": {
+            "class": "mpsr.logging.Handler",
+            "address": os.environ["LOG_SOCKET"],
+            "timeout": 10,  # the receiver's restart takes its time on a busy machine
+        },
+    },
     "loggers": {"app": {"handlers": ["mpsr"], "level": "INFO"}},
 })
 log = logging.getLogger("app")
@@ -51,6 +57,8 @@ async def asgi(scope, receive, send):
     if scope["type"] != "http":
         while scope["type"] == "lifespan":
             message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                log.handlers[0].flush()  # uvicorn ends a worker by the signal that it has got
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
