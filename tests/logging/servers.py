@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 PATIENCE: Final = 40.0  # seconds: longer means that it hangs
 PER_REQUEST: Final = 3  # records
@@ -101,7 +102,7 @@ class Load:
             due = self.answers + answers
             assert self._changed.wait_for(lambda: self.answers >= due, PATIENCE)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
