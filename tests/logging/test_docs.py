@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import mpsr
+import mpsr.logging
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 BLOCKS = re.findall(r"```python\n(.*?)```", (HOW_TO / "logging.md").read_text(), re.DOTALL)
@@ -56,3 +58,44 @@ def test_async_program_handles_records(tmp_path: Path) -> None:
         line = receiver.stderr.readline()
         receiver.terminate()
     assert line.endswith(" node[None] ERROR of another program\n")
+
+
+TASKS = """
+from celery import Celery
+
+transport = {"data_folder_in": "queue", "data_folder_out": "queue"}
+app = Celery("tasks", broker="filesystem://", broker_transport_options=transport)
+app.conf.worker_max_tasks_per_child = 5
+
+@app.task
+def work(number):
+    logging.getLogger("app").info("worked", extra={"n": number})
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+def test_celery_logs_each_record_once(tmp_path: Path) -> None:
+    """Through the ends of its children, in the order of each."""
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "tasks.py").write_text(CELERY + TASKS)
+    begin = "import tasks\nfor number in range(40): tasks.work.delay(number)"
+    subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True, timeout=30)
+    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "3", "-P", "prefork"]
+    found: list[int] = []
+    with (
+        mpsr.Receiver(tmp_path / "app.sock") as receiver,
+        (tmp_path / "told").open("wb") as told,
+        subprocess.Popen(worker, cwd=tmp_path, stdout=told, stderr=told) as process,
+    ):
+        try:
+            while len(found) < 40:
+                record = mpsr.logging.decode(receiver.receive(60))
+                if record.name == "app":
+                    found.append(record.__dict__["n"])
+        finally:
+            process.terminate()
+            while process.poll() is None:  # what comes with the end
+                with suppress(mpsr.TimedOut):
+                    assert mpsr.logging.decode(receiver.receive(0.2)).name != "app"
+    assert sorted(found) == list(range(40))
