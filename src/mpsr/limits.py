@@ -69,7 +69,7 @@ STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot p
 
 # -- logging --------------------------------------------------------------------------------
 
-LOG_BUFFER: Final = 8 * MIB  # bytes not yet accepted: 20,000 records or so, in each process
+LOG_BUFFER: Final = 16 * MIB  # bytes not yet accepted: 50,000 records or so, in each process
 LOG_TIMEOUT: Final = 1.0  # seconds that the end of a program may wait for its log
 MAX_LOG_TEXT: Final = 1 * MIB  # characters of a text: a record fits a message in any case
 MAX_LOG_REPR: Final = 10_000  # characters of a repr(): it is there to be recognised

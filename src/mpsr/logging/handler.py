@@ -59,7 +59,7 @@ class Handler(logging.Handler):
             on_full: what a full buffer does: ``"drop_newest"`` (default), ``"drop_oldest"``,
                 ``"block"`` (wait for room, ``timeout`` at most) or ``"raise"``. A record that the
                 last two do not take is lost, and ``handleError`` is called.
-            buffer: int, bytes that may wait to be accepted (default 8 MiB).
+            buffer: int, bytes that may wait to be accepted (default 16 MiB).
             timeout: float, seconds that ``flush()``, ``close()`` and the end of the program wait
                 until all is accepted (default 1). Where no receiver has ever been they do not wait.
             label: str, a name for the receiver to show; default: the program's own name.
@@ -100,6 +100,11 @@ class Handler(logging.Handler):
 
     def _after_fork_in_child(self) -> None:
         self._lost, self._vain = 0, -1
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - logging's name
+        """Set what makes the message's text; ``basicConfig``'s own format says nothing new."""
+        basic = type(fmt) is logging.Formatter and fmt._fmt == logging.BASIC_FORMAT  # noqa: SLF001 - no other way to know
+        super().setFormatter(None if basic else fmt)
 
     # -- sending ----------------------------------------------------------------------------
 

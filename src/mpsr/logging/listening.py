@@ -69,11 +69,11 @@ def listen(
 
     """
     least = level_number(level)
-    if hasattr(receiver, "batches"):
-        _listen(receiver, least, logger)
-        return
     from mpsr.sync.receiver import Receiver  # noqa: PLC0415 - not for those who send alone
 
+    if isinstance(receiver, Receiver):
+        _listen(receiver, least, logger)
+        return
     with Receiver(receiver) as own:
         _listen(own, least, logger)
 

@@ -118,6 +118,10 @@ class Link:
         """Whether there is a connection, or it is not known yet that there is none."""
         return self._connection is not None or (self.obstacle is None and self.failure is None)
 
+    def retry(self) -> None:
+        """Let the next service connect, however long it would have waited to try again."""
+        self._retry_at = 0.0
+
     def _room(self) -> None:
         if (self.state, WriteEvent.ROOM) in WRITE_TRANSITIONS:
             self._turn(WriteEvent.ROOM)
