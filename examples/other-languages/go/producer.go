@@ -14,7 +14,7 @@ import (
 )
 
 const hello, welcome, batch, ack, reject, bye = 1, 2, 3, 5, 6, 7
-const buffer, batchBytes = 16 << 20, 256 << 10 // bytes that wait for acceptance; bytes of a BATCH
+const buffer, batchBytes = 4 << 20, 256 << 10 // bytes that wait for acceptance; bytes of a BATCH
 
 var le = binary.LittleEndian
 

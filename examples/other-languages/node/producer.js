@@ -24,7 +24,7 @@ class Producer {
   delay = FIRST_DELAY
   error = null; waiting = [] // why the producer gave up; who waits for room, or for acceptance
 
-  constructor (path, buffer = 16 * 1024 * 1024) {
+  constructor (path, buffer = 4 * 1024 * 1024) {
     Object.assign(this, { path, buffer, id: crypto.randomBytes(16) })
     this.connect()
   }

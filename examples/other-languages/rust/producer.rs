@@ -10,8 +10,8 @@ const BATCH: u8 = 3;
 const ACK: u8 = 5;
 const REJECT: u8 = 6;
 const BYE: u8 = 7;
-const WORTH_A_RETRY: [u8; 2] = [7, 8]; // codes of REJECT: BUSY and DEADLINE
-const BUFFER: usize = 16 << 20; // bytes that wait for acceptance
+const RETRIED: [u8; 2] = [7, 8]; // codes of REJECT: BUSY and DEADLINE, worth a retry
+const BUFFER: usize = 4 << 20; // bytes that wait for acceptance
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Keeps each message until it is accepted.
@@ -138,7 +138,7 @@ impl Producer {
                     self.sent -= 1;
                 }
             }
-            (REJECT, 4..) if WORTH_A_RETRY.contains(&payload[0]) => return Err(ErrorKind::ConnectionReset.into()),
+            (REJECT, 4..) if RETRIED.contains(&payload[0]) => return Err(ErrorKind::ConnectionReset.into()),
             (REJECT, 4..) => {
                 let why = String::from_utf8_lossy(&payload[4..]);
                 return Err(refused(format!("the receiver refuses: {why}")));
