@@ -8,8 +8,8 @@ from setuptools.command.build_ext import build_ext
 
 WITHOUT_C = (
     "mpsr: WARNING: its C extension was not built ({}). mpsr works without it, on Python alone, "
-    "about three times slower. To build it, install a C compiler and Python's headers, then mpsr anew; "
-    "`mpsr --version` tells which is in use.\n"
+    "about three times slower. To build it, install a C compiler and Python's headers, then mpsr "
+    "anew; `mpsr --version` tells which is in use.\n"
 )
 
 
