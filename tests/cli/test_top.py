@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -16,7 +17,7 @@ from textual.widgets import DataTable, Static
 
 import mpsr
 from mpsr.cli.top.model import COLUMNS, Model, shown
-from mpsr.cli.top.screen import Help, Top
+from mpsr.cli.top.screen import Help, Seen, Top
 from mpsr.cli.top.text import amount, cells, columns, duration, head, size, sparkline
 from mpsr.observe import Status, status
 from tests.cli.conftest import COMMAND, PATIENCE, Cli
@@ -235,20 +236,22 @@ def test_stuck_consumer_is_told_within_a_second(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--once",)])
-def test_nobody_there_is_one_line(cli: Cli, options: tuple[str, ...]) -> None:
+def test_nobody_there_is_an_error_and_no_screen(cli: Cli, options: tuple[str, ...]) -> None:
     code, out, err = cli.run("top", "app.sock", *options)
     assert (code, out) == (69, b"")
     assert err == (
-        "mpsr: cannot reach app.sock: nothing is there; start the receiver, or check the path\n"
+        "mpsr: cannot reach app.sock\n"
+        "  why: nothing is there\n"
+        "  try: start the receiver, or check the path\n"
     )
 
 
-def test_missing_library_is_one_line_that_says_what_to_install(cli: Cli) -> None:
+def test_missing_library_is_an_error_that_says_what_to_install(cli: Cli) -> None:
     """The plain snapshot needs none."""
     cli.recv()
     hide = "import sys; sys.modules['textual'] = None; from mpsr.cli import main; main()"
     for before, code, told in (
-        (["script", "-qec"], 78, "needs textual: pip install 'mpsr[tui]'"),
+        (["script", "-qec"], 78, "pip install 'mpsr[tui]'"),
         ([], 0, "consumer waiting"),
     ):
         command = [sys.executable, "-c", hide, "top", "app.sock"]
@@ -319,11 +322,16 @@ async def until(pilot: Pilot[None], what: Callable[[str], bool]) -> str:
     return text
 
 
-def drive(cli: Cli, script: Callable[[Pilot[None]], Any], size: tuple[int, int] = (80, 24)) -> None:
+def drive(
+    cli: Cli,
+    script: Callable[[Pilot[None]], Any],
+    size: tuple[int, int] = (80, 24),
+    interval: float = 0.1,
+) -> None:
     """Run the live view with a script of keys."""
 
     async def main() -> None:
-        app = Top(str(cli.address), status(cli.address), interval=0.1)
+        app = Top(str(cli.address), status(cli.address), interval=interval)
         async with app.run_test(size=size) as pilot:
             await script(pilot)
             await pilot.press("q")
@@ -415,6 +423,21 @@ def test_click_on_a_title_sorts_by_it(cli: Cli) -> None:
     drive(cli, script)
 
 
+def test_many_producers_do_not_keep_a_processor_busy(cli: Cli) -> None:
+    """Of a thousand the first two hundred are drawn, and the rest is counted."""
+    cli.recv(stdout=subprocess.DEVNULL)
+
+    async def script(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda text: "consumer" in text)
+        for at in range(2):
+            told = (producer(pid, messages=at * pid) for pid in range(1, 1001))
+            pilot.app.post_message(Seen(document(1000.0 + at, *told)))
+        await until(pilot, lambda text: "800 more producers below" in text)
+        assert pilot.app.query_one(DataTable).row_count == 200
+
+    drive(cli, script, interval=600)
+
+
 # -- a real terminal ------------------------------------------------------------------------------
 
 
@@ -440,10 +463,11 @@ class Tmux:
     def press(self, key: str) -> None:
         self._call("send-keys", key)
 
-    @property
-    def shell(self) -> str:
-        """The process id of what runs in it."""
-        return self._call("display-message", "-p", "#{pane_pid}").strip()
+    def child(self) -> int:
+        """Return the process id of the command that runs in it."""
+        shell = self._call("display-message", "-p", "#{pane_pid}").strip()
+        (child,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        return int(child)
 
     def text(self, *, escapes: bool = False) -> str:
         return self._call("capture-pane", "-p", *(["-e"] if escapes else []))
@@ -507,9 +531,7 @@ def test_interrupts_give_the_terminal_back(cli: Cli, end: str, code: int) -> Non
         if end == "C-c":
             terminal.press(end)
         else:
-            subprocess.run(
-                ["pkill", f"-{end}", "-P", terminal.shell, "-f", "top app.sock"], check=True
-            )
+            os.kill(terminal.child(), signal.SIGTERM)
         terminal.until(f"ended {code}")
 
 

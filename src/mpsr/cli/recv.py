@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr import systemd
 from mpsr.cli import metrics, types
+from mpsr.cli.complaint import advising
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
-from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
 from mpsr.cli.metrics.place import place
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed
+from mpsr.errors import AddressInUse, Closed, Explanation
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.sync.receiver import Receiver
 from mpsr.system.address import SOCKET_TYPES
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 _BARRIER_TIMEOUT: Final = 1.0  # seconds: so long we stay for systemd to note why we end
+_IN_USE: Final = "stop it, choose another address, or take over from it with --handover"
 
 _HELP: Final = """\
 Receive messages at each ADDRESS and print each, a line a message, as it arrives.
@@ -49,6 +51,7 @@ Examples:
   mpsr recv @app --type dgram
   mpsr recv app.sock /run/log.sock,type=dgram,mode=660
   mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
+  mpsr recv app.sock --decode log --level WARNING
   mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
   mpsr recv app.sock --metrics 127.0.0.1:9464
@@ -63,7 +66,6 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 
 @click.command(
     help=_HELP,
-    short_help="Print the messages that arrive at an address.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=endpoint)
@@ -136,7 +138,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option(
     "--decode",
     type=click.Choice(DECODERS),
-    help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
+    help="syslog: with -o json, add the fields of a syslog message (RFC 5424 and 3164). log: show "
+    "the records of mpsr.logging as people read them, or, with -o json, add their fields.",
+)
+@click.option(
+    "--level",
+    type=types.level,
+    metavar="LEVEL",
+    help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
 )
 @click.option(
     "--max-message",
@@ -214,6 +223,7 @@ def recv(
     groups: tuple[int, ...],
     observers: tuple[int, ...],
     decode: str | None,
+    level: int | None,
     max_message: int,
     max_connections: int,
     max_connections_per_user: int | None,
@@ -227,20 +237,24 @@ def recv(
 ) -> Status:
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
-        raise click.UsageError("--journal-limit has no use without --journal")
+        raise click.UsageError(
+            Explanation("--journal-limit has no use without --journal", "there is nothing to limit")
+        )
     if null and output == "raw":
-        raise click.UsageError("--null has no use with --output raw, which puts nothing between")
-    if decode is not None and output != "json":
-        raise click.UsageError("--decode has no use without --output json, which shows the fields")
+        raise click.UsageError(
+            Explanation("--null has no use with --output raw", "raw puts nothing between messages")
+        )
+    check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
     stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode))
+    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode, level or 0))
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
+        nullcontext() if handover else advising(AddressInUse, _IN_USE),
         Receiver(
             addresses,
             type=kind,

@@ -12,22 +12,24 @@ import click
 
 from mpsr.cli.endpoints import endpoint
 from mpsr.cli.extras import need
-from mpsr.errors import AddressDenied, AddressError, AddressInUse, InvalidAddress
+from mpsr.errors import AddressDenied, AddressError, AddressInUse, Explanation, InvalidAddress
 from mpsr.limits import MAX_SCRAPES
 from mpsr.system import primitives
 from mpsr.system.address import Address, parse_address
 from mpsr.system.endpoint import claim
 from mpsr.system.path_claim import DEFAULT_MODE
+from mpsr.system.refusals import cannot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MODE: Final = 0o660  # of a path: whoever may read metrics is in its group
 _BACKLOG: Final = 2 * MAX_SCRAPES  # scrapes that wait for their turn
+_DOING: Final = "serve metrics at"
 _MOST_PORT: Final = 65_535
 _HOST_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\[\]/@]*):(\d{1,5})", re.ASCII)
 _ADVICE: Final[dict[int | None, tuple[type[AddressError], str]]] = {
-    errno.EADDRINUSE: (AddressInUse, "another process listens there; stop it, or choose another"),
+    errno.EADDRINUSE: (AddressInUse, "stop what listens there, or choose another"),
     errno.EACCES: (AddressDenied, "choose a port above 1023"),
     errno.EADDRNOTAVAIL: (InvalidAddress, "this machine has no such address; choose another"),
 }
@@ -56,8 +58,7 @@ class NetworkPlace(NamedTuple):
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
             why = f"there is no such host ({getattr(exc, 'strerror', None) or exc})"
-            error = f"cannot serve metrics at {where}: {why}; write one like 127.0.0.1"
-            raise InvalidAddress(error, address=where) from exc
+            raise cannot(where, why, "write one like 127.0.0.1", InvalidAddress, _DOING) from exc
         with ExitStack() as undo:
             sockets: list[socket.socket] = []
             port, failure = self.port, None
@@ -110,9 +111,9 @@ def place(text: str) -> Place:
         found = endpoint(text)
         address = parse_address(found.address)
         if found.type is not None or found.framing is not None:
-            raise click.BadParameter(f"{text!r}: only mode= and group= have a use here")
+            raise _bad(f"{text!r}: only mode= and group= have a use here", "leave out the others")
         if address.kind not in {"path", "abstract"}:
-            raise click.BadParameter(f"{text!r} is neither a path nor an abstract name")
+            raise _bad(f"{text!r} is neither a path nor an abstract name", "write unix:PATH")
         return UnixPlace(address, found.mode, found.group)
     match = _HOST_PORT.fullmatch(text)
     host = "" if match is None else match[1].strip("[]")
@@ -120,11 +121,11 @@ def place(text: str) -> Place:
         bare = text.removeprefix(":")
         if bare.isdecimal():
             hint = f"write 127.0.0.1:{bare}, or 0.0.0.0:{bare} to be read from other machines"
-            raise click.BadParameter(f"{text!r} does not say at which host; {hint}")
+            raise _bad(f"{text!r} does not say at which host", hint)
         hint = "write it like 127.0.0.1:9464, [::1]:9464 or unix:/run/app-metrics.sock"
-        raise click.BadParameter(f"{text!r} is no place for metrics; {hint}")
+        raise _bad(f"{text!r} is no place for metrics", hint)
     if int(match[2]) > _MOST_PORT:
-        raise click.BadParameter(f"{text!r}: a port is at most {_MOST_PORT}")
+        raise _bad(f"{text!r} has no port", f"a port is at most {_MOST_PORT}")
     return NetworkPlace(host, int(match[2]))
 
 
@@ -143,5 +144,8 @@ def _bound(family: int, host: str, port: int) -> socket.socket:
 
 def _refused(where: str, exc: OSError) -> AddressError:
     error, advice = _ADVICE.get(exc.errno, (AddressError, "choose another"))
-    text = f"cannot serve metrics at {where}: {exc.strerror}; {advice}"
-    return error(text, address=where)
+    return cannot(where, exc.strerror or str(exc), advice, error, _DOING)
+
+
+def _bad(why: str, advice: str) -> click.BadParameter:
+    return click.BadParameter(Explanation(why, advice=advice))
