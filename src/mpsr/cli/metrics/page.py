@@ -14,8 +14,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.process_collector import ProcessCollector
 
+from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
-from mpsr.errors import AddressInUse, MpsrError
+from mpsr.errors import AddressInUse, Explanation, MpsrError
 from mpsr.limits import HANDOVER_TIMEOUT, MAX_SCRAPES, SCRAPE_DEADLINE
 from mpsr.metrics import Collector
 from mpsr.system import primitives
@@ -41,6 +42,7 @@ def served(receiver: Receiver, place: Place, *, handover: bool, quiet: bool) -> 
 
     Raises:
         AddressError: it cannot be served there; its subclasses say why.
+        CommandFailed: somebody else is there.
 
     """
     registry = CollectorRegistry()
@@ -50,9 +52,9 @@ def served(receiver: Receiver, place: Place, *, handover: bool, quiet: bool) -> 
     try:
         try:
             page.listen(place.listen())
-        except AddressInUse:
-            if not handover:
-                raise
+        except AddressInUse as exc:
+            if not handover:  # said here: what the receiver's own address needs is other advice
+                raise CommandFailed(Status.BUSY, Explanation.of(exc)) from exc
             page.listen_later(place)
         yield
     finally:
