@@ -1,4 +1,4 @@
-"""Every public name, argument and attribute is described, by ``help()`` and in the reference alike."""
+"""Every public name, argument and attribute is described, to ``help()`` and the reference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 API: Final = ROOT / "docs" / "reference" / "api"
 REFERENCE: Final = "\n".join(page.read_text() for page in sorted(API.glob("*.md")))
-# Whoever receives gets them ready-made: their constructors are not public, and the reference shows none.
-MADE_FOR_YOU: Final = {mpsr.Batch}
+# Users get them ready-made: their constructors are not public, and the reference shows none.
+MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError)
 INTERNAL: Final = {"aio", "cli", "engine", "front", "store", "sync", "system", "wire"}  # packages
 ITS_NAMES: Final = {"arguments", "batch", "errors", "limits", "stats", "syslog_format"}  # in mpsr
 
@@ -55,7 +55,7 @@ def callables() -> Iterator[tuple[str, Any, list[str]]]:
             yield name, value, [inspect.getdoc(value) or ""]
             continue
         docs = [base.__doc__ or "" for base in value.__mro__ if _is_ours(base)]
-        if value not in MADE_FOR_YOU:
+        if not issubclass(value, MADE_FOR_YOU):
             yield name, value, [*docs, value.__init__.__doc__ or ""]
         for attribute, _ in inspect.getmembers(value):
             home = _home(value, attribute)
@@ -104,6 +104,23 @@ def test_every_argument_is_described(function: Any, docs: list[str]) -> None:
 def test_every_field_is_described(kind: Any) -> None:
     """In the docstring of the class, as text behind a field is nowhere at run time."""
     assert [field for field in kind._fields if not described(field, [kind.__doc__])] == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(value, id=name)
+        for name, value in everything_public()
+        if inspect.isclass(value) and issubclass(value, MADE_FOR_YOU)
+    ],
+)
+def test_every_attribute_of_what_users_get_is_described(kind: type) -> None:
+    """What its constructor sets stands under Attributes, there or in the class it comes from."""
+    ours = [base for base in kind.__mro__ if _is_ours(base)]
+    sources = [inspect.getsource(base.__init__) for base in ours if "__init__" in vars(base)]
+    attributes = {name for each in sources for name in re.findall(r"self\.([a-z]\w*)\b.* = ", each)}
+    docs = [base.__doc__ or "" for base in ours]
+    assert [name for name in sorted(attributes) if not described(name, docs)] == []
 
 
 @pytest.mark.parametrize(
