@@ -10,6 +10,8 @@ from json import JSONEncoder
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Final
 
+from click import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,16 +21,32 @@ if TYPE_CHECKING:
     """Takes a batch, and how many of its messages to print."""
 
 FORMATS: Final = ("text", "json", "hex", "raw")
-DECODERS: Final = ("syslog",)
+DECODERS: Final = ("syslog", "log")
 
 _encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
+def check_decoder(decoder: str | None, output: str, level: int | None) -> None:
+    """Refuse a decoder beside a format that shows nothing of it, and a level of no records."""
+    if decoder == "syslog" and output != "json":
+        raise UsageError("--decode has no use without --output json, which shows the fields")
+    if decoder == "log" and output not in {"text", "json"}:
+        raise UsageError(f"--decode log has no use with --output {output}: choose text or json")
+    if level is not None and decoder != "log":
+        raise UsageError("--level has no use without --decode log, which finds the level")
+
+
+def format_named(name: str, end: bytes, decoder: str | None = None, level: int = 0) -> Format:
     """Return the format of that name, each message with ``end`` behind it (raw has no ends).
 
-    With a decoder, JSON has what that finds in a message, too.
+    With a decoder, JSON has what that finds in a message, too, and text shows log records as
+    people read them; those below ``level`` are left out.
     """
+    if decoder == "log":
+        from mpsr.cli.records import Records  # noqa: PLC0415 - few decode
+
+        shown = Records(end, level)
+        return shown if name == "text" else _Json(end, shown.item)
     match name:
         case "text":
             return lambda batch, count: end.join([*batch.raw[:count], b""])
@@ -46,7 +64,7 @@ def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
 class _Json:
     """One object a message, with all that is known of it."""
 
-    def __init__(self, end: bytes, decode: Callable[[bytes], str] | None) -> None:
+    def __init__(self, end: bytes, decode: Callable[[bytes], str | None] | None) -> None:
         self._end = end
         self._decode = decode
         self._lost: dict[bytes, int] = {}  # by producer, reported before the next message
@@ -61,10 +79,14 @@ class _Json:
         head += ',"seq":'
         lines: list[str] = []
         for seq, body in enumerate(batch.raw[:count], batch.first_seq):
+            decoded = "" if self._decode is None else self._decode(body)
+            if decoded is None:
+                continue
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            decoded = "" if self._decode is None else self._decode(body)
             lines.append(f"{head}{seq}{losing},{content(body)}{decoded}}}")
+        if lost and not lines and batch.producer is not None:
+            self._lost[batch.producer.id] = lost
         lines.append("")
         return self._end.decode().join(lines).encode()
 

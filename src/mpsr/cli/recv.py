@@ -13,7 +13,7 @@ import click
 from mpsr import systemd
 from mpsr.cli import types
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
-from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
@@ -47,6 +47,7 @@ Examples:
   mpsr recv @app --type dgram
   mpsr recv app.sock /run/log.sock,type=dgram,mode=660
   mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
+  mpsr recv app.sock --decode log --level WARNING
   mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
 
@@ -125,7 +126,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option(
     "--decode",
     type=click.Choice(DECODERS),
-    help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
+    help="syslog: with -o json, add the fields of a syslog message (RFC 5424 and 3164). log: show "
+    "the records of mpsr.logging as people read them, or, with -o json, add their fields.",
+)
+@click.option(
+    "--level",
+    type=types.level,
+    metavar="LEVEL",
+    help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
 )
 @click.option(
     "--max-message",
@@ -194,6 +202,7 @@ def recv(
     users: tuple[int, ...],
     groups: tuple[int, ...],
     decode: str | None,
+    level: int | None,
     max_message: int,
     max_connections: int,
     max_connections_per_user: int | None,
@@ -209,13 +218,12 @@ def recv(
         raise click.UsageError("--journal-limit has no use without --journal")
     if null and output == "raw":
         raise click.UsageError("--null has no use with --output raw, which puts nothing between")
-    if decode is not None and output != "json":
-        raise click.UsageError("--decode has no use without --output json, which shows the fields")
+    check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
     stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode))
+    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode, level or 0))
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
