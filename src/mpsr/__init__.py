@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         WrongType,
     )
     from mpsr.front.listening import Endpoint
+    from mpsr.queues import QueueReader, QueueWriter, queue
     from mpsr.stats import ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
@@ -70,9 +71,12 @@ _MODULES = {
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
     "ProducerStats": "stats",
+    "QueueReader": "queues",
+    "QueueWriter": "queues",
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
+    "queue": "queues",
     "syslog": "syslog_format",
 }  # all others are exceptions
 
@@ -112,6 +116,8 @@ __all__ = [
     "ProducerIdentity",
     "ProducerStats",
     "ProtocolError",
+    "QueueReader",
+    "QueueWriter",
     "Receiver",
     "ReceiverBusy",
     "ReceiverStats",
@@ -126,6 +132,7 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "queue",
     "syslog",
     "systemd",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
@@ -263,6 +263,24 @@ class ReceiverBase(Generic[T]):
             self._check_finished(engine)
         return batch
 
+    def ready(self) -> bool:
+        """Return whether a message is there, which the next call then gives; never waits.
+
+        It takes none. Behind the last message of a batch it acknowledges the batch, like every
+        way of coming back for more.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        self._engine()
+        while not length_hint(self._cursor):
+            batch = self.try_receive_batch()
+            if batch is None:
+                return False
+            self._open(batch)
+        return True
+
     def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
         if engine.finished:
             error = f"the receiver at {self._where} was stopped and has handed out everything"
@@ -404,3 +422,8 @@ class ReceiverBase(Generic[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
             inbox.end_handover()
+
+
+def has_more(receiver: ReceiverBase[Any]) -> bool:
+    """Return whether the batch of the message that ``receive`` gave last has others behind it."""
+    return length_hint(receiver._cursor) > 0  # noqa: SLF001 - its own module

@@ -164,6 +164,7 @@ class Entry(NamedTuple):
             self.first_seq,
             self.lost + self.gone,
             decode,
+            self.payload if length else None,
         )
 
     def after(self, skip: int) -> Entry:
