@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
 RUN: Final = ("python", "console")  # the languages of what a test runs
-MARKS: Final = ("beside", "file", "needs", "not run", "tested by")
+MARKS: Final = ("beside", "takes over", "file", "needs", "not run", "tested by")
 
 # Comments may stand before a block, each of one mark; they are followed by the block itself.
 _BLOCK: Final = re.compile(

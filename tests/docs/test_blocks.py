@@ -63,40 +63,48 @@ def test_blocks_of_the_page_run_as_they_stand(page: Page, directory: Path) -> No
     """In order, in one directory; what a page shows as printed is printed."""
     for name in DIRECTORIES:
         (directory / name.removeprefix("/")).mkdir(parents=True)
-    with ExitStack() as beside:
-        running: dict[str, ExitStack] = {}
+
+    def local(text: str) -> str:
+        for name in DIRECTORIES:
+            text = text.replace(name, str(directory / name.removeprefix("/")))
+        return text
+
+    with ExitStack() as everything:
+        running: dict[str, tuple[subprocess.Popen[bytes], ExitStack]] = {}
         for block in page.blocks:
-            code = block.code
-            for name in DIRECTORIES:
-                code = code.replace(name, str(directory / name.removeprefix("/")))
-            if "not run" in block.marks or "tested by" in block.marks:
+            code, where, marks = local(block.code), f"{page.name}:{block.line}", block.marks
+            if "not run" in marks or "tested by" in marks:
                 continue
-            if "file" in block.marks:
-                (directory / block.marks["file"]).write_text(code)
+            if "file" in marks:
+                (directory / marks["file"]).write_text(code)
                 continue
-            where = f"{page.name}:{block.line}"
-            socket = block.marks.get("beside")
-            if socket is None:
-                printed, status = run(command_of(block, code), directory)
+            socket = local(marks.get("beside") or marks.get("takes over") or "")
+            if not socket:
+                printed, status = run(command_of(block, code, directory), directory)
                 assert status == 0, f"{where}: status {status}\n{printed}"
                 check_printed(where, block, code, printed)
                 continue
-            for name in DIRECTORIES:
-                socket = socket.replace(name, str(directory / name.removeprefix("/")))
-            if socket in running:  # it gives way to the next, as in the reader's terminal
-                running.pop(socket).close()
-            own = running[socket] = beside.enter_context(ExitStack())
-            own.enter_context(running_beside(where, block, code, directory, socket))
+            before = running.pop(socket, None)
+            if before is not None and "beside" in marks:  # it gives way, as in a reader's terminal
+                before[1].close()
+            own = everything.enter_context(ExitStack())
+            program = own.enter_context(running_beside(where, block, code, directory, socket))
+            running[socket] = program, own
+            if before is not None and "takes over" in marks:
+                before[0].wait(PATIENCE)  # ended by the one that takes over
+                before[1].close()
 
 
-def command_of(block: Block, code: str) -> list[str]:
+def command_of(block: Block, code: str, directory: Path) -> list[str]:
     """Return what runs a block as a program."""
     if block.language == "python":
-        return [sys.executable, "-W", "error", "-u", "-c", code]
+        program = directory / f"line{block.line}.py"  # a file, which multiprocessing can import
+        program.write_text(code)
+        return [sys.executable, "-W", "error", "-u", program.name]
     lines = [line for line in code.splitlines() if line.startswith(("$ ", "> "))]
     script = "\n".join(line[2:] for line in lines)
     # What a line has left in the background ends with the block.
-    end = "trap 'status=$?; kill $(jobs -p) 2>/dev/null; wait; exit $status' EXIT\n"
+    end = "trap 'status=$?; kill $(jobs -p) 2>/dev/null || :; wait; exit $status' EXIT\n"
     return ["bash", "-ec", end + script]
 
 
@@ -129,14 +137,13 @@ def run(command: list[str], directory: Path) -> tuple[str, int]:
 @contextmanager
 def running_beside(
     where: str, block: Block, code: str, directory: Path, socket: str
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program beside the block, which begins once its socket is there; then end it."""
     path = directory / socket  # an absolute path stays what it is
-    path.unlink(missing_ok=True)
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as output,
         subprocess.Popen(
-            command_of(block, code),
+            command_of(block, code, directory),
             cwd=directory,
             env=environment(),
             stdin=subprocess.DEVNULL,
@@ -153,10 +160,11 @@ def running_beside(
         try:
             wait_until(lambda: is_socket(path) or program.poll() is not None)
             assert program.poll() is None, f"{where}: ended at once\n{printed()}"
-            yield
+            yield program
             wanted = expected_lines(block, code)
             wait_until(lambda: not missing_lines(wanted, printed()), within=5)
-            os.killpg(program.pid, signal.SIGINT)
+            if program.poll() is None:
+                os.killpg(program.pid, signal.SIGINT)
             program.wait(PATIENCE)
         finally:
             if program.poll() is None:

@@ -21,7 +21,15 @@ REFERENCE: Final = "\n".join(page.read_text() for page in sorted(API.glob("*.md"
 # Users get them ready-made: their constructors are not public, and the reference shows none.
 MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError)
 INTERNAL: Final = {"aio", "cli", "engine", "front", "store", "sync", "system", "wire"}  # packages
-ITS_NAMES: Final = {"arguments", "batch", "errors", "limits", "stats", "syslog_format"}  # in mpsr
+ITS_NAMES: Final = {
+    "arguments",
+    "batch",
+    "errors",
+    "limits",
+    "queues",
+    "stats",
+    "syslog_format",
+}  # in mpsr
 
 
 def public_modules() -> Iterator[str]:
