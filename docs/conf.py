@@ -33,8 +33,11 @@ napoleon_use_ivar = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
 
+highlight_language = "text"  # of blocks that do not say what they are
+
 html_theme = "furo"
 html_title = "mpsr"
+html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["mpsr.css"]
 html_theme_options = {"footer_icons": []}
@@ -56,6 +59,12 @@ LIMIT = re.compile(r"^(\w+): Final = (.+?)  # (.+)$", re.MULTILINE)
 SECTION = re.compile(r"^# -- (.+?) -+$", re.MULTILINE)
 
 
+def readable(value: str) -> str:
+    """Return the source of a number as people write it, on one line."""
+    value = re.sub(r" \* ([KMG])IB", r" \1iB", value.replace("_", ","))
+    return value.replace("*", "\u00d7").replace(" ", "\u00a0")
+
+
 class Limits(SphinxDirective):
     """A table of all limits: each with its value, and its unit and reason, from the source."""
 
@@ -66,7 +75,10 @@ class Limits(SphinxDirective):
         _, *parts = SECTION.split(path.read_text())
         text = ""
         for title, body in zip(parts[::2], parts[1::2], strict=True):
-            rows = [f"| `{name}` | {value} | {why} |" for name, value, why in LIMIT.findall(body)]
+            rows = [
+                f"| `{name}` | {readable(value)} | {why} |"
+                for name, value, why in LIMIT.findall(body)
+            ]
             head = ["| limit | value | unit, and reason |", "|---|---|---|"]
             text += "\n".join([f"**{title.capitalize()}**", "", *head, *rows, "", ""])
         return self.parse_text_to_nodes(text)
