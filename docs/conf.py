@@ -60,9 +60,9 @@ SECTION = re.compile(r"^# -- (.+?) -+$", re.MULTILINE)
 
 
 def readable(value: str) -> str:
-    """Return the source of a number as people write it, on one line."""
-    value = re.sub(r" \* ([KMG])IB", r" \1iB", value.replace("_", ","))
-    return value.replace("*", "\u00d7").replace(" ", "\u00a0")
+    """Return the source of a number as people write it."""
+    value = re.sub(r" \* ([KMG])IB", "\u00a0\\1iB", value.replace("_", ","))
+    return value.replace("*", "\u00d7")
 
 
 class Limits(SphinxDirective):

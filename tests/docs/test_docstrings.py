@@ -125,7 +125,9 @@ def test_every_field_is_described(kind: Any) -> None:
 def test_every_attribute_of_what_users_get_is_described(kind: type) -> None:
     """What its constructor sets stands under Attributes, there or in the class it comes from."""
     ours = [base for base in kind.__mro__ if _is_ours(base)]
-    sources = [inspect.getsource(base.__init__) for base in ours if "__init__" in vars(base)]
+    sources = [
+        inspect.getsource(vars(base)["__init__"]) for base in ours if "__init__" in vars(base)
+    ]
     attributes = {name for each in sources for name in re.findall(r"self\.([a-z]\w*)\b.* = ", each)}
     docs = [base.__doc__ or "" for base in ours]
     assert [name for name in sorted(attributes) if not described(name, docs)] == []
