@@ -44,6 +44,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
+
+
+class Explanation(str):  # noqa: SLOT000 - old pickle protocols take no slots
+    """The text of an error, ``what: why; advice``, which keeps its parts.
+
+    Attributes:
+        what: what cannot be done, and to what.
+        why: the reason; empty where ``what`` tells it.
+        advice: what to do next; empty where nobody knows.
+
+    """
+
+    what: str
+    why: str
+    advice: str
+
+    def __new__(cls, what: str, why: str = "", advice: str = "") -> Self:
+        """Put the parts together."""
+        text = f"{what}: {why}" if why else what
+        made = super().__new__(cls, f"{text}; {advice}" if advice else text)
+        made.what, made.why, made.advice = what, why, advice
+        return made
+
+    @classmethod
+    def of(cls, error: BaseException) -> Explanation:
+        """Return the text of an exception; one without parts is all ``what``."""
+        found = (text for text in error.args if isinstance(text, Explanation))
+        return next(found, None) or cls(str(error))
+
+    def caused(self, what: str) -> Explanation:
+        """Return the text for what this is the reason of."""
+        return Explanation(what, f"{self.what}: {self.why}" if self.why else self.what, self.advice)
 
 
 class MpsrError(Exception):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 PATIENCE: Final = 40.0  # seconds: longer means that it hangs
 PER_REQUEST: Final = 3  # records
@@ -28,7 +29,13 @@ import itertools, logging, logging.config, os
 logging.config.dictConfig({
     "version": 1,
     "disable_existing_loggers": False,
-    "handlers": {"mpsr": {"class": "mpsr.logging.Handler", "address": os.environ["LOG_SOCKET"]}},
+    "handlers": {
+        "mpsr": {
+            "class": "mpsr.logging.Handler",
+            "address": os.environ["LOG_SOCKET"],
+            "timeout": 10,  # the receiver's restart takes its time on a busy machine
+        },
+    },
     "loggers": {"app": {"handlers": ["mpsr"], "level": "INFO"}},
 })
 log = logging.getLogger("app")
@@ -51,6 +58,8 @@ async def asgi(scope, receive, send):
     if scope["type"] != "http":
         while scope["type"] == "lifespan":
             message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                log.handlers[0].flush()  # uvicorn ends a worker by the signal that it has got
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
@@ -93,7 +102,7 @@ class Load:
             due = self.answers + answers
             assert self._changed.wait_for(lambda: self.answers >= due, PATIENCE)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -62,7 +61,6 @@ def test_eight_workers_log_whole_and_in_order_under_load(
     receiver = Receiver(tmp_path, *(("--journal", str(journal)) if journaled else ()))
     signum = signal.SIGKILL if journaled else signal.SIGTERM
     command = (*SERVERS[server], "--workers", "8", *restarting(server, 500))
-    since = monotonic()
     with serving(tmp_path, receiver.address, *command) as (process, port), Load(port, 8) as load:
         for _ in range(3):
             load.await_more(700)
@@ -76,4 +74,3 @@ def test_eight_workers_log_whole_and_in_order_under_load(
         lines = subprocess.check_output(log).splitlines()
     found = numbers(lines)
     check_whole(found, load)
-    print(f"{len(lines)} records of {len(found)} workers in {monotonic() - since:.1f} s")

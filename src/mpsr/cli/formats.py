@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from click import UsageError
 
+from mpsr.errors import Explanation
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,11 +31,19 @@ _encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def check_decoder(decoder: str | None, output: str, level: int | None) -> None:
     """Refuse a decoder beside a format that shows nothing of it, and a level of no records."""
     if decoder == "syslog" and output != "json":
-        raise UsageError("--decode has no use without --output json, which shows the fields")
+        raise UsageError(
+            Explanation("--decode has no use without --output json", "json shows the fields")
+        )
     if decoder == "log" and output not in {"text", "json"}:
-        raise UsageError(f"--decode log has no use with --output {output}: choose text or json")
+        raise UsageError(
+            Explanation(
+                f"--decode log has no use with --output {output}", advice="choose text or json"
+            )
+        )
     if level is not None and decoder != "log":
-        raise UsageError("--level has no use without --decode log, which finds the level")
+        raise UsageError(
+            Explanation("--level has no use without --decode log", "that finds the level")
+        )
 
 
 def format_named(name: str, end: bytes, decoder: str | None = None, level: int = 0) -> Format:

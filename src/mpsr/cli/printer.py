@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpsr import systemd
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed, TimedOut
+from mpsr.errors import Closed, Explanation, TimedOut
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch
@@ -34,8 +34,12 @@ class Printer:
             except Closed:
                 break
             except TimedOut:
-                line = f"no message came to {receiver.address} within {timeout:g} s"
-                raise CommandFailed(Status.TIMED_OUT, line) from None
+                error = Explanation(
+                    f"no message came to {receiver.address} within {timeout:g} s",
+                    "nobody sent one",
+                    "see whether the producers run, or wait longer: --timeout",
+                )
+                raise CommandFailed(Status.TIMED_OUT, error) from None
             self._tell_losses(batch)
             due = len(batch) if count is None else min(len(batch), count - self._messages)
             self._print(batch, due)

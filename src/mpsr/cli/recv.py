@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr import systemd
 from mpsr.cli import types
+from mpsr.cli.complaint import advising
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
 from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed
+from mpsr.errors import AddressInUse, Closed, Explanation
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.sync.receiver import Receiver
 from mpsr.system.address import SOCKET_TYPES
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 _BARRIER_TIMEOUT: Final = 1.0  # seconds: so long we stay for systemd to note why we end
+_IN_USE: Final = "stop it, choose another address, or take over from it with --handover"
 
 _HELP: Final = """\
 Receive messages at each ADDRESS and print each, a line a message, as it arrives.
@@ -61,7 +63,6 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 
 @click.command(
     help=_HELP,
-    short_help="Print the messages that arrive at an address.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=endpoint)
@@ -215,9 +216,13 @@ def recv(
 ) -> Status:
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
-        raise click.UsageError("--journal-limit has no use without --journal")
+        raise click.UsageError(
+            Explanation("--journal-limit has no use without --journal", "there is nothing to limit")
+        )
     if null and output == "raw":
-        raise click.UsageError("--null has no use with --output raw, which puts nothing between")
+        raise click.UsageError(
+            Explanation("--null has no use with --output raw", "raw puts nothing between messages")
+        )
     check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
@@ -228,6 +233,7 @@ def recv(
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
+        nullcontext() if handover else advising(AddressInUse, _IN_USE),
         Receiver(
             addresses,
             type=kind,

@@ -12,7 +12,14 @@ from mpsr._speedups import codec
 from mpsr.arguments import OWN, Own
 from mpsr.engine.sending.batches import FileMessage
 from mpsr.engine.sending.outbox import Outbox
-from mpsr.errors import AddressError, Closed, ConfigurationError, InvalidAddress, Undelivered
+from mpsr.errors import (
+    AddressError,
+    Closed,
+    ConfigurationError,
+    Explanation,
+    InvalidAddress,
+    Undelivered,
+)
 from mpsr.front import reasons
 from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
@@ -116,7 +123,8 @@ class ProducerBase(FileSender, Generic[T]):
         arguments.file("spool", spool)
         self.address: Address = parse_address(address)
         if self.address.kind == "systemd":
-            error = f"{self.address} stands for a receiver's sockets; pass the path that they have"
+            what = f"{self.address} stands for a receiver's sockets"
+            error = Explanation(what, advice="pass the path that they have")
             raise InvalidAddress(error, address=str(self.address))
         self._place = absolute(self.address)  # of this moment, whatever directory comes later
         self._arguments: dict[str, Any] = {
@@ -183,7 +191,8 @@ class ProducerBase(FileSender, Generic[T]):
         try:
             self._use(Outbox(self._place, **self._options))
         except OSError as exc:
-            error = f"cannot send to {self.address}: {exc.strerror}; close files, or see ulimit -n"
+            advice = "close files, or see ulimit -n"
+            error = Explanation(f"cannot send to {self.address}", exc.strerror or str(exc), advice)
             raise AddressError(error, address=str(self.address)) from exc
         if self._spool is not None:
             left, self._spool.left = self._spool.left, []

@@ -13,7 +13,7 @@ from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
-from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.errors import AddressError, Closed, ConfigurationError, Explanation, TimedOut
 from mpsr.front.files import check_files
 from mpsr.front.listening import Endpoint, claim_all, places_of
 from mpsr.limits import (
@@ -189,8 +189,11 @@ class ReceiverBase(Generic[T]):
                     claimed.close()
                 if not isinstance(exc, OSError):
                     raise
-                error = f"cannot receive at {self._where}: {exc.strerror}; close files, or see "
-                raise AddressError(error + "ulimit -n", address=self._where) from exc
+                advice = "close files, or see ulimit -n"
+                error = Explanation(
+                    f"cannot receive at {self._where}", exc.strerror or str(exc), advice
+                )
+                raise AddressError(error, address=self._where) from exc
 
         taken_over: tuple[list[tuple[Claim, Framing]], Inherited] | None = None
         if handover:

@@ -101,6 +101,11 @@ class Handler(logging.Handler):
     def _after_fork_in_child(self) -> None:
         self._lost, self._vain = 0, -1
 
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - logging's name
+        """Set what makes the message's text; ``basicConfig``'s own format says nothing new."""
+        basic = type(fmt) is logging.Formatter and fmt._fmt == logging.BASIC_FORMAT  # noqa: SLF001 - no other way to know
+        super().setFormatter(None if basic else fmt)
+
     # -- sending ----------------------------------------------------------------------------
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr.sync.producer import Producer
+from mpsr.system.sigmask import MASK
 
 if TYPE_CHECKING:
     from mpsr.errors import Undelivered
@@ -16,11 +18,16 @@ class LogProducer(Producer[bytes]):
 
     @property
     def hopeless(self) -> bool:
-        """Whether no receiver has ever been there, and none is to be expected soon.
+        """Whether no receiver has ever been there, and none is there now.
 
         One that was there may be about to come back.
         """
-        return not (self._outbox.may_deliver or self.stats().connects)
+        if self._outbox.may_deliver or self.stats().connects or self._is_mine():
+            return False
+        with MASK, self._lock:
+            self._outbox.retry()
+            self._outbox.service(monotonic())
+            return not self._outbox.may_deliver
 
     def _finish(self, since: float, *, at_once: bool) -> Undelivered | None:
         undelivered = super()._finish(since, at_once=at_once or self.hopeless)
