@@ -20,7 +20,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs man build wheels clean
+.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs docs-look linkcheck man build wheels clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -166,6 +166,12 @@ bench-full: $(VENV)/.bench ## the same with more sizes and repetitions; about an
 docs: $(VENV)/.docs ## build the documentation into build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 	@echo "build/docs/index.html"
+
+docs-look: docs ## take pictures of the documentation; needs chromium
+	@$(PY) docs/look.py build/docs
+
+linkcheck: $(VENV)/.docs ## ask the network whether the links to other sites lead somewhere
+	@$(BIN)/sphinx-build -q -b linkcheck docs build/linkcheck
 
 man: $(VENV)/.run ## write the manual pages to build/man
 	@$(BIN)/mpsr man --directory build/man

@@ -29,9 +29,15 @@ _MOST_OFFSET: Final = 2**31 - 1  # bytes: Arrow's binary arrays count to it
 class Peer(NamedTuple):
     """The kernel's word for who is at the other end; an item is None where it does not tell.
 
-    ``pid`` is the process that made the connection, or sent the datagram; it may have ended, and
-    its number may be another's by now. The rest is asked for on demand, through the connection:
-    it is None for datagrams, and once the connection is closed.
+    The properties are asked for on demand, through the connection: they are None for datagrams,
+    and once the connection is closed.
+
+    Attributes:
+        pid: the process that made the connection, or sent the datagram; it may have ended, and
+            its number may be another's by now.
+        uid: its effective user id at that time.
+        gid: its effective group id at that time.
+
     """
 
     pid: int | None
@@ -68,10 +74,15 @@ UNKNOWN_PEER: Final = Peer(None, None, None)
 
 
 class ProducerIdentity(NamedTuple):
-    """What a native producer says of itself."""
+    """What a native producer says of itself.
+
+    Attributes:
+        id: 16 random bytes, new for every producer object and every fork.
+        label: the name that it was given for receivers to show; its program's, if none.
+
+    """
 
     id: bytes
-    """16 random bytes, new for every producer object and every fork."""
     label: str
 
 
@@ -79,7 +90,9 @@ class Batch(Sequence[T], Generic[T]):
     """Messages of one sender, in order, that arrived together.
 
     A batch is lazy: its length and size are known at once, its messages are made one by one as
-    it is iterated over, or all of them when one is asked for by its index.
+    it is iterated over, or all of them when one is asked for by its index. A receiver makes it;
+    its constructor is not public. It can be pickled, as a copy of its messages with all that is
+    known of them but files.
 
     Attributes:
         peer: who sent it, in the kernel's word.

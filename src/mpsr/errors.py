@@ -107,7 +107,13 @@ class WrongType(ConfigurationError, TypeError):
 
 
 class AddressError(MpsrError):
-    """An address cannot be claimed or reached. ``address`` is its text."""
+    """An address cannot be claimed or reached.
+
+    Attributes:
+        address: str, its text.
+        pid: int, the process id of who holds it or receives there; None where it is not known.
+
+    """
 
     def __init__(self, message: str, *, address: str, pid: int | None = None) -> None:
         super().__init__(message)
@@ -144,7 +150,12 @@ class WrongSocketType(AddressError):
 
 
 class WrongReceiver(AddressError):
-    """The process that receives at the address is of a user who may not; ``uid`` says who."""
+    """The process that receives at the address is of a user who may not.
+
+    Attributes:
+        uid: int, that user; None where it is not known.
+
+    """
 
     def __init__(
         self, message: str, *, address: str, pid: int | None = None, uid: int | None = None
@@ -160,8 +171,10 @@ class MessageError(MpsrError, ValueError):
 class FilesRefused(MessageError):
     """A message was to go with a file: the receiver takes none, or the system passes none such.
 
-    ``messages`` holds, in order, those that had been taken before that was known, and were
-    dropped; they count as lost.
+    Attributes:
+        messages: sequence of the messages, in order, that had been taken before that was known,
+            and were dropped; they count as lost.
+
     """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
@@ -178,7 +191,12 @@ class UnframeableMessage(MessageError):
 
 
 class NotSent(MpsrError):
-    """Messages that were not taken. ``messages`` gives them back, in order."""
+    """Messages that were not taken.
+
+    Attributes:
+        messages: sequence of them, in order, as they were passed.
+
+    """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
         super().__init__(message)
@@ -199,7 +217,10 @@ class BufferFull(NotSent):
 class Undelivered(NotSent):
     """The producer ended before the receiver accepted everything.
 
-    ``messages`` holds the encoded messages, in order; ``count`` says how many they are.
+    Attributes:
+        messages: sequence of the messages, in order, as ``encode=`` made them.
+        count: int, how many they are.
+
     """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
@@ -216,7 +237,12 @@ class SendTimedOut(TimedOut, NotSent):
 
 
 class DecodeError(MpsrError):
-    """``decode=`` failed on ``message``; the cause is chained."""
+    """``decode=`` failed on a message; the cause is chained.
+
+    Attributes:
+        message: bytes, the message as it came.
+
+    """
 
     def __init__(self, message: str, *, body: bytes) -> None:
         super().__init__(message)
@@ -232,7 +258,12 @@ class ReentrantCall(MpsrError, RuntimeError):
 
 
 class JournalError(MpsrError):
-    """A journal or spool cannot be used. ``path`` is its directory."""
+    """A journal or spool cannot be used.
+
+    Attributes:
+        path: str, its directory.
+
+    """
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
@@ -240,7 +271,12 @@ class JournalError(MpsrError):
 
 
 class JournalInUse(JournalError):
-    """Another process holds the journal; ``pid`` is its process id where known."""
+    """Another process holds the journal.
+
+    Attributes:
+        pid: int, its process id; None where it is not known.
+
+    """
 
     def __init__(self, message: str, *, path: str, pid: int | None = None) -> None:
         super().__init__(message, path=path)
@@ -266,7 +302,9 @@ class NewerJournal(JournalError):
 class JournalDamaged(JournalError):
     """What was written does not come back as it was.
 
-    ``position`` is the first that cannot be read, or None where the whole journal is meant.
+    Attributes:
+        position: int, the first that cannot be read; None where the whole journal is meant.
+
     """
 
     def __init__(self, message: str, *, path: str, position: int | None = None) -> None:
@@ -287,7 +325,12 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke the wire format. ``code`` is the REJECT code that names how."""
+    """The other side broke the wire format.
+
+    Attributes:
+        code: int, the code of REJECT that names how; the wire protocol lists them.
+
+    """
 
     def __init__(self, message: str, *, code: int) -> None:
         super().__init__(message)

@@ -131,7 +131,12 @@ class QueueWriter(Generic[T]):
     """
 
     def __init__(self, producer: Producer[T]) -> None:
-        """Put through a producer, which the writer closes from now on."""
+        """Put through a producer.
+
+        Args:
+            producer: a Producer, which the writer closes from now on.
+
+        """
         self.producer = producer
         self._closed = False
         self._joins = True
@@ -162,7 +167,12 @@ class QueueWriter(Generic[T]):
             raise Full(str(exc)) from exc
 
     def put_nowait(self, obj: T) -> None:
-        """Take an object to be sent if there is room; the errors are those of ``put``."""
+        """Take an object to be sent if there is room; the errors are those of ``put``.
+
+        Args:
+            obj: what the producer's ``encode=`` takes.
+
+        """
         self.put(obj, block=False)
 
     def full(self) -> bool:
@@ -234,7 +244,12 @@ class QueueReader(Generic[T]):
     """
 
     def __init__(self, receiver: Receiver[T]) -> None:
-        """Get from a receiver, which the reader closes from now on."""
+        """Get from a receiver.
+
+        Args:
+            receiver: a Receiver, which the reader closes from now on.
+
+        """
         self.receiver = receiver
         # Callers wait for it: where it was monkey-patched, they let other greenlets run.
         self._lock = threading.Lock()  # noqa: TID251 - see above

@@ -26,18 +26,21 @@ class Endpoint(NamedTuple):
     """One of several addresses of a receiver, with what is its own.
 
     What is None is taken from the receiver's argument of the same name.
+
+    Attributes:
+        address: a path, ``@name``, ``fd:N`` or ``systemd:NAME``.
+        type: ``"stream"``, ``"dgram"`` or ``"seqpacket"``.
+        framing: how bytes become messages.
+        mode: the permissions of a path.
+        group: the group of a path, by name or id.
+
     """
 
     address: str | os.PathLike[str]
-    """A path, ``@name``, ``fd:N`` or ``systemd:NAME``."""
     type: SocketType | None = None
-    """``"stream"``, ``"dgram"`` or ``"seqpacket"``."""
     framing: Framing | None = None
-    """How bytes become messages."""
     mode: int | None = None
-    """The permissions of a path."""
     group: str | int | None = None
-    """The group of a path, by name or id."""
 
 
 class Place(NamedTuple):
