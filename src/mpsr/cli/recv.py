@@ -12,6 +12,7 @@ import click
 
 from mpsr import systemd
 from mpsr.cli import types
+from mpsr.cli.delivering import Delivering
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
 from mpsr.cli.formats import DECODERS, FORMATS, format_named
 from mpsr.cli.printer import Printer
@@ -174,6 +175,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     help="What the journal may take of the disk; senders wait while it is full.  [default: 1G]",
 )
 @click.option(
+    "--to",
+    "sinks",
+    metavar="SINK",
+    multiple=True,
+    help="Give messages to SINK in place of stdout: file:PATH, sqlite:FILE, duckdb:FILE, "
+    "mpsr:ADDRESS, exec:COMMAND, or - (stdout). Can be repeated, with --journal.",
+)
+@click.option(
     "--handover",
     is_flag=True,
     help="Take the address over from a receiver that runs there: nobody is refused meanwhile, and "
@@ -201,6 +210,7 @@ def recv(
     max_bytes_per_user: int | None,
     journal: str | None,
     journal_limit: int | None,
+    sinks: tuple[str, ...],
     handover: bool,
     quiet: bool,
 ) -> Status:
@@ -213,9 +223,11 @@ def recv(
         raise click.UsageError("--decode has no use without --output json, which shows the fields")
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
-    stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode))
+    form = format_named(output, b"\0" if null else b"\n", decode)
+    if sinks and not (count is None and timeout is None):
+        raise click.UsageError("--count and --timeout have no use with --to")
+    out = Delivering(sinks, form, journal=journal is not None) if sinks else Printer(Stdout(), form)
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
@@ -238,20 +250,22 @@ def recv(
             handover=handover,
         ) as receiver,
     ):
-        stop.of(receiver)
+        stop.of(out if isinstance(out, Delivering) else receiver)
         try:
-            stdout.watch(receiver.stop)
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
             systemd.ready(f"receiving at {where}")
-            printer.run(receiver, count, timeout)
+            if isinstance(out, Delivering):
+                out.run(receiver)
+            else:
+                out.run(receiver, count, timeout)
         finally:
             systemd.stopping()
-            if not (quiet or stdout.deserted):
+            if not (quiet or out.deserted):
                 accepted = receiver.stats().accepted
-                datagrams = not accepted and (printer.messages or _datagrams_alone(addresses, kind))
-                say(printer.summary("" if datagrams else plural(accepted, "connection")))
+                datagrams = not accepted and (out.messages or _datagrams_alone(addresses, kind))
+                say(out.summary("" if datagrams else plural(accepted, "connection")))
     systemd.barrier(_BARRIER_TIMEOUT)
     return Status.OK
 
@@ -264,7 +278,7 @@ class _Stop:
     """Stops the receiver at a signal, or as soon as there is one."""
 
     def __init__(self) -> None:
-        self._receiver: Receiver | None = None
+        self._receiver: Receiver | Delivering | None = None
         self._wanted = False
 
     def __call__(self, _: int) -> None:
@@ -273,7 +287,7 @@ class _Stop:
             with suppress(Closed):  # it has ended by itself
                 self._receiver.stop()
 
-    def of(self, receiver: Receiver) -> None:
+    def of(self, receiver: Receiver | Delivering) -> None:
         """Stop this one."""
         self._receiver = receiver
         if self._wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
     from mpsr.stats import ReceiverStats
+    from mpsr.store.journal import Journal
     from mpsr.system.address import Address, SocketType
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
@@ -404,3 +405,29 @@ class ReceiverBase(Generic[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
             inbox.end_handover()
+
+
+def follower_of(
+    receiver: ReceiverBase[Any], cursor: str | None = None, *, after: int | None = None
+) -> Follower:
+    """Return a new follower of the receiver's journal, for a thread of its own."""
+    return receiver._follower(after, cursor)  # noqa: SLF001 - its own module
+
+
+def journal_of(receiver: ReceiverBase[Any]) -> Journal | None:
+    """Return the receiver's journal; None if it has none."""
+    engine = receiver._engine(closed_too=True)  # noqa: SLF001 - its own module
+    return None if isinstance(engine, Inbox) else engine.journal
+
+
+def stand_aside(receiver: ReceiverBase[Any], *, keep: bool) -> None:
+    """Have the receiver's own cursor hold nothing, unless ``keep``: nobody iterates over it."""
+    engine = receiver._engine()  # noqa: SLF001 - its own module
+    if not isinstance(engine, Inbox):
+        engine.stand_aside(keep=keep)
+
+
+def has_ended(receiver: ReceiverBase[Any]) -> bool:
+    """Tell whether nothing more is written to the receiver's journal."""
+    engine = receiver._engine(closed_too=True)  # noqa: SLF001 - its own module
+    return engine.closed or (not isinstance(engine, Inbox) and engine.ended)

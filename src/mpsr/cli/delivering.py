@@ -1,0 +1,158 @@
+"""Give what is received to sinks: ``mpsr recv --to``."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from mpsr import systemd
+from mpsr.cli.status import CommandFailed, Status
+from mpsr.cli.stdio import Stdout, plural, say
+from mpsr.errors import ConfigurationError, SinkError
+from mpsr.sinks.delivery import Delivery
+from mpsr.sinks.source import MAIN_CURSOR
+from mpsr.sinks.table import NamedSink, sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+    from typing import Any
+
+    from mpsr.batch import Batch
+    from mpsr.cli.formats import Format
+    from mpsr.sinks.protocol import SinkStatus
+    from mpsr.sync.receiver import Receiver
+
+_STDOUT = ("-", "stdout")
+
+
+class Delivering:
+    """Runs sinks in place of a printer, and counts what the first of them is given.
+
+    Raises click.UsageError where the sinks make no sense, alone or beside each other.
+    """
+
+    def __init__(self, texts: Sequence[str], form: Format, *, journal: bool) -> None:
+        self._form = form
+        self._messages = self._nbytes = self._lost = 0
+        self._delivery: Delivery | None = None
+        self._stopped = False
+        try:
+            self._sinks = [self._named(text) for text in texts]
+            for each in self._sinks:
+                each.make()  # what makes no sense is told before anything is claimed
+        except ConfigurationError as exc:
+            raise click.UsageError(f"--to {exc}") from exc
+        if len(texts) > 1 and not journal:
+            error = "several --to need --journal, which keeps what one of them has not had yet"
+            raise click.UsageError(error)
+
+    def _named(self, text: str) -> NamedSink:
+        if text in _STDOUT:
+            return NamedSink(MAIN_CURSOR, lambda: _StdoutSink(self._form))
+        return sink(text, {"-": _no_target, "stdout": _no_target})
+
+    def run(self, receiver: Receiver) -> None:
+        """Deliver until the receiver is stopped, and the sinks have what it has received."""
+        interval = systemd.watchdog_interval()
+        self._delivery = delivery = Delivery(receiver, self._sinks, tell=say, seen=self._count)
+        if self._stopped:
+            delivery.stop()
+        try:
+            with _reopening_at_sighup(delivery):
+                delivery.start()
+                while not delivery.wait(interval):
+                    systemd.keep_alive()
+                delivery.close()
+        except SinkError as exc:
+            raise CommandFailed(Status.IO, str(exc)) from exc
+        except BaseException:  # a second signal above all: nobody is waited for
+            delivery.abandon()
+            raise
+
+    def stop(self) -> None:
+        """Ask for an orderly end; in a signal handler."""
+        self._stopped = True
+        if self._delivery is not None:
+            self._delivery.stop()
+
+    @property
+    def statuses(self) -> list[SinkStatus]:
+        """How each sink gets on."""
+        return [] if self._delivery is None else self._delivery.statuses()
+
+    deserted: bool = False
+
+    @property
+    def messages(self) -> int:
+        """How many the first of the sinks was given."""
+        return self._messages
+
+    def summary(self, connections: str) -> str:
+        """Return in one line what was delivered."""
+        line = f"delivered {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
+        line += f" from {connections}" if connections else ""
+        return line + (f"; producers lost {self._lost}" if self._lost else "")
+
+    def _count(self, batch: Batch[Any]) -> None:
+        self._messages += len(batch)
+        self._nbytes += batch.nbytes
+        if batch.lost:
+            self._lost += batch.lost
+            label = batch.producer.label if batch.producer is not None else ""
+            lost = plural(batch.lost, "message")
+            say(f'producer "{label}" (pid {batch.peer.pid}) lost {lost} before this')
+
+
+class _StdoutSink:
+    """Prints what it is given; who reads it may leave."""
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._stdout = Stdout()
+
+    def open(self, journal: str) -> None:
+        """Have nothing to go on from: what is printed is not looked at again."""
+
+    def write(self, batch: Batch[Any]) -> None:
+        """Print a batch."""
+        try:
+            self._stdout.write(self._form(batch, len(batch)))
+        except CommandFailed as exc:
+            if self._stdout.deserted:
+                raise ConfigurationError("whoever read it is gone") from exc
+            raise SinkError(str(exc)) from exc
+
+    def commit(self) -> None:
+        """Do nothing: it is written."""
+
+    def close(self) -> None:
+        """Leave it open: it is the process's."""
+
+
+def _no_target(target: str) -> _StdoutSink:
+    error = f"stdout:{target}: stdout takes nothing behind it; its format is --output's"
+    raise ConfigurationError(error)
+
+
+@contextmanager
+def _reopening_at_sighup(delivery: Delivery) -> Iterator[None]:
+    """Have SIGHUP reopen files, as log rotation expects, where a sink has one; tell systemd."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN or not delivery.reopens:
+        yield
+        return
+
+    def handle(_: int, __: FrameType | None) -> None:
+        systemd.reloading()
+        delivery.reopen()
+        systemd.ready()
+
+    signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
