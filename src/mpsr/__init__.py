@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
+    from mpsr.forwarding import Forwarded, forwarded
     from mpsr.front.listening import Endpoint
     from mpsr.stats import ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
@@ -66,6 +67,7 @@ _MODULES = {
     "AsyncReceiver": "aio.receiver",
     "Batch": "batch",
     "Endpoint": "front.listening",
+    "Forwarded": "forwarding",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
@@ -73,6 +75,7 @@ _MODULES = {
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
+    "forwarded": "forwarding",
     "syslog": "syslog_format",
 }  # all others are exceptions
 
@@ -90,6 +93,7 @@ __all__ = [
     "DecodeError",
     "Endpoint",
     "FilesRefused",
+    "Forwarded",
     "InvalidAddress",
     "JournalDamaged",
     "JournalDenied",
@@ -125,6 +129,7 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "forwarded",
     "syslog",
     "systemd",
 ]

@@ -6,6 +6,7 @@ from binascii import hexlify
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from mpsr.forwarding import claim_of, taken_apart
 from mpsr.json_format import content, origin, to_json
 
 if TYPE_CHECKING:
@@ -27,16 +28,23 @@ def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
     """
     match name:
         case "text":
-            return lambda batch, count: end.join([*batch.raw[:count], b""])
+            return lambda batch, count: end.join([*_bodies(batch, count), b""])
         case "hex":
-            return lambda batch, count: end.join([*map(hexlify, batch.raw[:count]), b""])
+            return lambda batch, count: end.join([*map(hexlify, _bodies(batch, count)), b""])
         case "raw":
-            return lambda batch, count: b"".join(batch.raw[:count])
+            return lambda batch, count: b"".join(_bodies(batch, count))
         case "json":
             return _Json(end, _syslog if decoder == "syslog" else None)
         case _:
             error = f"{name} is no format"
             raise ValueError(error)
+
+
+def _bodies(batch: Batch[bytes], count: int) -> list[bytes]:
+    """Return the first messages, without what says where a funnel had them from."""
+    bodies = batch.raw[:count]
+    apart = taken_apart(bodies)
+    return bodies if apart is None else [each.body for each in apart]
 
 
 class _Json:
@@ -56,11 +64,19 @@ class _Json:
             head += f',"address":{to_json(batch.address)}'
         head += ',"seq":'
         lines: list[str] = []
-        for seq, body in enumerate(batch.raw[:count], batch.first_seq):
+        bodies = batch.raw[:count]
+        apart = taken_apart(bodies)
+        for seq, body in enumerate(bodies, batch.first_seq):
+            message, claim = body, ""
+            if apart is not None:
+                message, claim = (
+                    apart[seq - batch.first_seq].body,
+                    claim_of(apart[seq - batch.first_seq]),
+                )
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            decoded = "" if self._decode is None else self._decode(body)
-            lines.append(f"{head}{seq}{losing},{content(body)}{decoded}}}")
+            decoded = "" if self._decode is None else self._decode(message)
+            lines.append(f"{head}{seq}{losing}{claim},{content(message)}{decoded}}}")
         lines.append("")
         return self._end.decode().join(lines).encode()
 

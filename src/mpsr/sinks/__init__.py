@@ -1,4 +1,4 @@
-"""Give what a receiver receives to where it is to end: files, databases, other funnels, programs."""
+"""Give what is received to where it is to end: files, databases, other funnels, programs."""
 
 from __future__ import annotations
 

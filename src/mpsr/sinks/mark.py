@@ -1,6 +1,7 @@
 """Keep beside a file how far it is committed, so that a crash leaves no doubt.
 
-``PATH.position`` holds two slots of 512 bytes, written in turns: the newer one that is whole counts.
+``PATH.position`` holds two slots of 512 bytes, written in turns: the newer one that is whole
+counts.
 
 ====== ===== ==============================================================
 offset type  field (little-endian)

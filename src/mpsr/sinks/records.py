@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr.forwarding import claim_of, taken_apart
 from mpsr.json_format import content, local_time, origin, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mpsr.batch import Batch
 
@@ -25,36 +27,39 @@ def json_lines(batch: Batch[Any]) -> bytes:
     if not batch:
         place = "" if batch.position is None else f'"position":{batch.position},'
         return f'{{{place}{head},"seq":{seq}{losing}}}\n'.encode()
+    bodies, claims = _apart(batch)
+    first = None if batch.position is None else batch.position - len(batch) + 1
     lines: list[str] = []
-    if batch.position is None:
-        for number, body in enumerate(batch.iter_raw(), seq):
-            lines.append(f'{{{head},"seq":{number}{losing},{content(body)}}}\n')
-            losing = ""
-    else:
-        position = batch.position - len(batch) + 1
-        ahead = seq - position
-        for number, body in enumerate(batch.iter_raw(), position):
-            lines.append(
-                f'{{"position":{number},{head},"seq":{number + ahead}{losing},{content(body)}}}\n'
-            )
-            losing = ""
+    for index, (body, claim) in enumerate(zip(bodies, claims, strict=False)):
+        place = "" if first is None else f'"position":{first + index},'
+        lines.append(f'{{{place}{head},"seq":{seq + index}{losing}{claim},{content(body)}}}\n')
+        losing = ""
     return "".join(lines).encode()
+
+
+def _apart(batch: Batch[Any]) -> tuple[list[bytes], Iterable[str]]:
+    """Return the messages, and what the items are that tell where a funnel had each from."""
+    bodies = list(batch.iter_raw())
+    apart = taken_apart(bodies)
+    if apart is None:
+        return bodies, repeat("")
+    return [each.body for each in apart], map(claim_of, apart)
 
 
 def text_lines(batch: Batch[Any]) -> bytes:
     """Return each message with a newline behind it."""
-    return b"\n".join([*batch.iter_raw(), b""])
+    return b"\n".join([*_apart(batch)[0], b""])
 
 
 def raw(batch: Batch[Any]) -> bytes:
     """Return the messages, with nothing between them."""
-    return b"".join(batch.iter_raw())
+    return b"".join(_apart(batch)[0])
 
 
 def length_prefixed(batch: Batch[Any]) -> bytes:
     """Return each message behind its length, u32, big-endian."""
     parts: list[bytes] = []
-    for body in batch.iter_raw():
+    for body in _apart(batch)[0]:
         parts += (_LENGTH.pack(len(body)), body)
     return b"".join(parts)
 

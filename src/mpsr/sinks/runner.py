@@ -7,7 +7,6 @@ from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from mpsr.engine.receiving.group import weight
 from mpsr.errors import ConfigurationError, MpsrError, SinkError
 from mpsr.limits import (
     SINK_BACKOFF_FIRST,
@@ -15,6 +14,7 @@ from mpsr.limits import (
     SINK_REMINDER,
     SINK_STUCK,
 )
+from mpsr.sinks.group import Group
 from mpsr.sinks.protocol import Grouping, Reopening, SinkStatus
 from mpsr.system.threads import start_thread
 from mpsr.system.waiting import Waiter
@@ -198,41 +198,40 @@ class Runner:
             )
 
     def _pump(self, sink: Sink) -> None:
-        grouping: Grouping = getattr(sink, "grouping", Grouping())
-        last: Batch[Any] | None = None  # of those that are not committed
-        size, begun, touched = 0, inf, inf
+        group = Group(getattr(sink, "grouping", Grouping()))
         while True:
             batch = self._take()
             if batch is not None:
-                self._be("running", self._error)
-                self._call("write", sink.write, batch)
-                size += weight(batch)
-                touched = monotonic()
-                begun, last = min(begun, touched), batch
-                if self._seen is not None:
-                    self._seen(batch)
+                self._write(sink, batch)
+                group.add(batch)
             finished = batch is None and self._source.finished
             reopen = self._reopen
-            due_at = begun + grouping.seconds
-            if batch is None:
-                due_at = min(due_at, touched + grouping.idle)
-            whole = batch is not None and batch.position is None  # it is one batch at a time
-            due = size >= grouping.nbytes or finished or reopen or whole or monotonic() >= due_at
-            if last is not None and due:
-                self._call("commit", sink.commit)
-                self._source.done(last)
-                size, begun, touched, last = 0, inf, inf, None
-                self._recover()
+            if finished or reopen or group.is_due(idle=batch is None):
+                self._commit(sink, group)
             if reopen:
                 self._reopen = False
                 if isinstance(sink, Reopening):
                     self._call("reopen", sink.reopen)
-            if finished:
+            elif finished:
                 return
-            if batch is None and not reopen:
-                if last is None:
+            elif batch is None:
+                if group.last is None:
                     self._be("waiting", self._error)
-                self._source.wait(None if due_at == inf else max(0.0, due_at - monotonic()))
+                self._source.wait(group.wait_time())
+
+    def _write(self, sink: Sink, batch: Batch[Any]) -> None:
+        self._be("running", self._error)
+        self._call("write", sink.write, batch)
+        if self._seen is not None:
+            self._seen(batch)
+
+    def _commit(self, sink: Sink, group: Group) -> None:
+        last = group.last
+        if last is not None:
+            self._call("commit", sink.commit)
+            self._source.done(last)
+            group.clear()
+            self._recover()
 
     def _take(self) -> Batch[Any] | None:
         if self._abandoned:
