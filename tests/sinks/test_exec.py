@@ -24,7 +24,7 @@ def test_program_reads_every_message(funnels: Callable[..., Funnel], tmp_path: P
 def test_program_that_ends_is_started_again_with_what_it_has_not_read(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    """head reads one part and leaves; each message comes to one of them at least."""
+    """Head reads one part and leaves; each message comes to one of them at least."""
     funnel = funnels("exec:timeout 0.2 cat >> a.txt").start()
     sent = [b"%d" % number for number in range(200)]
     for begin in range(0, 200, 20):
@@ -48,14 +48,16 @@ def test_program_that_never_reads_holds_up_no_other_sink(
     wait_until(lambda: (tmp_path / "b.txt").stat().st_size == 1_000_000)
     funnel.process.send_signal(signal.SIGTERM)
     assert funnel.process.wait(30) == 74
-    assert "exec sleep 1000 has not had 1 messages" in funnel.told
+    assert "exec sleep 1000 has not had 1 message" in funnel.told
     program = Path("/proc", (tmp_path / "pid").read_text().strip())
     wait_until(lambda: not program.exists())  # it does not outlive the receiver
 
 
 def test_ctrl_c_is_not_for_the_program(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
     """It is in a process group of its own, with no signal blocked or ignored."""
-    funnel = funnels("exec:grep ^Sig /proc/self/status > s.txt; ps -o pgid= $$ > p.txt; cat > a.txt")
+    funnel = funnels(
+        "exec:grep ^Sig /proc/self/status > s.txt; ps -o pgid= $$ > p.txt; cat > a.txt"
+    )
     funnel.start()
     funnel.send(b"one")
     assert funnel.end(signal.SIGINT) == 0

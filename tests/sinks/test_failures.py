@@ -63,7 +63,7 @@ def test_sink_with_a_defect_is_told_by_its_exception(
     funnel.await_word("broken:x: it raised ZeroDivisionError: division by zero; it is tried again")
     wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one"])
     assert funnel.end() == 74
-    assert "broken:x has not had 1 messages: what it has not had is kept" in funnel.told
+    assert "broken:x has not had 1 message: what it has not had is kept" in funnel.told
 
 
 def test_sink_that_blocks_for_ever_holds_up_nobody_and_no_end(
