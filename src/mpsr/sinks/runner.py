@@ -65,7 +65,7 @@ class Runner:
         ended: Callable[[], None],
         seen: Callable[[Batch[Any]], None] | None = None,
     ) -> None:
-        self.name = named.name
+        self.name: str = named.name
         self.failure: BaseException | None = None
         self.source_failed: bool = False
         self._make = named.make
