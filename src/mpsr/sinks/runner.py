@@ -216,7 +216,8 @@ class Runner:
                 return
             elif batch is None:
                 if group.last is None:
-                    self._be("waiting", self._error)
+                    self._recover()  # it could be opened, and has all
+                    self._be("waiting", None)
                 self._source.wait(group.wait_time())
 
     def _write(self, sink: Sink, batch: Batch[Any]) -> None:
