@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, SinkError
-from mpsr.front.receiver import has_ended, journal_of, stand_aside
+from mpsr.front.following import has_ended, journal_of, stand_aside
 from mpsr.limits import SINK_STOP_TIMEOUT
 from mpsr.sinks.runner import Runner
 from mpsr.sinks.source import MAIN_CURSOR, source_of
