@@ -12,7 +12,6 @@ import click
 
 from mpsr import systemd
 from mpsr.cli import types
-from mpsr.cli.delivering import Delivering
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
 from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
 from mpsr.cli.printer import Printer
@@ -29,6 +28,7 @@ from mpsr.wire.packing import RECEIVER_FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mpsr.cli.delivering import Delivering
     from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
@@ -235,7 +235,13 @@ def recv(
     form = format_named(output, b"\0" if null else b"\n", decode, level or 0)
     if sinks and not (count is None and timeout is None):
         raise click.UsageError("--count and --timeout have no use with --to")
-    out = Delivering(sinks, form, journal=journal is not None) if sinks else Printer(Stdout(), form)
+    out: Printer | Delivering
+    if sinks:
+        from mpsr.cli.delivering import Delivering  # noqa: PLC0415 - not light, and not for all
+
+        out = Delivering(sinks, form, journal=journal is not None)
+    else:
+        out = Printer(Stdout(), form)
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
@@ -258,16 +264,16 @@ def recv(
             handover=handover,
         ) as receiver,
     ):
-        stop.of(out if isinstance(out, Delivering) else receiver)
+        stop.of(receiver if isinstance(out, Printer) else out)
         try:
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
             systemd.ready(f"receiving at {where}")
-            if isinstance(out, Delivering):
-                out.run(receiver)
-            else:
+            if isinstance(out, Printer):
                 out.run(receiver, count, timeout)
+            else:
+                out.run(receiver)
         finally:
             systemd.stopping()
             if not (quiet or out.deserted):
