@@ -266,6 +266,8 @@ def recv(
     ):
         stop.of(receiver if isinstance(out, Printer) else out)
         try:
+            if not isinstance(out, Printer):
+                out.prepare(receiver)
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
@@ -273,7 +275,7 @@ def recv(
             if isinstance(out, Printer):
                 out.run(receiver, count, timeout)
             else:
-                out.run(receiver)
+                out.run()
         finally:
             systemd.stopping()
             if not (quiet or out.deserted):
