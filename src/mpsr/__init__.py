@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Rejected,
         RemoteProtocolError,
         SendTimedOut,
+        SinkError,
         TimedOut,
         Undelivered,
         UnframeableMessage,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
+    from mpsr.forwarding import Forwarded, forwarded
     from mpsr.front.listening import Endpoint
     from mpsr.queues import QueueReader, QueueWriter, queue
     from mpsr.stats import CursorStats, JournalStats, ProducerStats, ReceiverStats
@@ -69,6 +71,7 @@ _MODULES = {
     "CursorStats": "stats",
     "Endpoint": "front.listening",
     "JournalStats": "stats",
+    "Forwarded": "forwarding",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
@@ -78,6 +81,7 @@ _MODULES = {
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
+    "forwarded": "forwarding",
     "queue": "queues",
     "syslog": "syslog_format",
 }  # all others are exceptions
@@ -99,6 +103,7 @@ __all__ = [
     "DecodeError",
     "Endpoint",
     "FilesRefused",
+    "Forwarded",
     "InvalidAddress",
     "JournalDamaged",
     "JournalDenied",
@@ -129,6 +134,7 @@ __all__ = [
     "Rejected",
     "RemoteProtocolError",
     "SendTimedOut",
+    "SinkError",
     "SyslogMessage",
     "TimedOut",
     "Undelivered",
@@ -136,6 +142,7 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "forwarded",
     "observe",
     "queue",
     "syslog",

@@ -106,6 +106,8 @@ class Batch(Sequence[T], Generic[T]):
         address: where it came, of the receiver's addresses; None if a journal does not say.
         position: where it stands in the receiver's journal: the position of its last message;
             None without a journal.
+        received_at: when the receiver took it in, in nanoseconds since 1970, as its journal
+            keeps it; None without a journal.
         files: the descriptor of the file that came with its message, in a tuple, where the
             receiver was made with ``accept_files=True``; such a batch has one message. It is
             closed when the receiver goes on to the next batch, or ends, unless ``take_files``
@@ -128,6 +130,7 @@ class Batch(Sequence[T], Generic[T]):
         "peer",
         "position",
         "producer",
+        "received_at",
     )
 
     def __init__(  # noqa: PLR0917 - one is made for every batch, and names cost time
@@ -156,6 +159,7 @@ class Batch(Sequence[T], Generic[T]):
         self._state = state
         self.address: str | None = None
         self.position: int | None = None
+        self.received_at: int | None = None
         self.files: tuple[int, ...] = ()
 
     def take_files(self) -> tuple[int, ...]:
@@ -185,6 +189,7 @@ class Batch(Sequence[T], Generic[T]):
             "decode": self._decode,
             "address": self.address,
             "position": self.position,
+            "received_at": self.received_at,
         }
 
     def iter_raw(self) -> Iterator[bytes]:
@@ -265,6 +270,7 @@ def batch_of(
     state: Any = None,  # noqa: ANN401 - the wire's own
     address: str | None = None,
     position: int | None = None,
+    received_at: int | None = None,
 ) -> Batch[Any]:
     """Return a batch of messages that are in a list."""
     nbytes = sum(map(len, bodies))
@@ -274,6 +280,7 @@ def batch_of(
     )
     batch.address = address
     batch.position = position
+    batch.received_at = received_at
     return batch
 
 

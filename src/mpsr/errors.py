@@ -32,6 +32,7 @@ MpsrError
 │   ├── NewerJournal        a later version wrote it, and it was left untouched
 │   ├── JournalDamaged      what was written does not come back; ``position`` where known
 │   └── JournalFull         there is no room now: nothing was written, try again
+├── SinkError               a sink cannot take messages now; it is tried again
 └── ProtocolError           the wire format was broken
     ├── LocalProtocolError  by this side: a defect of the caller
     └── RemoteProtocolError by the other side; ``code`` says how
@@ -314,6 +315,13 @@ class JournalDamaged(JournalError):
 
 class JournalFull(JournalError):
     """There is no room in the journal or on its disk; nothing was written: try again later."""
+
+
+class SinkError(MpsrError):
+    """A sink cannot take messages now, or not any more: what is not committed is given it again.
+
+    What can never work, such as an option that makes no sense, is a ConfigurationError.
+    """
 
 
 class ProtocolError(MpsrError):

@@ -122,6 +122,18 @@ MIN_SEGMENT: Final = 128 * KIB  # bytes, however little room there is: a group, 
 SEGMENT_RECORDS: Final = 50_000  # batches of a segment: to read them takes a fraction of a second
 CURSOR_ROOM: Final = 64 * KIB  # bytes kept free in a segment, for cursors to move on a full disk
 
+# -- sinks ----------------------------------------------------------------------------------
+
+SINK_GROUP_SIZE: Final = 4 * MIB  # bytes that one commit of a sink stands for: as of a journal
+SINK_GROUP_TIME: Final = 0.2  # seconds that what was written may wait for its commit
+SINK_GROUP_IDLE: Final = 0.02  # seconds without a message until it is committed sooner
+SINK_BACKOFF_FIRST: Final = 0.1  # seconds until a sink that failed is tried again
+SINK_BACKOFF_MOST: Final = 15.0  # seconds: a sink that returns is found within some of them
+SINK_REMINDER: Final = 60.0  # seconds until the same failure is told again
+SINK_STUCK: Final = 10.0  # seconds that a call of a sink may take before that is told
+SINK_STOP_TIMEOUT: Final = 5.0  # seconds that an end waits for sinks, as close() does
+SINK_CLOSE_TIMEOUT: Final = 5.0  # seconds that a program has to end once its input has
+
 # -- producer -------------------------------------------------------------------------------
 
 BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages

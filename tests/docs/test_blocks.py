@@ -218,5 +218,7 @@ def test_every_block_says_well_what_is_special_about_it(page: Page) -> None:
             assert (ROOT / marks["tested by"]).is_file()
         if "not run" in marks:
             assert len(marks["not run"].split()) > 3, "give the reason"
-    others = [] if "tested by" in page.marks else re.findall(r"^`{3,} ?(\w+)", page.text, re.M)
+    others = (
+        [] if "tested by" in page.marks else re.findall(r"^`{3,} ?(\w+)", page.text, re.MULTILINE)
+    )
     assert not {"bash", "sh", "shell", "pycon", "py", "shell-session"} & set(others), RUN

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import FORMATS, content, local_time, origin
+from mpsr.cli.formats import FORMATS
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, printable
 from mpsr.cli.trimmed import first_of, tell_trimmed
 from mpsr.errors import Explanation, JournalError, NoJournal, NotAJournal
+from mpsr.json_format import content, local_time, origin
 from mpsr.limits import KIB, MIB
 from mpsr.store.reader import Reader
 from mpsr.store.segments import Segment, list_segments

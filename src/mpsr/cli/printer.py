@@ -26,6 +26,7 @@ class Printer:
 
     def run(self, receiver: Receiver, count: int | None, timeout: float | None) -> None:
         """Print until the receiver is stopped, ``count`` messages came, or none in time."""
+        self._output.watch(receiver.stop)
         last, interval = monotonic(), systemd.watchdog_interval()
         while True:
             try:
@@ -51,6 +52,11 @@ class Printer:
                 last = monotonic()
         if self._output.deserted:
             raise CommandFailed(Status.STDOUT_CLOSED)
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody reads what is printed any more."""
+        return self._output.deserted
 
     @property
     def messages(self) -> int:

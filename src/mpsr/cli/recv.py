@@ -30,6 +30,7 @@ from mpsr.wire.packing import RECEIVER_FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mpsr.cli.delivering import Delivering
     from mpsr.cli.metrics.place import Place
     from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
@@ -202,6 +203,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     "or at unix:PATH, behind which may stand, after commas, mode= (else 660) and group=.",
 )
 @click.option(
+    "--to",
+    "sinks",
+    metavar="SINK",
+    multiple=True,
+    help="Give messages to SINK in place of stdout: file:PATH, sqlite:FILE, duckdb:FILE, "
+    "mpsr:ADDRESS, exec:COMMAND, or - (stdout). Can be repeated, with --journal.",
+)
+@click.option(
     "--handover",
     is_flag=True,
     help="Take the address over from a receiver that runs there: nobody is refused meanwhile, and "
@@ -232,6 +241,7 @@ def recv(
     journal: str | None,
     journal_limit: int | None,
     metrics_at: Place | None,
+    sinks: tuple[str, ...],
     handover: bool,
     quiet: bool,
 ) -> Status:
@@ -247,9 +257,17 @@ def recv(
     check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
-    stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode, level or 0))
+    form = format_named(output, b"\0" if null else b"\n", decode, level or 0)
+    if sinks and not (count is None and timeout is None):
+        raise click.UsageError("--count and --timeout have no use with --to")
+    out: Printer | Delivering
+    if sinks:
+        from mpsr.cli.delivering import Delivering  # noqa: PLC0415 - not light, and not for all
+
+        out = Delivering(sinks, form, journal=journal is not None)
+    else:
+        out = Printer(Stdout(), form)
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
@@ -275,20 +293,24 @@ def recv(
         ) as receiver,
         metrics.served(receiver, metrics_at, handover=handover, quiet=quiet),
     ):
-        stop.of(receiver)
+        stop.of(receiver if isinstance(out, Printer) else out)
         try:
-            stdout.watch(receiver.stop)
+            if not isinstance(out, Printer):
+                out.prepare(receiver)
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
             systemd.ready(f"receiving at {where}")
-            printer.run(receiver, count, timeout)
+            if isinstance(out, Printer):
+                out.run(receiver, count, timeout)
+            else:
+                out.run()
         finally:
             systemd.stopping()
-            if not (quiet or stdout.deserted):
+            if not (quiet or out.deserted):
                 accepted = receiver.stats().accepted
-                datagrams = not accepted and (printer.messages or _datagrams_alone(addresses, kind))
-                say(printer.summary("" if datagrams else plural(accepted, "connection")))
+                datagrams = not accepted and (out.messages or _datagrams_alone(addresses, kind))
+                say(out.summary("" if datagrams else plural(accepted, "connection")))
     systemd.barrier(_BARRIER_TIMEOUT)
     return Status.OK
 
@@ -301,7 +323,7 @@ class _Stop:
     """Stops the receiver at a signal, or as soon as there is one."""
 
     def __init__(self) -> None:
-        self._receiver: Receiver | None = None
+        self._receiver: Receiver | Delivering | None = None
         self._wanted = False
 
     def __call__(self, _: int) -> None:
@@ -310,7 +332,7 @@ class _Stop:
             with suppress(Closed):  # it has ended by itself
                 self._receiver.stop()
 
-    def of(self, receiver: Receiver) -> None:
+    def of(self, receiver: Receiver | Delivering) -> None:
         """Stop this one."""
         self._receiver = receiver
         if self._wanted:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mpsr.stats import ReceiverStats
     from mpsr.store.records import ProducerKey
 
-_MAIN_CURSOR: Final = "main"
+MAIN_CURSOR: Final = "main"
 
 
 def open_journaled(
@@ -100,7 +100,7 @@ class JournaledInbox:
 
     def follower(self, name: str | None = None, *, after: int | None = None) -> Follower:
         """Return a new follower, with the cursor of that name; None: the receiver's own."""
-        follower = Follower(self, _MAIN_CURSOR if name is None else name, after)
+        follower = Follower(self, MAIN_CURSOR if name is None else name, after)
         self._followers.append(follower)
         return follower
 
@@ -114,6 +114,13 @@ class JournaledInbox:
         if self._moved_at is None:
             self._moved_at = monotonic()
             self._nudge.set()
+
+    def stand_aside(self, *, keep: bool) -> None:
+        """Have no main follower, and drop its cursor unless ``keep``."""
+        self._main.leave(handled=False)
+        if not keep:
+            self.journal.drop(MAIN_CURSOR)
+            self.moved()
 
     # -- for the fronts: the main follower ------------------------------------------------------
 
