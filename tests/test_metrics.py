@@ -20,7 +20,7 @@ from mpsr import metrics
 from mpsr.metrics import Collector
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
-ALL: Final = (*metrics.RECEIVER, *metrics.JOURNAL, *metrics.PRODUCER)
+ALL: Final = (*metrics.RECEIVER, *metrics.JOURNAL, *metrics.SINKS, *metrics.PRODUCER)
 NAMES: Final = {metric.name for metric in ALL} | {"mpsr_build_info"}
 
 
@@ -178,7 +178,7 @@ def test_every_name_follows_prometheus_conventions() -> None:
         assert re.fullmatch(r"mpsr(_[a-z]+)+", metric.name)
         assert metric.name.endswith("_total") == (metric.family().type == "counter")
         assert not re.search(r"milli|kilo|_ms\b|minutes", metric.name)
-        assert set(metric.labels) <= {"address", "cursor"}
+        assert set(metric.labels) <= {"address", "cursor", "sink", "error"}
         assert metric.help.endswith(".")
 
 

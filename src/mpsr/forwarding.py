@@ -24,20 +24,28 @@ _LONGEST: Final = 4096  # bytes of an origin: it names somebody, and is no messa
 
 
 class Forwarded(NamedTuple):
-    """A message, and where the funnel that passed it on says that it came from."""
+    """A message, and where the funnel that passed it on says that it came from.
+
+    Attributes:
+        body: the message, as its producer sent it.
+        origin: ``host``, ``time``, ``peer``, ``producer`` and ``seq``, as ``mpsr recv -o json``
+            names them: a claim of the process that passed it on, which the kernel vouches for.
+            None for a message that came from its producer itself.
+
+    """
 
     body: bytes
-    """The message, as its producer sent it."""
     origin: Mapping[str, Any] | None
-    """``host``, ``time``, ``peer``, ``producer`` and ``seq``, as ``mpsr recv -o json`` names them:
-    a claim of the process that passed it on, which the kernel vouches for. None for a message
-    that came from its producer itself."""
 
 
 def forwarded(message: bytes) -> Forwarded:
     """Take the origin off a message that another funnel has passed on; good as ``decode=``.
 
     A message that no funnel has passed on, or whose origin makes no sense, is left as it is.
+
+    Args:
+        message: bytes, as they were received.
+
     """
     if not message.startswith(MAGIC) or len(message) < _BEGIN:
         return Forwarded(message, None)

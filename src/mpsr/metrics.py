@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr import _speedups
 from mpsr.errors import Closed, WrongType
+from mpsr.front.following import sinks_of
 from mpsr.front.producer import ProducerBase
 from mpsr.front.receiver import ReceiverBase
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     ]  # labels but the address, and a number
 
 __all__ = ["Collector"]
+
+_LONGEST_ERROR: Final = 200  # characters: a label names a series, and is no log
 
 
 class Metric(NamedTuple):
@@ -122,6 +125,24 @@ JOURNAL: Final = (
     ),
 )
 
+SINKS: Final = (
+    Metric(
+        "mpsr_sink_lag_messages",
+        "Messages of the journal that a sink has not committed.",
+        lambda sinks: [((each["name"],), each["lag"]) for each in sinks],
+        ("address", "sink"),
+    ),
+    Metric(
+        "mpsr_sink_failing",
+        "1 while a sink fails; why is in its label, cut to 200 characters.",
+        lambda sinks: [
+            ((each["name"], (each["error"] or "")[:_LONGEST_ERROR]), float(bool(each["error"])))
+            for each in sinks
+        ],
+        ("address", "sink", "error"),
+    ),
+)
+
 PRODUCER: Final = (
     Metric(
         "mpsr_producer_sent_messages_total",
@@ -191,7 +212,7 @@ class Collector(registry.Collector):
 
     def describe(self) -> Iterator[Family]:
         """Yield every metric without a number: what a registry checks for names given twice."""
-        for metric in chain(RECEIVER, JOURNAL, PRODUCER):
+        for metric in chain(RECEIVER, JOURNAL, SINKS, PRODUCER):
             yield metric.family()
         yield BUILD
 
@@ -204,6 +225,9 @@ class Collector(registry.Collector):
         yield from _families(RECEIVER, _looked_at(self._receivers, lambda each: each.stats()))
         journals = _looked_at(self._receivers, lambda each: each.journal_stats())
         yield from _families(JOURNAL, journals)
+        yield from _families(
+            SINKS, _looked_at(self._receivers, lambda each: sinks_of(each) or None)
+        )
         yield from _families(PRODUCER, _looked_at(self._producers, lambda each: each.stats()))
 
 

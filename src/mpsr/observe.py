@@ -169,20 +169,28 @@ class Status(TypedDict):
 
 
 class Sample(NamedTuple):
-    """A message that has passed."""
+    """A message that has passed.
+
+    Attributes:
+        time: when it was handed out, in seconds since 1970.
+        peer: who sent it, in the kernel's word.
+        producer: who sent it, in the native producer's own word; None in other framings.
+        address: where it came, of the receiver's addresses.
+        seq: its sequence number.
+        size: bytes of the whole message.
+        body: the message, or its beginning.
+        skipped: messages that have passed since the sample before, and are no samples.
+
+    """
 
     time: float
-    """When it was handed out, in seconds since 1970."""
     peer: Peer
     producer: ProducerIdentity | None
     address: str | None
     seq: int
     size: int
-    """Bytes of the whole message."""
     body: bytes
-    """The message, or its beginning."""
     skipped: int
-    """Messages that have passed since the sample before, and are no samples."""
 
 
 def status(address: str | os.PathLike[str], *, timeout: float | None = _TIMEOUT) -> Status:

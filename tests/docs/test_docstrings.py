@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, is_typeddict
 
 import pytest
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 API: Final = ROOT / "docs" / "reference" / "api"
 REFERENCE: Final = "\n".join(page.read_text() for page in sorted(API.glob("*.md")))
 # Users get them ready-made: their constructors are not public, and the reference shows none.
-MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError)
+MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError, mpsr.observe.Tap)
 INTERNAL: Final = {"aio", "cli", "engine", "front", "store", "sync", "system", "wire"}  # packages
 ITS_NAMES: Final = {
     "arguments",
     "batch",
     "errors",
+    "forwarding",
+    "json_format",
     "limits",
     "queues",
     "stats",
@@ -63,6 +65,8 @@ def callables() -> Iterator[tuple[str, Any, list[str]]]:
             yield name, value, [inspect.getdoc(value) or ""]
             continue
         docs = [base.__doc__ or "" for base in value.__mro__ if _is_ours(base)]
+        if is_typeddict(value):
+            continue
         if not issubclass(value, MADE_FOR_YOU):
             yield name, value, [*docs, value.__init__.__doc__ or ""]
         for attribute, _ in inspect.getmembers(value):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mpsr.engine.receiving.inbox import Inbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpsr.engine.receiving.follower import Follower
     from mpsr.front.receiver import ReceiverBase
     from mpsr.store.journal import Journal
@@ -36,3 +38,15 @@ def has_ended(receiver: ReceiverBase[Any]) -> bool:
     """Tell whether nothing more is written to the receiver's journal."""
     engine = receiver._engine(closed_too=True)  # noqa: SLF001 - what it gives is for the fronts alone
     return engine.closed or (not isinstance(engine, Inbox) and engine.ended)
+
+
+def show_sinks(receiver: ReceiverBase[Any], look: Callable[[], list[dict[str, Any]]]) -> None:
+    """Have ``sinks_of``, and who looks into the receiver from outside, see what this returns."""
+    receiver._engine().observers.overview.sinks = look  # noqa: SLF001 - what it gives is for the fronts alone
+
+
+def sinks_of(receiver: ReceiverBase[Any]) -> list[dict[str, Any]]:
+    """Return how each sink of the receiver gets on; safe in any thread."""
+    engine = receiver._engine(closed_too=True)  # noqa: SLF001 - what it gives is for the fronts alone
+    look = engine.observers.overview.sinks
+    return [] if look is None else look()

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, SinkError
-from mpsr.front.following import has_ended, journal_of, stand_aside
+from mpsr.front.following import has_ended, journal_of, show_sinks, stand_aside
 from mpsr.limits import SINK_STOP_TIMEOUT
 from mpsr.sinks.runner import Runner
 from mpsr.sinks.source import MAIN_CURSOR, source_of
@@ -97,6 +97,7 @@ class Delivery:
             )
             for each in named
         ]
+        show_sinks(receiver, lambda: [each._asdict() for each in self.statuses()])
 
     def start(self) -> None:
         """Begin to give the sinks what there is."""
