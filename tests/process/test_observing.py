@@ -21,7 +21,8 @@ import mpsr
 from mpsr import observe
 from mpsr.engine.receiving import observer as observer_module
 from mpsr.limits import MAX_OBSERVERS_PER_UID, STUCK_AFTER
-from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, RejectCode, encode
+from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
+from mpsr.wire.observing import ObservingSession, StatusSeen
 from tests.process.programs import run
 from tests.process.workers import PATIENCE
 
@@ -183,7 +184,7 @@ def test_caller_that_does_not_come_back_is_stuck_without_a_batch(address: str) -
     """It has acknowledged what it had, and something waits for the engine."""
     with mpsr.Producer(address) as producer, mpsr.Receiver(address) as receiver:
         producer.send(b"x")
-        assert receiver.receive(PATIENCE)
+        assert receiver.receive_batch(PATIENCE)
         receiver.acknowledge()
         status = look(address)
         assert status["consumer"]["state"] == "stuck"
@@ -294,7 +295,7 @@ def test_nobody_else_may_look_unless_named(address: str, *, busy: bool) -> None:
                 thread = threading.Thread(target=serve, args=[receiver])
                 if not busy:
                     thread.start()
-                assert run(LOOKER, address, str(OTHER)).stdout.startswith(expected)
+                assert run(LOOKER, address, str(OTHER)).output.startswith(expected)
                 receiver.stop()
                 if not busy:
                     thread.join(PATIENCE)
@@ -307,10 +308,8 @@ def test_our_own_user_may_look_though_it_may_not_send(address: str) -> None:
         thread.start()
         assert look(address)["pid"] == os.getpid()
         assert receiver.stats().refused == 0
-        with mpsr.Producer(address) as producer:
+        with pytest.raises(mpsr.Undelivered), mpsr.Producer(address) as producer:
             producer.send(b"x")
-            with pytest.raises(mpsr.Rejected):
-                producer.flush(PATIENCE)
         until(lambda: receiver.stats().refused == 1)
         with ExitStack() as clients:
             client = connect(clients, address)
@@ -378,10 +377,9 @@ def _answers(address: str) -> bool:
     [
         PREFACE + b"\x0c\x00\x00\x00\x25\x01\x00\x00" + bytes(12),
         PREFACE + b"\x0d\x00\x00\x00\x25\x00\x00\x00" + bytes(13),
-        PREFACE + encode(Observe(0, 0, 0)) + b"more",
         PREFACE + b"\x00\x00\x00\x00\x26\x00\x00\x00",
     ],
-    ids=["flags", "size", "more", "status"],
+    ids=["flags", "size", "status"],
 )
 @pytest.mark.parametrize("busy", [True, False], ids=["stuck", "waiting"])
 def test_broken_requests_are_refused_and_harm_nothing(
@@ -405,6 +403,28 @@ def test_broken_requests_are_refused_and_harm_nothing(
         look(address)
         receiver.stop()
         thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["stuck", "waiting"])
+def test_observer_that_goes_on_to_talk_is_sent_away(address: str, *, busy: bool) -> None:
+    with ExitStack() as clients, mpsr.Receiver(address) as receiver:
+        first = connect(clients, address)
+        first.sendall(b"first\n")
+        assert receiver.receive(PATIENCE) == b"first"
+        thread = threading.Thread(target=serve, args=[receiver])
+        if not busy:
+            thread.start()
+        talker = connect(clients, address)
+        talker.sendall(PREFACE + encode(Observe(60_000, 0, 0)))
+        session = ObservingSession()
+        assert isinstance(session.receive_data(talker.recv(65_536))[0], StatusSeen)
+        talker.sendall(b"!")
+        (rejected,) = session.receive_data(talker.recv(65_536))
+        assert isinstance(rejected, Reject)
+        assert rejected.code == RejectCode.UNEXPECTED
+        receiver.stop()
+        if not busy:
+            thread.join(PATIENCE)
 
 
 # -- the end --------------------------------------------------------------------------------
@@ -533,7 +553,6 @@ def test_tap_says_what_it_skipped(address: str) -> None:
             iterator = iter(samples)
             assert next(iterator) is None
             shown = skipped = 0
-            sent = 0
             for sample in iterator:
                 if sample is not None:
                     shown, skipped = shown + 1, skipped + sample.skipped
@@ -541,7 +560,7 @@ def test_tap_says_what_it_skipped(address: str) -> None:
                 if shown >= 120:
                     break
                 producer.send_many([b"message"] * 100)
-                sent += 100
+        producer.flush(PATIENCE)
         receiver.stop()
         thread.join(PATIENCE)
     assert skipped > 0
