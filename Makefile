@@ -20,7 +20,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs build clean
+.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs docs-look linkcheck man build wheels clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -167,8 +167,20 @@ docs: $(VENV)/.docs ## build the documentation into build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 	@echo "build/docs/index.html"
 
+docs-look: docs ## take pictures of the documentation; needs chromium
+	@$(PY) docs/look.py build/docs
+
+linkcheck: $(VENV)/.docs ## ask the network whether the links to other sites lead somewhere
+	@$(BIN)/sphinx-build -q -b linkcheck docs build/linkcheck
+
+man: $(VENV)/.run ## write the manual pages to build/man
+	@$(BIN)/mpsr man --directory build/man
+
 build: $(VENV)/.dev ## build the sdist and the wheel into dist
 	@$(PY) -m build
+
+wheels: ## build a wheel for every Python from 3.11 on that this machine has, and try each
+	@.ci/wheels
 
 clean: ## remove everything these targets made
 	@rm -rf $(VENV) $(FUZZ_VENV) build dist src/*.egg-info .coverage .coverage.* htmlcov \

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-RECEIVING, PRODUCING, RECEIVING_ASYNC = SNIPPETS
+RECEIVING, PRODUCING, RECEIVING_ASYNC = SNIPPETS[:3]  # tests/docs runs the others
 SHELL = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
 PATH = "events.sock"
 

@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from mpsr import logging as logging  # public, but not for a star import
     from mpsr import systemd
     from mpsr.aio.producer import AsyncProducer
     from mpsr.aio.receiver import AsyncReceiver
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         Rejected,
         RemoteProtocolError,
         SendTimedOut,
+        SinkError,
         TimedOut,
         Undelivered,
         UnframeableMessage,
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
+    from mpsr.forwarding import Forwarded, forwarded
     from mpsr.front.listening import Endpoint
-    from mpsr.stats import ProducerStats, ReceiverStats
+    from mpsr.queues import QueueReader, QueueWriter, queue
+    from mpsr.stats import CursorStats, JournalStats, ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
     from mpsr.syslog_format import SyslogMessage, syslog
@@ -64,16 +68,25 @@ _MODULES = {
     "AsyncProducer": "aio.producer",
     "AsyncReceiver": "aio.receiver",
     "Batch": "batch",
+    "CursorStats": "stats",
     "Endpoint": "front.listening",
+    "JournalStats": "stats",
+    "Forwarded": "forwarding",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
     "ProducerStats": "stats",
+    "QueueReader": "queues",
+    "QueueWriter": "queues",
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
+    "forwarded": "forwarding",
+    "queue": "queues",
     "syslog": "syslog_format",
 }  # all others are exceptions
+
+_SUBMODULES = ("logging", "metrics", "observe", "systemd")
 
 __all__ = [
     "AddressDenied",
@@ -86,15 +99,18 @@ __all__ = [
     "BufferFull",
     "Closed",
     "ConfigurationError",
+    "CursorStats",
     "DecodeError",
     "Endpoint",
     "FilesRefused",
+    "Forwarded",
     "InvalidAddress",
     "JournalDamaged",
     "JournalDenied",
     "JournalError",
     "JournalFull",
     "JournalInUse",
+    "JournalStats",
     "LocalProtocolError",
     "MessageError",
     "MessageTooLarge",
@@ -109,6 +125,8 @@ __all__ = [
     "ProducerIdentity",
     "ProducerStats",
     "ProtocolError",
+    "QueueReader",
+    "QueueWriter",
     "Receiver",
     "ReceiverBusy",
     "ReceiverStats",
@@ -116,6 +134,7 @@ __all__ = [
     "Rejected",
     "RemoteProtocolError",
     "SendTimedOut",
+    "SinkError",
     "SyslogMessage",
     "TimedOut",
     "Undelivered",
@@ -123,19 +142,21 @@ __all__ = [
     "WrongReceiver",
     "WrongSocketType",
     "WrongType",
+    "forwarded",
     "observe",
+    "queue",
     "syslog",
     "systemd",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module says
-    if name not in __all__:
+    if name not in __all__ and name not in _SUBMODULES:
         error = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(error)
     from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
-    if name in {"observe", "systemd"}:
+    if name in _SUBMODULES:
         return import_module(f"mpsr.{name}")
     found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
     return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, cast, overload
 
-from mpsr.errors import DecodeError
+from mpsr.errors import ConfigurationError, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import pyarrow as pa
     from typing_extensions import Buffer, TypeVar
 
     T = TypeVar("T", default=bytes)
@@ -20,12 +22,22 @@ else:
     T = TypeVar("T")
 
 
+_HEAD: Final = 16  # bytes before the offsets in the payload of a BATCH frame
+_MOST_OFFSET: Final = 2**31 - 1  # bytes: Arrow's binary arrays count to it
+
+
 class Peer(NamedTuple):
     """The kernel's word for who is at the other end; an item is None where it does not tell.
 
-    ``pid`` is the process that made the connection, or sent the datagram; it may have ended, and
-    its number may be another's by now. The rest is asked for on demand, through the connection:
-    it is None for datagrams, and once the connection is closed.
+    The properties are asked for on demand, through the connection: they are None for datagrams,
+    and once the connection is closed.
+
+    Attributes:
+        pid: the process that made the connection, or sent the datagram; it may have ended, and
+            its number may be another's by now.
+        uid: its effective user id at that time.
+        gid: its effective group id at that time.
+
     """
 
     pid: int | None
@@ -62,10 +74,15 @@ UNKNOWN_PEER: Final = Peer(None, None, None)
 
 
 class ProducerIdentity(NamedTuple):
-    """What a native producer says of itself."""
+    """What a native producer says of itself.
+
+    Attributes:
+        id: 16 random bytes, new for every producer object and every fork.
+        label: the name that it was given for receivers to show; its program's, if none.
+
+    """
 
     id: bytes
-    """16 random bytes, new for every producer object and every fork."""
     label: str
 
 
@@ -73,7 +90,9 @@ class Batch(Sequence[T], Generic[T]):
     """Messages of one sender, in order, that arrived together.
 
     A batch is lazy: its length and size are known at once, its messages are made one by one as
-    it is iterated over, or all of them when one is asked for by its index.
+    it is iterated over, or all of them when one is asked for by its index. A receiver makes it;
+    its constructor is not public. It can be pickled, as a copy of its messages with all that is
+    known of them but files.
 
     Attributes:
         peer: who sent it, in the kernel's word.
@@ -87,6 +106,8 @@ class Batch(Sequence[T], Generic[T]):
         address: where it came, of the receiver's addresses; None if a journal does not say.
         position: where it stands in the receiver's journal: the position of its last message;
             None without a journal.
+        received_at: when the receiver took it in, in nanoseconds since 1970, as its journal
+            keeps it; None without a journal.
         files: the descriptor of the file that came with its message, in a tuple, where the
             receiver was made with ``accept_files=True``; such a batch has one message. It is
             closed when the receiver goes on to the next batch, or ends, unless ``take_files``
@@ -109,6 +130,7 @@ class Batch(Sequence[T], Generic[T]):
         "peer",
         "position",
         "producer",
+        "received_at",
     )
 
     def __init__(  # noqa: PLR0917 - one is made for every batch, and names cost time
@@ -137,6 +159,7 @@ class Batch(Sequence[T], Generic[T]):
         self._state = state
         self.address: str | None = None
         self.position: int | None = None
+        self.received_at: int | None = None
         self.files: tuple[int, ...] = ()
 
     def take_files(self) -> tuple[int, ...]:
@@ -166,6 +189,7 @@ class Batch(Sequence[T], Generic[T]):
             "decode": self._decode,
             "address": self.address,
             "position": self.position,
+            "received_at": self.received_at,
         }
 
     def iter_raw(self) -> Iterator[bytes]:
@@ -178,6 +202,37 @@ class Batch(Sequence[T], Generic[T]):
         if self._raw is None:
             self._raw = list(self._messages())
         return self._raw
+
+    def to_arrow(self) -> pa.BinaryArray | pa.LargeBinaryArray:
+        """Return the messages as they came, before ``decode=``, as an array of Apache Arrow.
+
+        It is of type ``binary``, or ``large_binary`` where the messages take 2 GiB or more. A
+        native batch is laid out as Arrow lays out such an array (Columnar Format, variable-size
+        binary), so the array shares the batch's memory, and keeps it. Batches in other framings,
+        and of messages of 8 KiB or more, are copied.
+
+        Raises:
+            ConfigurationError: pyarrow is not installed.
+
+        """
+        try:
+            import pyarrow as pa  # noqa: PLC0415 - not light, and an extra
+        except ImportError as exc:
+            error = "to_arrow() needs pyarrow: pip install 'mpsr[arrow]'"
+            raise ConfigurationError(error) from exc
+        shareable = self._payload is not None and sys.byteorder == "little"
+        if not shareable or self.nbytes > _MOST_OFFSET:
+            kind = pa.binary() if self.nbytes <= _MOST_OFFSET else pa.large_binary()
+            return pa.array(self.raw, kind)
+        payload = pa.py_buffer(self._payload)
+        count = int.from_bytes(payload.slice(8, 4).to_pybytes(), "little")
+        bodies = _HEAD + 4 * (count + 1)
+        offsets = payload.slice(_HEAD, bodies - _HEAD)
+        if offsets.address % 4:  # it stands anywhere in what was read, and Arrow wants it aligned
+            offsets = pa.py_buffer(offsets.to_pybytes())
+        buffers = [None, offsets, payload.slice(bodies)]
+        # What was accepted before stands in front of the rest.
+        return pa.Array.from_buffers(pa.binary(), self._count, buffers, 0, count - self._count)
 
     def __len__(self) -> int:
         return self._count
@@ -215,6 +270,7 @@ def batch_of(
     state: Any = None,  # noqa: ANN401 - the wire's own
     address: str | None = None,
     position: int | None = None,
+    received_at: int | None = None,
 ) -> Batch[Any]:
     """Return a batch of messages that are in a list."""
     nbytes = sum(map(len, bodies))
@@ -224,6 +280,7 @@ def batch_of(
     )
     batch.address = address
     batch.position = position
+    batch.received_at = received_at
     return batch
 
 

@@ -32,6 +32,7 @@ MpsrError
 │   ├── NewerJournal        a later version wrote it, and it was left untouched
 │   ├── JournalDamaged      what was written does not come back; ``position`` where known
 │   └── JournalFull         there is no room now: nothing was written, try again
+├── SinkError               a sink cannot take messages now; it is tried again
 └── ProtocolError           the wire format was broken
     ├── LocalProtocolError  by this side: a defect of the caller
     └── RemoteProtocolError by the other side; ``code`` says how
@@ -44,6 +45,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
+
+
+class Explanation(str):  # noqa: SLOT000 - old pickle protocols take no slots
+    """The text of an error, ``what: why; advice``, which keeps its parts.
+
+    Attributes:
+        what: what cannot be done, and to what.
+        why: the reason; empty where ``what`` tells it.
+        advice: what to do next; empty where nobody knows.
+
+    """
+
+    what: str
+    why: str
+    advice: str
+
+    def __new__(cls, what: str, why: str = "", advice: str = "") -> Self:
+        """Put the parts together."""
+        text = f"{what}: {why}" if why else what
+        made = super().__new__(cls, f"{text}; {advice}" if advice else text)
+        made.what, made.why, made.advice = what, why, advice
+        return made
+
+    @classmethod
+    def of(cls, error: BaseException) -> Explanation:
+        """Return the text of an exception; one without parts is all ``what``."""
+        found = (text for text in error.args if isinstance(text, Explanation))
+        return next(found, None) or cls(str(error))
+
+    def caused(self, what: str) -> Explanation:
+        """Return the text for what this is the reason of."""
+        return Explanation(what, f"{self.what}: {self.why}" if self.why else self.what, self.advice)
 
 
 class MpsrError(Exception):
@@ -74,7 +108,13 @@ class WrongType(ConfigurationError, TypeError):
 
 
 class AddressError(MpsrError):
-    """An address cannot be claimed or reached. ``address`` is its text."""
+    """An address cannot be claimed or reached.
+
+    Attributes:
+        address: str, its text.
+        pid: int, the process id of who holds it or receives there; None where it is not known.
+
+    """
 
     def __init__(self, message: str, *, address: str, pid: int | None = None) -> None:
         super().__init__(message)
@@ -111,7 +151,12 @@ class WrongSocketType(AddressError):
 
 
 class WrongReceiver(AddressError):
-    """The process that receives at the address is of a user who may not; ``uid`` says who."""
+    """The process that receives at the address is of a user who may not.
+
+    Attributes:
+        uid: int, that user; None where it is not known.
+
+    """
 
     def __init__(
         self, message: str, *, address: str, pid: int | None = None, uid: int | None = None
@@ -127,8 +172,10 @@ class MessageError(MpsrError, ValueError):
 class FilesRefused(MessageError):
     """A message was to go with a file: the receiver takes none, or the system passes none such.
 
-    ``messages`` holds, in order, those that had been taken before that was known, and were
-    dropped; they count as lost.
+    Attributes:
+        messages: sequence of the messages, in order, that had been taken before that was known,
+            and were dropped; they count as lost.
+
     """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
@@ -145,7 +192,12 @@ class UnframeableMessage(MessageError):
 
 
 class NotSent(MpsrError):
-    """Messages that were not taken. ``messages`` gives them back, in order."""
+    """Messages that were not taken.
+
+    Attributes:
+        messages: sequence of them, in order, as they were passed.
+
+    """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
         super().__init__(message)
@@ -166,7 +218,10 @@ class BufferFull(NotSent):
 class Undelivered(NotSent):
     """The producer ended before the receiver accepted everything.
 
-    ``messages`` holds the encoded messages, in order; ``count`` says how many they are.
+    Attributes:
+        messages: sequence of the messages, in order, as ``encode=`` made them.
+        count: int, how many they are.
+
     """
 
     def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
@@ -183,7 +238,12 @@ class SendTimedOut(TimedOut, NotSent):
 
 
 class DecodeError(MpsrError):
-    """``decode=`` failed on ``message``; the cause is chained."""
+    """``decode=`` failed on a message; the cause is chained.
+
+    Attributes:
+        message: bytes, the message as it came.
+
+    """
 
     def __init__(self, message: str, *, body: bytes) -> None:
         super().__init__(message)
@@ -199,7 +259,12 @@ class ReentrantCall(MpsrError, RuntimeError):
 
 
 class JournalError(MpsrError):
-    """A journal or spool cannot be used. ``path`` is its directory."""
+    """A journal or spool cannot be used.
+
+    Attributes:
+        path: str, its directory.
+
+    """
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
@@ -207,7 +272,12 @@ class JournalError(MpsrError):
 
 
 class JournalInUse(JournalError):
-    """Another process holds the journal; ``pid`` is its process id where known."""
+    """Another process holds the journal.
+
+    Attributes:
+        pid: int, its process id; None where it is not known.
+
+    """
 
     def __init__(self, message: str, *, path: str, pid: int | None = None) -> None:
         super().__init__(message, path=path)
@@ -233,7 +303,9 @@ class NewerJournal(JournalError):
 class JournalDamaged(JournalError):
     """What was written does not come back as it was.
 
-    ``position`` is the first that cannot be read, or None where the whole journal is meant.
+    Attributes:
+        position: int, the first that cannot be read; None where the whole journal is meant.
+
     """
 
     def __init__(self, message: str, *, path: str, position: int | None = None) -> None:
@@ -245,6 +317,13 @@ class JournalFull(JournalError):
     """There is no room in the journal or on its disk; nothing was written: try again later."""
 
 
+class SinkError(MpsrError):
+    """A sink cannot take messages now, or not any more: what is not committed is given it again.
+
+    What can never work, such as an option that makes no sense, is a ConfigurationError.
+    """
+
+
 class ProtocolError(MpsrError):
     """The wire format was broken."""
 
@@ -254,7 +333,12 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke the wire format. ``code`` is the REJECT code that names how."""
+    """The other side broke the wire format.
+
+    Attributes:
+        code: int, the code of REJECT that names how; the wire protocol lists them.
+
+    """
 
     def __init__(self, message: str, *, code: int) -> None:
         super().__init__(message)

@@ -89,6 +89,22 @@ MAX_SAMPLES: Final = 64  # samples that wait for the observer's thread: 4 MiB at
 SAMPLES_PER_BATCH: Final = 8  # messages of a batch that are samples: the rest is skipped
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
+# -- metrics --------------------------------------------------------------------------------
+
+MAX_SCRAPES: Final = 8  # scrapes answered at once: there is one scraper, or a few
+SCRAPE_DEADLINE: Final = 5.0  # seconds that a scrape may take, however it trickles
+
+# -- logging --------------------------------------------------------------------------------
+
+LOG_BUFFER: Final = 16 * MIB  # bytes not yet accepted: 50,000 records or so, in each process
+LOG_TIMEOUT: Final = 1.0  # seconds that the end of a program may wait for its log
+MAX_LOG_TEXT: Final = 1 * MIB  # characters of a text: a record fits a message in any case
+MAX_LOG_REPR: Final = 10_000  # characters of a repr(): it is there to be recognised
+MAX_LOG_DEPTH: Final = 8  # containers within each other: deeper ones are cycles
+MAX_LOG_ITEMS: Final = 1000  # items of a record's extra, in all: copying them takes 1 ms
+MAX_LOG_INTEGER: Final = 2**64  # JSON's other readers know none that are larger
+MAX_LOGGERS: Final = 4096  # loggers that are made for names that come: none is ever freed
+
 # -- journal --------------------------------------------------------------------------------
 
 GIB: Final = 1024 * MIB
@@ -105,6 +121,18 @@ SEGMENT_PARTS: Final = 8  # a segment is at most so small a part: only whole one
 MIN_SEGMENT: Final = 128 * KIB  # bytes, however little room there is: a group, and cursors
 SEGMENT_RECORDS: Final = 50_000  # batches of a segment: to read them takes a fraction of a second
 CURSOR_ROOM: Final = 64 * KIB  # bytes kept free in a segment, for cursors to move on a full disk
+
+# -- sinks ----------------------------------------------------------------------------------
+
+SINK_GROUP_SIZE: Final = 4 * MIB  # bytes that one commit of a sink stands for: as of a journal
+SINK_GROUP_TIME: Final = 0.2  # seconds that what was written may wait for its commit
+SINK_GROUP_IDLE: Final = 0.02  # seconds without a message until it is committed sooner
+SINK_BACKOFF_FIRST: Final = 0.1  # seconds until a sink that failed is tried again
+SINK_BACKOFF_MOST: Final = 15.0  # seconds: a sink that returns is found within some of them
+SINK_REMINDER: Final = 60.0  # seconds until the same failure is told again
+SINK_STUCK: Final = 10.0  # seconds that a call of a sink may take before that is told
+SINK_STOP_TIMEOUT: Final = 5.0  # seconds that an end waits for sinks, as close() does
+SINK_CLOSE_TIMEOUT: Final = 5.0  # seconds that a program has to end once its input has
 
 # -- producer -------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from mpsr.wire.frames import Reject, RejectCode
 from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from typing import Self
 
     from mpsr.wire.observing import Seen
@@ -214,7 +214,7 @@ def watch(
     *,
     interval: float = 1.0,
     timeout: float | None = _TIMEOUT,
-) -> Iterator[Status]:
+) -> Generator[Status, None, None]:
     """Iterate over what the receiver at an address is doing, until it ends.
 
     Args:

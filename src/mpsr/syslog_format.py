@@ -138,48 +138,47 @@ _TAG_WITH_ID: Final = _compile(r"{app}\[{procid}\]: ?", _ORIGIN_PARTS)
 
 
 class SyslogMessage(NamedTuple):
-    """A syslog message, taken apart. A field is None where the message does not state it.
+    r"""A syslog message, taken apart. A field is None where the message does not state it.
 
     Bytes that are not UTF-8 are lone surrogates in its texts, as ``surrogateescape`` makes them:
     ``text.encode("utf-8", "surrogateescape")`` gives the bytes back.
+
+    Attributes:
+        format: the format it was read as, or None: it has neither, and all of it is in ``message``.
+        facility: one of ``FACILITIES``: what kind of program sent it.
+        severity: one of ``SEVERITIES``: how urgent it is.
+        time: when it was made, in the sender's word. It is aware where the message states ``Z`` or
+            an offset, and naive where it does not. Where it states no year (RFC 3164, section
+            4.1.2), it is the last such time that has come by now; one up to a day ahead has come,
+            too, for clocks and zones differ. Digits beyond microseconds are left out.
+        host: the name or address of the sender's host.
+        app: the program: APP-NAME in RFC 5424, the name in the TAG in RFC 3164.
+        procid: its process id, most often: PROCID in RFC 5424, what the TAG has in brackets in RFC
+            3164.
+        msgid: the type of the message; RFC 5424 only.
+        structured: structured data (RFC 5424, section 6.3): the values of each parameter of each
+            element. ``structured["origin"]["ip"]`` is a list, since a parameter may be repeated; it
+            has the values in order. Elements of the same name, which the RFC forbids, are taken as
+            one. The escapes ``\"``, ``\\`` and ``\]`` are undone; a backslash before anything
+            else is one.
+        message: the text, without the byte order mark of RFC 5424, and without what ends a message.
+            One NUL at the end is left out, and then one line feed, or carriage return and line
+            feed.
+        raw: the bytes, as they came.
+
     """
 
     format: Literal["rfc5424", "rfc3164"] | None
-    """The format it was read as, or None: it has neither, and all of it is in ``message``."""
     facility: str | None
-    """One of ``FACILITIES``: what kind of program sent it."""
     severity: str | None
-    """One of ``SEVERITIES``: how urgent it is."""
     time: datetime | None
-    """When it was made, in the sender's word.
-
-    It is aware where the message states ``Z`` or an offset, and naive where it does not. Where
-    it states no year (RFC 3164, section 4.1.2), it is the last such time that has come by now;
-    one up to a day ahead has come, too, for clocks and zones differ.
-    Digits beyond microseconds are left out.
-    """
     host: str | None
-    """The name or address of the sender's host."""
     app: str | None
-    """The program: APP-NAME in RFC 5424, the name in the TAG in RFC 3164."""
     procid: str | None
-    """Its process id, most often: PROCID in RFC 5424, what the TAG has in brackets in RFC 3164."""
     msgid: str | None
-    """The type of the message; RFC 5424 only."""
     structured: dict[str, dict[str, list[str]]]
-    """Structured data (RFC 5424, section 6.3): the values of each parameter of each element.
-
-    ``structured["origin"]["ip"]`` is a list, since a parameter may be repeated; it has the
-    values in order. Elements of the same name, which the RFC forbids, are taken as one.
-    The escapes ``\\"``, ``\\\\`` and ``\\]`` are undone; a backslash before anything else is one.
-    """
     message: str
-    """The text, without the byte order mark of RFC 5424, and without what ends a message.
-
-    One NUL at the end is left out, and then one line feed, or carriage return and line feed.
-    """
     raw: bytes
-    """The bytes, as they came."""
 
     @property
     def zoned(self) -> bool:
@@ -228,6 +227,13 @@ def syslog(message: bytes, *, _now: datetime | None = None) -> SyslogMessage:
        All else is the text. Where there is neither a tag nor a host, but a time, the first word
        of the text is taken for the host, as RFC 3164 has it;
     3. neither: all of it is the text.
+
+    Args:
+        message: bytes, as a receiver hands it out.
+
+    Returns:
+        What it states. Nothing is refused.
+
     """
     text = message.decode("utf-8", "surrogateescape")
     text = text.removesuffix("\0")

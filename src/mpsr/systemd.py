@@ -27,7 +27,15 @@ _MICROSECOND: Final = 1e-6
 
 
 def ready(status: str | None = None) -> bool:
-    """Say that the service is up, or has loaded its configuration anew (READY=1)."""
+    """Say that the service is up, or has loaded its configuration anew (READY=1).
+
+    Args:
+        status: a line for people, as ``status`` sends it; None sends none.
+
+    Returns:
+        Whether somebody listened.
+
+    """
     return notify("READY=1", *_status(status))
 
 
@@ -35,18 +43,41 @@ def reloading(status: str | None = None) -> bool:
     """Say that the service loads its configuration anew (RELOADING=1, MONOTONIC_USEC=).
 
     ``ready`` must follow.
+
+    Args:
+        status: a line for people, as ``status`` sends it; None sends none.
+
+    Returns:
+        Whether somebody listened.
+
     """
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     return notify("RELOADING=1", f"MONOTONIC_USEC={now}", *_status(status))
 
 
 def stopping(status: str | None = None) -> bool:
-    """Say that the service begins to end (STOPPING=1)."""
+    """Say that the service begins to end (STOPPING=1).
+
+    Args:
+        status: a line for people, as ``status`` sends it; None sends none.
+
+    Returns:
+        Whether somebody listened.
+
+    """
     return notify("STOPPING=1", *_status(status))
 
 
 def status(text: str) -> bool:
-    """Say in a line, for people, what the service does (STATUS=)."""
+    """Say in a line, for people, what the service does (STATUS=).
+
+    Args:
+        text: the line; what stands in several lines is put into one.
+
+    Returns:
+        Whether somebody listened.
+
+    """
     return notify(*_status(text))
 
 
@@ -91,7 +122,15 @@ def barrier(timeout: float = _BARRIER_TIMEOUT) -> bool:
 
 
 def notify(*assignments: str) -> bool:
-    """Send assignments, such as ``"EXTEND_TIMEOUT_USEC=5000000"``; return whether it was done."""
+    """Send assignments of sd_notify(3) to the service manager.
+
+    Args:
+        assignments: each a str, such as ``"EXTEND_TIMEOUT_USEC=5000000"``.
+
+    Returns:
+        Whether somebody listened.
+
+    """
     return _send("\n".join(assignments).encode())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -171,7 +172,7 @@ def test_timeout_ends_a_silence(cli: Cli) -> None:
         began = monotonic()
         status, out, told = receiver.finish()
     assert (status, out) == (124, b"one\n")
-    assert told.endswith("mpsr: no message came to app.sock within 0.3 s\n")
+    assert "mpsr: no message came to app.sock within 0.3 s\n  why: nobody sent one\n" in told
     assert monotonic() - began > 0.2
 
 
@@ -241,14 +242,14 @@ def test_what_was_not_printed_is_not_acknowledged(cli: Cli) -> None:
 
 
 def test_full_disk_is_an_error_and_acknowledges_nothing(cli: Cli) -> None:
-    """ENOSPC is one line and status 74; the next receiver gets the message."""
+    """ENOSPC is an error of status 74; the next receiver gets the message."""
     with mpsr.Producer(cli.address) as producer, Path("/dev/full").open("wb") as full:
         producer.send(b"one")
         status, _, told = cli.recv(stdout=full).finish()
         assert status == 74
         assert told.endswith(
-            "mpsr: stdout cannot be written: No space left on device; "
-            "make room, or write elsewhere\n"
+            "mpsr: stdout cannot be written\n  why: No space left on device\n"
+            "  try: make room, or write elsewhere\n"
         )
         assert cli.recv("--count", "1").finish()[:2] == (0, b"one\n")
 
@@ -257,7 +258,10 @@ def test_missing_stdout_is_an_error(cli: Cli) -> None:
     """Without stdout nothing is claimed: its number could be that of the socket."""
     shell = ("sh", "-c", 'exec "$0" "$@" >&-')
     status, _, told = cli.run("recv", "app.sock", before=shell)
-    assert (status, told) == (74, "mpsr: stdout is closed: there is nowhere to write to\n")
+    assert (status, told) == (
+        74,
+        "mpsr: stdout is closed\n  why: there is nowhere to write to\n  try: leave it open\n",
+    )
 
 
 def test_missing_stderr_is_no_error(cli: Cli) -> None:
@@ -284,8 +288,8 @@ def test_busy_address_is_refused(cli: Cli) -> None:
     status, out, told = cli.run("recv", "app.sock")
     assert (status, out) == (75, b"")
     assert told == (
-        f"mpsr: cannot claim app.sock: process {receiver.pid} is receiving there; "
-        "stop it or choose another address\n"
+        f"mpsr: cannot claim app.sock\n  why: process {receiver.pid} is receiving there\n"
+        "  try: stop it, choose another address, or take over from it with --handover\n"
     )
 
 
@@ -369,7 +373,7 @@ def test_options_that_exclude_each_other_are_refused(
     """What has no meaning is a usage error, not ignored."""
     address = tmp_path / "app.sock"
     assert run(["recv", str(address), *options]) == 2
-    assert capfd.readouterr().err.endswith("; see mpsr recv --help\n")
+    assert re.fullmatch(r"mpsr: .+\n  why: .+\n  try: .+\n", capfd.readouterr().err)
     assert not address.exists()
 
 

@@ -144,17 +144,14 @@ def test_no_receiver_is_told_at_once(
         with socket.socket(socket.AF_UNIX, kind) as former:
             former.bind("app.sock")
     assert run(["send", "app.sock", "one", *options]) == 69
-    there = (
-        "nobody listens there (any more); start the receiver"
-        if stale
-        else ("nothing is there; start the receiver, or check the path")
-    )
+    there = "nobody listens there (any more)" if stale else "nothing is there"
     kind_of = "--type dgram " if "dgram" in options else ""
-    line, summary = capfd.readouterr().err.splitlines()
-    assert line == (
-        "mpsr: 1 message to app.sock not delivered: cannot reach app.sock: "
-        f"{there} (mpsr recv {kind_of}app.sock)"
-    )
+    *lines, summary = capfd.readouterr().err.splitlines()
+    assert lines == [
+        "mpsr: 1 message to app.sock not delivered",
+        f"  why: cannot reach app.sock: {there}",
+        f"  try: start the receiver: mpsr recv {kind_of}app.sock",
+    ]
     assert summary.startswith("mpsr: sent 1, ")
 
 
@@ -162,7 +159,7 @@ def test_no_receiver_is_told_before_anything_is_typed(cli: Cli) -> None:
     """Who types learns at once that nobody listens, not after the first line."""
     status, _, told = cli.start("send", "app.sock", stdin=PIPE).finish()
     assert status == 69
-    assert told.startswith("mpsr: cannot reach app.sock: nothing is there")
+    assert told.startswith("mpsr: cannot reach app.sock\n  why: nothing is there\n")
 
 
 def test_timeout_waits_for_a_receiver_in_vain(cli: Cli) -> None:
@@ -170,7 +167,7 @@ def test_timeout_waits_for_a_receiver_in_vain(cli: Cli) -> None:
     began = monotonic()
     status, _, told = cli.run("send", "app.sock", "one", "--timeout", "500ms")
     assert monotonic() - began > 0.5
-    assert (status, told.count("\n")) == (69, 2)
+    assert (status, told.count("\n")) == (69, 4)
 
 
 def test_timeout_waits_for_a_receiver_with_success(cli: Cli) -> None:
@@ -189,7 +186,7 @@ def test_wrong_kind_of_address_is_told_at_once(cli: Cli) -> None:
     cli.address.write_text("mine")
     status, _, told = cli.run("send", "app.sock", "one", "--timeout", "30s")
     assert status == 78
-    assert "what is there is a regular file, not a socket; check the path" in told
+    assert "what is there is a regular file, not a socket\n  try: check the path\n" in told
 
 
 # -- whether it is accepted -----------------------------------------------------------------
@@ -224,8 +221,9 @@ def test_receiver_that_accepts_nothing_in_time(cli: Cli, receiver: mpsr.Receiver
         124,
         b"",
         (
-            "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not delivered: "
-            f"the receiver (pid {os.getpid()}) has not come back for more\n"
+            "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not delivered\n"
+            f"  why: the receiver (pid {os.getpid()}) has not come back for more\n"
+            "  try: look at the receiver, or wait longer: --timeout\n"
             "mpsr: sent 2, accepted 0\n"
         ),
     )
@@ -275,12 +273,15 @@ def test_slow_receiver_is_waited_for(cli: Cli, receiver: mpsr.Receiver) -> None:
         (
             ("--max-message", "10"),
             1,
-            "2 is not sent, nor what comes after it: a message of 11 bytes: the most here is 10",
+            (
+                "2 is not sent, nor what comes after it\n"
+                "  why: a message of 11 bytes: the most here is 10"
+            ),
         ),
         (
             ("--max-message", "10", "--whole"),
             0,
-            "1 is not sent, nor what comes after it: a message of more than 10 bytes",
+            "1 is not sent, nor what comes after it\n  why: a message of more than 10 bytes",
         ),
     ],
 )
@@ -297,7 +298,7 @@ def test_message_too_large_stops_it(
     status, _, told = sender.finish()
     assert status == 65
     assert told == (
-        f"mpsr: message {why}; raise --max-message, here and at the receiver\n"
+        f"mpsr: message {why}\n  try: raise --max-message, here and at the receiver\n"
         f"mpsr: sent {sent}, accepted {sent}\n"
     )
 
@@ -320,7 +321,8 @@ def test_receiver_may_take_less(cli: Cli) -> None:
         status, _, told = sender.finish()
     assert status == 65
     assert told == (
-        "mpsr: 1 message dropped: larger than the receiver takes\nmpsr: sent 3, accepted 2\n"
+        "mpsr: 1 message dropped\n  why: larger than the receiver takes\n"
+        "  try: raise --max-message at the receiver\nmpsr: sent 3, accepted 2\n"
     )
 
 
@@ -411,7 +413,7 @@ def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
     status, _, told = sender.finish(signal.SIGINT)
     assert monotonic() - began < 3
     assert status == 130
-    assert "mpsr: 1 message to app.sock not delivered: " in told
+    assert "mpsr: 1 message to app.sock not delivered\n" in told
     assert told.endswith("mpsr: sent 1, accepted 0\n")
 
 
@@ -469,17 +471,22 @@ def test_long_delivery_shows_how_it_gets_on(
     assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]m", shown)) is colour
 
 
+CLOSED = "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as arguments\n"
+
 # -- usage ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("redirection", "line"),
     [
-        ("0>unreadable", "mpsr: stdin cannot be read: Bad file descriptor; "),
-        ("<&-", "mpsr: stdin is closed: pass messages as arguments\n"),
+        ("0>unreadable", "mpsr: stdin cannot be read\n  why: Bad file descriptor\n  try: "),
+        (
+            "<&-",
+            "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as argum",
+        ),
     ],
 )
-def test_stdin_that_cannot_be_read_is_one_line(
+def test_stdin_that_cannot_be_read_is_told(
     cli: Cli, receiver: mpsr.Receiver, redirection: str, line: str
 ) -> None:
     """Whatever is wrong with it, it is status 74."""
@@ -507,7 +514,10 @@ def test_missing_stdin_is_an_error(cli: Cli) -> None:
     """Without stdin and without a MESSAGE there is nothing to read: status 74."""
     shell = ("sh", "-c", 'exec "$0" "$@" <&-')
     status, _, told = cli.run("send", "app.sock", before=shell)
-    assert (status, told) == (74, "mpsr: stdin is closed: pass messages as arguments\n")
+    assert (status, told) == (
+        74,
+        "mpsr: stdin is closed\n  why: nothing can be read\n  try: pass messages as arguments\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -524,7 +534,7 @@ def test_options_that_exclude_each_other_are_refused(
 ) -> None:
     """What has no meaning is a usage error, not ignored."""
     assert run(["send", "app.sock", *options]) == 2
-    assert capfd.readouterr().err.endswith("; see mpsr send --help\n")
+    assert re.fullmatch(r"mpsr: .+\n  why: .+\n  try: .+\n", capfd.readouterr().err)
 
 
 # -- a spool --------------------------------------------------------------------------------

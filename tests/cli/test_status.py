@@ -1,4 +1,4 @@
-"""Every end has its status, one line says why, and nothing is a traceback."""
+"""Every end has its status, three lines tell of an error, and nothing is a traceback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ import pytest
 
 from mpsr import errors
 from mpsr.cli import types
+from mpsr.cli.complaint import explained
 from mpsr.cli.entry import command, run
-from mpsr.cli.status import MEANINGS, CommandFailed, Interrupted, Status, line_of, status_of
+from mpsr.cli.status import MEANINGS, CommandFailed, Interrupted, Status, status_of
 from tests.cli.conftest import Cli
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ("recv", "send", "log", "journal", "demo", "bench")
+COMMANDS = tuple(command.list_commands(click.Context(command)))
+
+
+def whats(error: BaseException) -> str:
+    """Return what is told of an error, first."""
+    text = explained(error)
+    return "" if text is None else text.what
 
 
 def all_errors(kind: type[errors.MpsrError]) -> list[type[errors.MpsrError]]:
@@ -37,7 +44,8 @@ def test_documented_table_is_the_table() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_documented_options_are_the_options(name: str) -> None:
     """docs/cli.md tells of every option of every command, and of no other."""
-    section = DOCS.read_text().partition(f"## mpsr {name}\n")[2].partition("\n## ")[0]
+    title = {"man": "Man pages", "completion": "Completion"}.get(name, f"mpsr {name}")
+    section = DOCS.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
     found = command.get_command(click.Context(command), name)
     assert found is not None
@@ -48,10 +56,11 @@ def test_documented_options_are_the_options(name: str) -> None:
 
 
 def test_help_shows_the_table(cli: Cli) -> None:
-    """`mpsr` alone, like `mpsr --help`, shows commands and statuses, and is status 0."""
-    status, out, told = cli.run()
+    """`mpsr --help` shows commands and statuses, and is status 0."""
+    status, out, told = cli.run("--help")
     assert (status, told) == (0, "")
-    assert cli.run("--help") == (0, out, "")
+    for name in COMMANDS:
+        assert f"\n  {name} ".encode() in out
     for number, meaning in MEANINGS.items():
         assert f"{number:>3}  {meaning}\n".encode() in out
 
@@ -75,7 +84,8 @@ def test_version_tells_what_runs(cli: Cli) -> None:
         rf"{part}: (C|not in use); " for part in ("direct writes", "signal mask", "ring", "timer")
     )
     parts = codec + direct + mask + packets + ring + timer
-    pattern = rf"mpsr \d+\.\d+\.\S+ \({parts}Python {re.escape(python)}\)\n"
+    missing = "" if b"codec: C" in out else r"C parts: .+\n(  why: .+\n  try: .+\n)?"
+    pattern = rf"mpsr \d+\.\d+\.\S+ \({parts}Python {re.escape(python)}\)\n{missing}"
     assert re.fullmatch(pattern, out.decode())
 
 
@@ -95,7 +105,7 @@ def test_version_tells_what_runs(cli: Cli) -> None:
 def test_addresses_that_fail_have_statuses(kind: type[errors.AddressError], expected: int) -> None:
     """What is wrong with an address can be told by a script."""
     error = kind("it is so", address="x")
-    assert (status_of(error), line_of(error)) == (expected, "it is so")
+    assert (status_of(error), whats(error)) == (expected, "it is so")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_addresses_that_fail_have_statuses(kind: type[errors.AddressError], expe
 def test_journals_that_fail_have_statuses(kind: type[errors.JournalError], expected: int) -> None:
     """What is wrong with a journal can be told by a script."""
     error = kind("it is so", path="x")
-    assert (status_of(error), line_of(error)) == (expected, "it is so")
+    assert (status_of(error), whats(error)) == (expected, "it is so")
 
 
 @pytest.mark.parametrize(
@@ -134,16 +144,16 @@ def test_journals_that_fail_have_statuses(kind: type[errors.JournalError], expec
         (
             OSError(28, "No space left on device"),
             74,
-            "input or output failed: No space left on device",
+            "input or output failed",
         ),
         (KeyboardInterrupt(), 130, ""),
         (Interrupted(signal.SIGTERM), 143, ""),
-        (click.UsageError("No such thing."), 2, "No such thing; see mpsr --help"),
+        (click.UsageError("No such thing."), 2, "No such thing"),
     ],
 )
 def test_errors_have_statuses(error: BaseException, expected: int, line: str) -> None:
     """Each end has its number, and a line where there is something to say."""
-    assert (status_of(error), line_of(error)) == (expected, line)
+    assert (status_of(error), whats(error)) == (expected, line)
 
 
 def test_no_error_of_mpsr_is_a_defect() -> None:
@@ -151,11 +161,15 @@ def test_no_error_of_mpsr_is_a_defect() -> None:
     for kind in all_errors(errors.MpsrError):
         error = kind.__new__(kind)
         error.args = ("its own words",)
-        assert line_of(error) == "its own words"
+        text = explained(error)
+        assert text is not None
+        assert text.what == "its own words"
+        assert text.why
+        assert text.advice
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_unforeseen_error_is_one_line(
+def test_unforeseen_error_is_three_lines(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], debug: bool
 ) -> None:
     """A defect is named as one, with status 1; MPSR_DEBUG=1 alone shows a traceback."""
@@ -168,22 +182,25 @@ def test_unforeseen_error_is_one_line(
     assert run([]) == 1
     told = capfd.readouterr().err
     assert told.endswith(
-        "mpsr: a defect of mpsr: ZeroDivisionError: on\\nno account; "
-        "please report it (MPSR_DEBUG=1 shows where it is)\n"
+        "mpsr: a defect of mpsr: ZeroDivisionError: on\\nno account\n"
+        "  why: nobody foresaw it\n"
+        "  try: please report it; MPSR_DEBUG=1 shows where it is\n"
     )
     assert ("Traceback" in told) is debug
-    assert debug or told.count("\n") == 1
+    assert debug or told.count("\n") == 3
 
 
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["recv"], ["send", "--framing", "auto", "x"], ["--nonsense"]]
 )
-def test_usage_errors_are_one_line(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    """Status 2, what is wrong, and where the help is; nothing on stdout."""
+def test_usage_errors_are_three_lines(
+    capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """Status 2, what is wrong, why, and what to try; nothing on stdout."""
     assert run(arguments) == 2
     out, told = capfd.readouterr()
     assert out == ""
-    assert re.fullmatch(r"mpsr: .+; see mpsr( recv| send)? --help\n", told)
+    assert re.fullmatch(r"mpsr: .+\n  why: .+\n  try: .+\n", told)
 
 
 def test_foreign_text_cannot_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +208,7 @@ def test_foreign_text_cannot_command_the_terminal(capfd: pytest.CaptureFixture[s
     assert run(["recv", "no\x1b[31m/such\nplace"]) == 78
     told = capfd.readouterr().err
     assert "no\\x1b[31m/such\\nplace" in told
-    assert told.count("\n") == 1
+    assert told.count("\n") == 3
 
 
 def test_help_ends_quietly_with_its_reader(cli: Cli) -> None:
@@ -204,10 +221,11 @@ def test_help_ends_quietly_with_its_reader(cli: Cli) -> None:
 
 
 def test_help_tells_of_a_full_disk(cli: Cli) -> None:
-    """ENOSPC is one line and status 74, even at Python's own flush at exit."""
+    """ENOSPC is told, with status 74, even at Python's own flush at exit."""
     with Path("/dev/full").open("wb") as full:
         status, _, told = cli.run("--help", stdout=full)
-    assert (status, told) == (74, "mpsr: input or output failed: No space left on device\n")
+    assert status == 74
+    assert told.startswith("mpsr: input or output failed\n  why: No space left on device\n  try: ")
 
 
 def test_shells_can_complete(cli: Cli) -> None:
@@ -216,14 +234,37 @@ def test_shells_can_complete(cli: Cli) -> None:
     assert b"complete -o nosort -F" in script
     words = {"_MPSR_COMPLETE": "bash_complete", "COMP_WORDS": "mpsr re", "COMP_CWORD": "1"}
     _, found, _ = cli.run(env=words)
-    assert found == b"plain,recv\n"
+    assert found.startswith(b"plain,recv\n")
+
+
+def test_help_imports_no_command(cli: Cli) -> None:
+    """What `mpsr --help` lists it does not load, nor what only an error needs."""
+    script = (
+        "import sys; from mpsr.cli.entry import run; run(['--help']); run([]); "
+        "print(sorted(name for name in sys.modules if name.startswith('mpsr.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = done.stderr.decode()
+    unwanted = (*(f"mpsr.cli.{name}" for name in COMMANDS), "mpsr.sync", "mpsr.engine", "mpsr.wire")
+    assert [name for name in unwanted if f"'{name}" in loaded] == []
+
+
+def test_newcomer_is_told_what_to_try(cli: Cli) -> None:
+    """`mpsr` alone fits on a screen, and names commands that there are."""
+    status, out, told = cli.run()
+    assert (status, told) == (0, "")
+    assert len(out.splitlines()) <= 16
+    named = set(re.findall(r"mpsr ([a-z]+)\b", out.decode())) - {"sends"}
+    assert {"recv", "send", "demo"} <= named <= set(COMMANDS)
 
 
 def test_starting_imports_nothing_heavy(cli: Cli) -> None:
     """What `mpsr recv` does not need is not loaded, so that it starts at once."""
     script = (
-        "import sys, mpsr.cli.recv; "
-        "print(sorted({'rich', 'anyio', 'asyncio', 'multiprocessing'} & set(sys.modules)))"
+        "import sys, mpsr.cli.entry, mpsr.cli.recv, mpsr.cli.send; "
+        "heavy = {'rich', 'anyio', 'asyncio', 'multiprocessing', 'textual', 'prometheus_client', "
+        "'difflib', 'http', 'subprocess'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == b"[]\n"

@@ -234,26 +234,27 @@ def test_units_overwrite_none(cli: Cli) -> None:
     assert cli.run("systemd", "/run/log.sock", "--directory", ".")[0] == 0
     (cli.directory / "log.socket").unlink()
     status, _, told = cli.run("systemd", "@log", "--directory", ".")
-    assert (status, told) == (78, "mpsr: ./log.service exists; remove it, or pass --name\n")
+    assert (status, told) == (
+        78,
+        "mpsr: cannot write ./log.service\n  why: it exists\n  try: remove it, or pass --name\n",
+    )
     assert not (cli.directory / "log.socket").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "error"),
     [
-        (["fd:3"], 2, "systemd listens at a path or @name"),
-        (["systemd:"], 2, "systemd listens at a path or @name"),
-        (["/run/a b.sock"], 2, "'a b' cannot name units; pass --name"),
+        (["fd:3"], 2, "\n  try: pass a path or @name\n"),
+        (["systemd:"], 2, "\n  try: pass a path or @name\n"),
+        (["/run/a b.sock"], 2, "'a b' cannot name units\n"),
         (["/run/a.sock", "--directory", "/nobody/there"], 74, "cannot write a.socket in /nobody"),
     ],
 )
-def test_wrong_arguments_are_one_line(
-    cli: Cli, arguments: list[str], status: int, error: str
-) -> None:
+def test_wrong_arguments_are_told(cli: Cli, arguments: list[str], status: int, error: str) -> None:
     found, out, told = cli.run("systemd", *arguments)
     assert (found, out) == (status, b"")
     assert error in told
-    assert told.count("\n") == 1
+    assert told.count("\n") == 3
 
 
 # -- several addresses, and syslog ------------------------------------------------------------

@@ -71,8 +71,8 @@ def test_second_receiver_is_refused_and_told_who_has_the_journal(
     command = [sys.executable, "-m", "mpsr", "recv", address + "2", "--journal", journal]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr.startswith(f"mpsr: cannot open {journal}: process {owner.pid} has it")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"mpsr: cannot open {journal}\n  why: process {owner.pid} has it")
+    assert len(done.stderr.splitlines()) == 3
     assert not os.path.exists(address + "2")
     owner.tell("go on")
     assert start(roles.send, address, 100).wait() == 0

@@ -210,8 +210,8 @@ def test_command_ends_with_one_line_if_the_disk_cannot_sync(address: str, tmp_pa
         producer.send(b"second")
         out, told = command.communicate(timeout=PATIENCE)
         assert (command.returncode, out) == (74, "first\n")
-        assert told.startswith(f"mpsr: cannot sync {journal}: ")
-        assert len(told.splitlines()) == 1
+        assert told.startswith(f"mpsr: cannot sync {journal}\n  why: ")
+        assert len(told.splitlines()) == 3
         assert producer.stats().accepted == 1
         with mpsr.Receiver(address, journal=journal) as receiver:
             producer.flush(PATIENCE)

@@ -81,6 +81,49 @@ def test_bytes_come_out_as_they_went_in(memory: Memory) -> None:
     assert sent.startswith(got)
 
 
+@pytest.mark.parametrize("page", [4096, 16 * 1024, 64 * 1024])
+def test_data_begins_behind_one_page_of_whatever_size(page: int) -> None:
+    """Both ends map the control page and the data where they lie with pages of that size."""
+    from mpsr._speedups import _c
+
+    size = 2 * page
+    descriptor = os.memfd_create("test")
+    os.truncate(descriptor, page + size)
+    writer, reader = _c.Writer(descriptor, size, page), _c.Reader(descriptor, size, page)
+    with mmap.mmap(descriptor, page + size) as memory:
+        for at in range(0, 3 * size, size // 2):  # round and round
+            written = bytes([at * 2 // size + 1]) * (size // 2)
+            assert writer.write([written], 0) == len(written)
+            assert memory[HEAD : HEAD + 8] == struct.pack("=Q", at + len(written))
+            begin = page + at % size
+            assert memory[begin : begin + len(written)] == written
+            assert reader.recv(size) == written
+        assert not any(memory[TAIL + 192 : page])
+    writer.close()
+    reader.close()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("page", [4096, 16 * 1024, 64 * 1024])
+def test_ring_smaller_than_a_page_is_left_alone(page: int) -> None:
+    """It cannot be mapped twice in a row."""
+    from mpsr._speedups import _c
+
+    descriptor = os.memfd_create("test")
+    os.truncate(descriptor, 2 * page)
+    with pytest.raises(ValueError, match=f"a ring cannot have {page // 2} bytes"):
+        _c.Writer(descriptor, page // 2, page)
+    os.close(descriptor)
+
+
+def test_pages_are_the_systems_unless_told_otherwise() -> None:
+    """What a receiver makes is a ring for any page size up to 64 KiB."""
+    from mpsr._speedups import _c
+
+    assert os.sysconf("SC_PAGESIZE") == _c.CONTROL
+    assert RING_SIZE % (64 * 1024) == 0
+
+
 def test_full_ring_takes_no_more(memory: Memory) -> None:
     """What there is no room for stays with the writer."""
     writer, reader, _ = memory

@@ -5,6 +5,9 @@ built, ``require`` raises MpsrError where it was not, and ``off`` takes Python. 
 module holds all the C. ``codec_py``, ``direct_py``, ``packets_py`` and ``sigmask_py`` are the
 Python twins of its parts. The ring of shared memory and the timer, which need Linux as well, have
 none: all works without them.
+
+The C relies on the interpreter lock. A free-threaded Python turns it on when it loads the C;
+where it was told not to (PYTHON_GIL=0), ``auto`` leaves the C aside, and ``require`` is an error.
 """
 
 from __future__ import annotations
@@ -36,7 +39,14 @@ def _is_built() -> bool:
             "--force-reinstall mpsr; in a checkout, pip install -e .)"
         )
         raise MpsrError(error) from exc
-    return True
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        return True
+    if choice == "auto":
+        return False
+    raise MpsrError(
+        "MPSR_SPEEDUPS=require, but Python runs without its interpreter lock, on which the C "
+        "relies: leave PYTHON_GIL=0 and -X gil=0 away"
+    )
 
 
 IN_C: Final = _is_built()

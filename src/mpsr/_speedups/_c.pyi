@@ -7,14 +7,15 @@ from typing_extensions import Buffer
 
 # -- the ring: a counter of the other end that cannot be true is a ValueError ----------------
 
-CONTROL: Final[int]  # bytes before the data
+CONTROL: Final[int]  # bytes before the data: a page of this system
 
-# The producer's end, and the receiver's. Both map a ring with ``size`` bytes of data; ``close``
-# unmaps it once no call is under way.
+# The producer's end, and the receiver's. Both map a ring with ``size`` bytes of data, which begins
+# behind one page; ``page`` is how many bytes that has, and the system's own unless a test says
+# another. ``close`` unmaps the ring once no call is under way.
 
 @final
 class Writer:
-    def __new__(cls, descriptor: int, size: int, /) -> Writer: ...
+    def __new__(cls, descriptor: int, size: int, page: int = ..., /) -> Writer: ...
     # Writes what there is room for, behind the first ``skip`` bytes; returns how many went. It may
     # be fewer than there is room for, where the receiver is to be woken first.
     def write(self, buffers: Sequence[Buffer], skip: int, /) -> int: ...
@@ -30,7 +31,7 @@ class Writer:
 
 @final
 class Reader:
-    def __new__(cls, descriptor: int, size: int, /) -> Reader: ...
+    def __new__(cls, descriptor: int, size: int, page: int = ..., /) -> Reader: ...
     # Takes at most so many bytes; BlockingIOError where there are none. Then, and only then, the
     # producer will ring the doorbell once there are some.
     def recv(self, size: int, /) -> bytes: ...

@@ -28,12 +28,12 @@ static inline uint32_t get_offset(const char *at)
 {
     uint32_t offset;
     memcpy(&offset, at, sizeof offset);
-    return le32toh(offset);
+    return LITTLE32(offset);
 }
 
 static inline void put_length(char *at, uint32_t length, bool little)
 {
-    length = little ? htole32(length) : htobe32(length);
+    length = little ? LITTLE32(length) : BIG32(length);
     memcpy(at, &length, sizeof length);
 }
 
@@ -41,7 +41,7 @@ static inline uint32_t get_length(const char *at, bool little)
 {
     uint32_t length;
     memcpy(&length, at, sizeof length);
-    return little ? le32toh(length) : be32toh(length);
+    return little ? LITTLE32(length) : BIG32(length);
 }
 
 /* -- arguments -------------------------------------------------------------------------- */
@@ -316,8 +316,8 @@ static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size, P
     if (size < BATCH_HEAD) return "the batch is shorter than its head";
     BatchHead head;
     memcpy(&head, data, sizeof head);
-    batch->first_seq = le64toh(head.first_seq);
-    batch->count = le32toh(head.count);
+    batch->first_seq = LITTLE64(head.first_seq);
+    batch->count = LITTLE32(head.count);
     if (head.zero != 0) return "the batch's reserved field is not zero";
     if (batch->count == 0) return "the batch is empty";
     if (batch->first_seq > UINT64_MAX - (uint64_t)batch->count) {
@@ -363,7 +363,7 @@ static Py_ssize_t read_frame(Batch *batch, const char *data, Py_ssize_t size, ui
     FrameHeader header;
     if (size <= FRAME_HEADER) return -1;
     memcpy(&header, data, sizeof header);
-    Py_ssize_t length = le32toh(header.length);
+    Py_ssize_t length = LITTLE32(header.length);
     if (header.type != BATCH || header.flags != 0 || header.zero != 0) return -1;
     if (length > limit || length > size - FRAME_HEADER) return -1;
     if (read_batch(batch, data + FRAME_HEADER, length, length) != NULL) return -1;

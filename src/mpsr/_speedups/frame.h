@@ -3,10 +3,11 @@
 #ifndef MPSR_FRAME_H
 #define MPSR_FRAME_H
 
-#include <endian.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "byteorder.h"
 
 /* What stands before the offsets of a batch. */
 typedef struct {
@@ -34,15 +35,15 @@ _Static_assert(FRAME_HEADER == 8 && BATCH_HEAD == 16, "the structures have no ga
 
 static inline void put_offset(char *at, uint32_t offset)
 {
-    offset = htole32(offset);
+    offset = LITTLE32(offset);
     memcpy(at, &offset, sizeof offset);
 }
 
 /* Write what stands before the offset of the first message, and that; return where it is. */
 static inline char *put_head(char *at, size_t length, uint64_t first_seq, size_t count)
 {
-    FrameHeader header = {.length = htole32((uint32_t)length), .type = BATCH};
-    BatchHead head = {.first_seq = htole64(first_seq), .count = htole32((uint32_t)count)};
+    FrameHeader header = {.length = LITTLE32((uint32_t)length), .type = BATCH};
+    BatchHead head = {.first_seq = LITTLE64(first_seq), .count = LITTLE32((uint32_t)count)};
     memcpy(at, &header, sizeof header);
     memcpy(at + FRAME_HEADER, &head, sizeof head);
     put_offset(at + FRAME_HEADER + BATCH_HEAD, 0);

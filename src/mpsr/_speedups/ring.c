@@ -1,6 +1,6 @@
 /* Carry a stream of bytes from one process to another, through memory that both have mapped.
  *
- * The memory is a page of control and a power of two of data. The producer alone moves ``head``,
+ * The memory is a page of control and a power of two of data, which so begins at a page. The producer alone moves ``head``,
  * how many bytes were ever written, and the receiver alone ``tail``, how many were ever read;
  * neither wraps. The data is mapped twice in a row, so that what is in the ring, and what is
  * free, are one piece each.
@@ -31,7 +31,7 @@
 
 static void unmap(Ring *ring)
 {
-    if (ring->control != NULL) munmap(ring->control, CONTROL + 2 * ring->size);
+    if (ring->control != NULL) munmap(ring->control, ring->before + 2 * ring->size);
     ring->control = NULL;
 }
 
@@ -43,23 +43,25 @@ static int map_at(char *where, size_t size, int descriptor, off_t offset)
 
 PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"", "", NULL};
+    static char *names[] = {"", "", "", NULL};
     int descriptor;
-    unsigned int size;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iI", names, &descriptor, &size)) return NULL;
-    if (size < CONTROL || size > (1U << 30) || (size & (size - 1)) != 0) {
+    unsigned int size, page = (unsigned int)sysconf(_SC_PAGESIZE);
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iI|I", names, &descriptor, &size, &page))
+        return NULL;
+    if (size < page || size > (1U << 30) || (size & (size - 1)) != 0) {
         return PyErr_Format(PyExc_ValueError, "a ring cannot have %u bytes", size);
     }
     Ring *self = (Ring *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->size = size;
+    self->before = page;
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    char *at = mmap(NULL, CONTROL + 2 * (size_t)size, PROT_NONE, flags, -1, 0);
+    char *at = mmap(NULL, page + 2 * (size_t)size, PROT_NONE, flags, -1, 0);
     if (at == MAP_FAILED) goto failed;
     self->control = (Control *)at;
-    self->data = at + CONTROL;
-    if (map_at(at, CONTROL + (size_t)size, descriptor, 0) < 0) goto failed;
-    if (map_at(self->data + size, size, descriptor, CONTROL) < 0) goto failed;
+    self->data = at + page;
+    if (map_at(at, page + (size_t)size, descriptor, 0) < 0) goto failed;
+    if (map_at(self->data + size, size, descriptor, page) < 0) goto failed;
     return (PyObject *)self;
 failed:
     PyErr_SetFromErrno(PyExc_OSError);
@@ -134,7 +136,7 @@ int ring_wake(Ring *ring)
 
 int add_ring(PyObject *module)
 {
-    if (PyModule_AddIntConstant(module, "CONTROL", CONTROL) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "CONTROL", sysconf(_SC_PAGESIZE)) < 0) return -1;
     if (add_type(module, &ring_writer_spec) < 0) return -1;
     return add_type(module, &ring_reader_spec);
 }

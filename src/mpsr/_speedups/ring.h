@@ -12,7 +12,6 @@
 #define SEE "mpsr._speedups._c"
 
 enum {
-    CONTROL = 4096,          /* bytes before the data */
     LINE = 64,               /* bytes of a cache line: what one end writes shares none */
     QUIET_COPY = 8 * 1024,   /* bytes: a longer copy lets other threads run meanwhile */
     PIECE = 128 * 1024,      /* bytes written before the receiver may see them */
@@ -29,13 +28,14 @@ typedef struct {
     _Alignas(LINE) _Atomic uint32_t writer_sleeps;
 } Control;
 
-_Static_assert(sizeof(Control) <= CONTROL, "the control page holds it");
+_Static_assert(sizeof(Control) <= 4096, "the smallest page holds it");
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "across processes");
 
 typedef struct {
     PyObject_HEAD
     Control *control;
     char *data;
+    size_t before;   /* bytes of the memory before the data: a page, whatever its size */
     uint64_t size;
     uint64_t own;    /* this end's counter */
     uint64_t other;  /* the other end's, as last seen */

@@ -85,10 +85,25 @@ class AsyncProducer(ProducerBase[T]):
         await self._follow(self._send_steps([body], [message], self._timeout_of(timeout)))
 
     async def send_many(self, messages: Iterable[T], timeout: float | Own | None = OWN) -> None:
-        """Take several messages, in order; errors and time-out are those of ``send``.
+        """Take several messages, in order.
 
-        A message that cannot be sent at all stops it before the first is taken; SendTimedOut
-        and BufferFull carry those that were not taken. Cancelled, it has taken some of them.
+        A call that is cancelled has taken some of them.
+
+        Args:
+            messages: iterable of bytes-like, or of what ``encode=`` takes. One that cannot be sent
+                at all is an error before the first is taken.
+            timeout: seconds to wait for room for all of them; None waits for ever. Left out, it is
+                the producer's own ``timeout``.
+
+        Raises:
+            SendTimedOut: with ``on_full="block"``: there was no room in time; it carries those
+                that were not taken.
+            BufferFull: with ``on_full="raise"``: there is no room;
+                it carries those that were not taken.
+            MessageError: a message is too large, or the framing cannot carry it.
+            Rejected: the receiver has refused this producer for good.
+            Closed: the producer was closed, or its ``async with`` block not entered.
+
         """
         timeout = self._timeout_of(timeout)
         messages, bodies = self._checked_all(messages)

@@ -10,6 +10,7 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import plural
 from mpsr.errors import (
     AddressError,
+    Explanation,
     MessageError,
     NoReceiver,
     ReceiverBusy,
@@ -141,8 +142,12 @@ class Delivery:
         if self._timeout is not None and waited >= self._timeout:
             if not stats.connected:
                 self._probe()
-            line = f"{self._producer.address} accepted nothing for {self._timeout:g} s"
-            raise CommandFailed(Status.TIMED_OUT, line)
+            error = Explanation(
+                f"{self._producer.address} accepted nothing for {self._timeout:g} s",
+                "its receiver is slow, stopped or restarting",
+                "look at the receiver, or wait longer: --timeout",
+            )
+            raise CommandFailed(Status.TIMED_OUT, error)
         if not self._told and (waited >= _REPORT_AFTER or self._hurried):
             self._told = True
             self._report(self._awaited(stats))

@@ -11,10 +11,11 @@ from typing import Final
 
 import click
 
+from mpsr.cli.complaint import complain
 from mpsr.cli.signals import end_by_signals, held_back, immediate_end
-from mpsr.cli.status import CommandFailed, Status, line_of, status_of
-from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import MpsrError, TimedOut
+from mpsr.cli.status import CommandFailed, Status, status_of
+from mpsr.cli.stdio import Stdout, plural
+from mpsr.errors import Explanation, MpsrError, TimedOut
 from mpsr.sync.producer import Producer
 from mpsr.sync.receiver import Receiver
 
@@ -36,7 +37,6 @@ The producers run at once, so their lines come in any order.
 
 @click.command(
     help=_HELP,
-    short_help="Watch many producers and one receiver at work.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.option(
@@ -62,7 +62,12 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
     """Run ``mpsr demo``."""
     bodies = [os.fsencode(text.replace("{i}", str(i))) for i in range(producers)]
     if max(map(len, bodies)) > select.PIPE_BUF // 2:  # a longer line could be torn in a pipe
-        raise click.UsageError(f"--text is longer than {select.PIPE_BUF // 2} bytes")
+        raise click.UsageError(
+            Explanation(
+                f"--text is longer than {select.PIPE_BUF // 2} bytes",
+                "its lines could be torn in a pipe",
+            )
+        )
     screen = Stdout()
     processes = multiprocessing.get_context("fork")
     children = []
@@ -74,9 +79,10 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
                 screen.write(b"[Server] Listening...\n")
                 for i, body in enumerate(bodies):
                     arguments = (address, i, [body] * messages, screen)
-                    children.append(processes.Process(target=_produce, args=arguments))
-                    with held_back():
-                        children[-1].start()
+                    child = processes.Process(target=_produce, args=arguments)
+                    with held_back():  # every child in the list was started
+                        child.start()
+                        children.append(child)
                 for got in range(producers * messages):  # noqa: B007 - reported when it is too few
                     message = receiver.receive(timeout=_PATIENCE)
                     screen.write(b"[Server] Got: " + message + b"\n")
@@ -85,7 +91,8 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
                 child.join()
         except TimedOut:
             line = f"only {got} of {plural(producers * messages, 'message')} came"
-            raise CommandFailed(Status.FAILURE, line) from None
+            error = Explanation(line, "a producer was stopped or is slow", "run it again")
+            raise CommandFailed(Status.FAILURE, error) from None
         finally:
             for child in children:
                 child.kill()  # no more than a precaution, unless we were interrupted
@@ -107,6 +114,5 @@ def _produce(address: str, i: int, messages: list[bytes], screen: Stdout) -> Non
             producer.flush(timeout=_PATIENCE)  # returns once all of it is accepted
         screen.write(b"[Producer %d] Sent.\n" % i)
     except (MpsrError, CommandFailed) as exc:
-        if line := line_of(exc):
-            say(f"producer {i}: {line}")
+        complain(exc, who=f"producer {i}")
         sys.exit(status_of(exc))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mpsr.cli import types
+from mpsr.errors import Explanation
 from mpsr.front.listening import Endpoint
 from mpsr.system.address import SOCKET_TYPES
 from mpsr.wire.packing import RECEIVER_FRAMINGS
@@ -20,7 +21,9 @@ FRAMINGS: Final = tuple(dict.fromkeys(name for of in RECEIVER_FRAMINGS.values() 
 def _choice(*names: str) -> Callable[[str], str]:
     def chosen(text: str) -> str:
         if text not in names:
-            raise click.BadParameter(f"{text!r} is none of {', '.join(names)}")
+            from mpsr.cli.suggestions import not_among  # noqa: PLC0415 - needed for a slip alone
+
+            raise click.BadParameter(not_among(text, names))
         return text
 
     return chosen
@@ -38,8 +41,9 @@ def check_framing(kind: str, framing: str, by_type: Mapping[str, Collection[str]
     """Refuse a framing that a type of socket does not have."""
     if framing not in by_type[kind]:
         known = ", ".join(by_type[kind])
-        error = f"--framing {framing} has no use with --type {kind}: choose one of {known}"
-        raise click.UsageError(error)
+        what = f"--framing {framing} has no use with --type {kind}"
+        why = f"its messages have other boundaries: {known}"
+        raise click.UsageError(Explanation(what, why, f"choose one of {known}"))
 
 
 def endpoint(text: str) -> Endpoint:
@@ -55,5 +59,7 @@ def endpoint(text: str) -> Endpoint:
         if not (comma and equals and name in _OPTIONS):
             return Endpoint(address, **options)
         if name in options:
-            raise click.BadParameter(f"{text!r} has {name}= twice")
+            raise click.BadParameter(
+                Explanation(f"{text!r} has {name}= twice", advice="write it once")
+            )
         address, options[name] = before, _OPTIONS[name](value)

@@ -7,30 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import shell_complete
 
+from mpsr.cli.common import equip
+from mpsr.cli.complaint import complain
 from mpsr.cli.signals import heed_interrupts
-from mpsr.cli.status import Status, is_defect, line_of, status_of, table
-from mpsr.cli.stdio import abandon_stdout, say
+from mpsr.cli.status import Status, is_defect, status_of, table
+from mpsr.cli.stdio import abandon_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MODULES: Final = {"status": "look"}  # where it differs: status.py has the exit statuses
-_COMPLETE: Final = "_MPSR_COMPLETE"  # set by the completion script that a shell has loaded
+    from click.shell_completion import CompletionItem
+
+COMPLETE: Final = "_MPSR_COMPLETE"  # set by the script of `mpsr completion` in a shell
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     try:
-        instruction = os.environ.get(_COMPLETE)
-        if instruction:
-            return shell_complete(command, {}, "mpsr", _COMPLETE, instruction)
+        if instruction := os.environ.get(COMPLETE):
+            from click.shell_completion import shell_complete  # noqa: PLC0415 - for a shell alone
+
+            return shell_complete(command, {}, "mpsr", COMPLETE, instruction)
         with command.make_context("mpsr", list(arguments)) as context:
             return int(command.invoke(context) or Status.OK)
     except click.exceptions.Exit as end:
         return end.exit_code
-    except BaseException as error:  # noqa: BLE001 - whatever it is, one line tells it
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told in three lines
         return _report(error)
 
 
@@ -40,9 +43,7 @@ def _report(error: BaseException) -> int:
         import traceback  # noqa: PLC0415 - not light
 
         traceback.print_exception(error)
-    line = line_of(error)
-    if line:
-        say(line)
+    complain(error)
     if status in (Status.IO, Status.STDOUT_CLOSED):
         abandon_stdout()
     return status
@@ -53,6 +54,8 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  
         from mpsr.cli import version  # noqa: PLC0415 - it loads the codec, which may fail
 
         click.echo(version.LINE)
+        if version.MISSING:
+            click.echo(version.MISSING)
         context.exit()
 
 
@@ -65,6 +68,7 @@ Examples:
   mpsr send app.sock "hello" "world"     two messages
   tail -f app.log | mpsr send app.sock   a message a line
   mpsr status app.sock                   what the receiver is doing
+  mpsr top app.sock                      the same, live, with its producers' rates
   mpsr tap app.sock --match error        some of the messages that pass
   mpsr log events.journal -n 20          the last 20 messages of a journal
   mpsr log events.journal -f             its messages, as they come
@@ -78,19 +82,74 @@ receiver's may be systemd:NAME, too (sockets that systemd passes).
 """
 
 
+_START: Final = """\
+mpsr sends messages from many processes to one. Try it in two terminals:
+
+  mpsr recv app.sock                 the receiver: it prints what arrives
+  mpsr send app.sock "hello"         a producer; start as many as you like
+
+Or watch both at work:               mpsr demo
+
+What next:
+  mpsr recv app.sock --journal DIR   keep every message, and: mpsr log DIR
+  mpsr systemd /run/app.sock         have systemd start the receiver
+  mpsr completion bash               have the shell complete all this
+
+The commands, and exit statuses: mpsr --help     Those of one: mpsr recv --help
+The manual: mpsr man recv | man -l -
+"""
+
+_MODULES: Final = {"status": "look"}  # where it differs: status.py has the exit statuses
+
+# The commands with what the help says of each: to list them is to import none.
+_COMMANDS: Final = {
+    "recv": "Print the messages that arrive at an address.",
+    "send": "Send messages to an address.",
+    "status": "Print what a receiver is doing.",
+    "top": "Watch a receiver and its producers.",
+    "tap": "Print samples of the messages that pass.",
+    "log": "Print the messages that a journal holds.",
+    "journal": "Verify, measure, trim or salvage a journal.",
+    "systemd": "Print systemd units for a receiver.",
+    "demo": "Watch many producers and one receiver at work.",
+    "bench": "Measure throughput and latency on this machine.",
+    "completion": "Print the script by which a shell completes mpsr.",
+    "man": "Print a manual page.",
+}
+
+
 class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return ["recv", "send", "status", "tap", "log", "journal", "systemd", "demo", "bench"]
+        return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
             return None
-        module = _MODULES.get(cmd_name, cmd_name)
-        found: click.Command = getattr(import_module(f"mpsr.cli.{module}"), cmd_name)
+        found = self.commands.get(cmd_name)
+        if found is None:
+            module = _MODULES.get(cmd_name, cmd_name)
+            found = getattr(import_module(f"mpsr.cli.{module}"), cmd_name)
+            found.short_help = _COMMANDS[cmd_name]
+            equip(found)
+            self.commands[cmd_name] = found
         heed_interrupts()  # there is work from here on, to be ended in order
         return found
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell alone
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        found = ((name, told) for name, told in _COMMANDS.items() if name.startswith(incomplete))
+        return [CompletionItem(name, help=told) for name, told in found]
 
 
 @click.group(
@@ -110,6 +169,6 @@ class _Commands(click.Group):
 )
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Show the help, unless a command follows."""
+    """Tell a newcomer what to try, unless a command follows."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        click.echo(_START, nl=False)

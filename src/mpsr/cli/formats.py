@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from binascii import hexlify
 from datetime import datetime
-from functools import lru_cache
-from json import JSONEncoder
-from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Final
+
+from click import UsageError
+
+from mpsr.errors import Explanation
+from mpsr.forwarding import claim_of, taken_apart
+from mpsr.json_format import content, origin, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpsr.batch import Batch, Peer, ProducerIdentity
+    from mpsr.batch import Batch
 
     Format = Callable[[Batch[bytes], int], bytes]
     """Takes a batch, and how many of its messages to print."""
 
 FORMATS: Final = ("text", "json", "hex", "raw")
-DECODERS: Final = ("syslog",)
-
-_encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+DECODERS: Final = ("syslog", "log")
 
 
-def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
+def check_decoder(decoder: str | None, output: str, level: int | None) -> None:
+    """Refuse a decoder beside a format that shows nothing of it, and a level of no records."""
+    if decoder == "syslog" and output != "json":
+        raise UsageError(
+            Explanation("--decode has no use without --output json", "json shows the fields")
+        )
+    if decoder == "log" and output not in {"text", "json"}:
+        raise UsageError(
+            Explanation(
+                f"--decode log has no use with --output {output}", advice="choose text or json"
+            )
+        )
+    if level is not None and decoder != "log":
+        raise UsageError(
+            Explanation("--level has no use without --decode log", "that finds the level")
+        )
+
+
+def format_named(name: str, end: bytes, decoder: str | None = None, level: int = 0) -> Format:
     """Return the format of that name, each message with ``end`` behind it (raw has no ends).
 
-    With a decoder, JSON has what that finds in a message, too.
+    With a decoder, JSON has what that finds in a message, too, and text shows log records as
+    people read them; those below ``level`` are left out.
     """
+    if decoder == "log":
+        from mpsr.cli.records import Records  # noqa: PLC0415 - few decode
+
+        shown = Records(end, level)
+        return shown if name == "text" else _Json(end, shown.item)
     match name:
         case "text":
-            return lambda batch, count: end.join([*batch.raw[:count], b""])
+            return lambda batch, count: end.join([*_bodies(batch, count), b""])
         case "hex":
-            return lambda batch, count: end.join([*map(hexlify, batch.raw[:count]), b""])
+            return lambda batch, count: end.join([*map(hexlify, _bodies(batch, count)), b""])
         case "raw":
-            return lambda batch, count: b"".join(batch.raw[:count])
+            return lambda batch, count: b"".join(_bodies(batch, count))
         case "json":
             return _Json(end, _syslog if decoder == "syslog" else None)
         case _:
@@ -43,10 +67,17 @@ def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
             raise ValueError(error)
 
 
+def _bodies(batch: Batch[bytes], count: int) -> list[bytes]:
+    """Return the first messages, without what says where a funnel had them from."""
+    bodies = batch.raw[:count]
+    apart = taken_apart(bodies)
+    return bodies if apart is None else [each.body for each in apart]
+
+
 class _Json:
     """One object a message, with all that is known of it."""
 
-    def __init__(self, end: bytes, decode: Callable[[bytes], str] | None) -> None:
+    def __init__(self, end: bytes, decode: Callable[[bytes], str | None] | None) -> None:
         self._end = end
         self._decode = decode
         self._lost: dict[bytes, int] = {}  # by producer, reported before the next message
@@ -57,14 +88,24 @@ class _Json:
         # Most of an object is the same for the whole batch.
         head = origin(time, batch.peer, batch.producer)
         if batch.address is not None:
-            head += f',"address":{_encode(batch.address)}'
+            head += f',"address":{to_json(batch.address)}'
         head += ',"seq":'
         lines: list[str] = []
-        for seq, body in enumerate(batch.raw[:count], batch.first_seq):
+        bodies = batch.raw[:count]
+        apart = taken_apart(bodies)
+        for seq, body in enumerate(bodies, batch.first_seq):
+            message, claim = body, ""
+            if apart is not None:
+                found = apart[seq - batch.first_seq]
+                message, claim = found.body, claim_of(found)
+            decoded = "" if self._decode is None else self._decode(message)
+            if decoded is None:
+                continue
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            decoded = "" if self._decode is None else self._decode(body)
-            lines.append(f"{head}{seq}{losing},{content(body)}{decoded}}}")
+            lines.append(f"{head}{seq}{losing}{claim},{content(message)}{decoded}}}")
+        if lost and not lines and batch.producer is not None:
+            self._lost[batch.producer.id] = lost
         lines.append("")
         return self._end.decode().join(lines).encode()
 
@@ -81,30 +122,4 @@ class _Json:
 def _syslog(body: bytes) -> str:
     from mpsr.syslog_format import syslog  # noqa: PLC0415 - few decode
 
-    return f',"syslog":{_encode(syslog(body).as_dict())}'
-
-
-@lru_cache(maxsize=1)  # the messages of a batch came together
-def local_time(nanoseconds: int) -> str | None:
-    """Return a time since 1970 as ISO 8601 has it, with the time zone; None for 0, if unknown."""
-    if not nanoseconds:
-        return None
-    seconds, rest = divmod(nanoseconds, 10**9)
-    time = datetime.fromtimestamp(seconds).astimezone().replace(microsecond=rest // 1000)
-    return time.isoformat(timespec="microseconds")
-
-
-def origin(time: str | None, peer: Peer, producer: ProducerIdentity | None) -> str:
-    """Return the begin of an object: when a message was received, and from whom."""
-    identity = None
-    if producer is not None:
-        identity = {"id": producer.id.hex(), "label": producer.label}
-    return _encode({"time": time, "peer": peer._asdict(), "producer": identity})[:-1]
-
-
-def content(body: bytes) -> str:
-    """Return the item of an object that holds the message."""
-    try:
-        return '"body":' + encode_basestring(body.decode())
-    except UnicodeDecodeError:
-        return '"body_b64":"' + b64encode(body).decode() + '"'
+    return f',"syslog":{to_json(syslog(body).as_dict())}'

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import FORMATS, content, local_time, origin
+from mpsr.cli.formats import FORMATS
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, printable
 from mpsr.cli.trimmed import first_of, tell_trimmed
-from mpsr.errors import JournalError, NoJournal, NotAJournal
+from mpsr.errors import Explanation, JournalError, NoJournal, NotAJournal
+from mpsr.json_format import content, local_time, origin
 from mpsr.limits import KIB, MIB
 from mpsr.store.reader import Reader
 from mpsr.store.segments import Segment, list_segments
@@ -87,12 +88,13 @@ def _uid(text: str) -> int:
     try:
         return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
     except KeyError:
-        raise click.BadParameter(f"there is no user {text!r}; give a name or number") from None
+        raise click.BadParameter(
+            Explanation(f"there is no user {text!r}", advice="give a name or number")
+        ) from None
 
 
 @click.command(
     help=_HELP,
-    short_help="Print the messages that a journal holds.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("directory", metavar="DIR")
@@ -151,7 +153,9 @@ def log(
 ) -> Status:
     """Run ``mpsr log``."""
     if follow and reverse:
-        raise click.UsageError("--follow and --reverse exclude each other: there is no newest yet")
+        raise click.UsageError(
+            Explanation("--follow and --reverse exclude each other", "there is no newest yet")
+        )
     screen = Stdout()
 
     def wanted(entry: Entry) -> bool:
@@ -221,8 +225,12 @@ def _follow(
             gone = followed != _log_id(reader.path, followed)
         printer.flush()
         if gone:
-            line = f"{reader.path} was moved or removed while it was followed"
-            raise CommandFailed(Status.CONFIGURATION, line)
+            error = Explanation(
+                f"{reader.path} is not there any more",
+                "it was moved or removed while it was followed",
+                "follow it again, once there is a journal",
+            )
+            raise CommandFailed(Status.CONFIGURATION, error)
 
 
 def _log_id(path: str, unknown: bytes = b"") -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpsr import systemd
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed, TimedOut
+from mpsr.errors import Closed, Explanation, TimedOut
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch
@@ -26,6 +26,7 @@ class Printer:
 
     def run(self, receiver: Receiver, count: int | None, timeout: float | None) -> None:
         """Print until the receiver is stopped, ``count`` messages came, or none in time."""
+        self._output.watch(receiver.stop)
         last, interval = monotonic(), systemd.watchdog_interval()
         while True:
             try:
@@ -34,8 +35,12 @@ class Printer:
             except Closed:
                 break
             except TimedOut:
-                line = f"no message came to {receiver.address} within {timeout:g} s"
-                raise CommandFailed(Status.TIMED_OUT, line) from None
+                error = Explanation(
+                    f"no message came to {receiver.address} within {timeout:g} s",
+                    "nobody sent one",
+                    "see whether the producers run, or wait longer: --timeout",
+                )
+                raise CommandFailed(Status.TIMED_OUT, error) from None
             self._tell_losses(batch)
             due = len(batch) if count is None else min(len(batch), count - self._messages)
             self._print(batch, due)
@@ -47,6 +52,11 @@ class Printer:
                 last = monotonic()
         if self._output.deserted:
             raise CommandFailed(Status.STDOUT_CLOSED)
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody reads what is printed any more."""
+        return self._output.deserted
 
     @property
     def messages(self) -> int:

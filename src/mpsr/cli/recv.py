@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr import systemd
-from mpsr.cli import types
+from mpsr.cli import metrics, types
+from mpsr.cli.complaint import advising
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
-from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
+from mpsr.cli.metrics.place import place
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import Closed
+from mpsr.errors import AddressInUse, Closed, Explanation
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.sync.receiver import Receiver
 from mpsr.system.address import SOCKET_TYPES
@@ -28,11 +30,14 @@ from mpsr.wire.packing import RECEIVER_FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mpsr.cli.delivering import Delivering
+    from mpsr.cli.metrics.place import Place
     from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
 
 _BARRIER_TIMEOUT: Final = 1.0  # seconds: so long we stay for systemd to note why we end
+_IN_USE: Final = "stop it, choose another address, or take over from it with --handover"
 
 _HELP: Final = """\
 Receive messages at each ADDRESS and print each, a line a message, as it arrives.
@@ -47,8 +52,10 @@ Examples:
   mpsr recv @app --type dgram
   mpsr recv app.sock /run/log.sock,type=dgram,mode=660
   mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
+  mpsr recv app.sock --decode log --level WARNING
   mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
+  mpsr recv app.sock --metrics 127.0.0.1:9464
 
 Behind an ADDRESS may stand, after commas, its own type=, framing=, mode= and group=.
 systemd: stands for the sockets that systemd has passed, systemd:NAME for those of a name.
@@ -60,7 +67,6 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 
 @click.command(
     help=_HELP,
-    short_help="Print the messages that arrive at an address.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=endpoint)
@@ -133,7 +139,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option(
     "--decode",
     type=click.Choice(DECODERS),
-    help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
+    help="syslog: with -o json, add the fields of a syslog message (RFC 5424 and 3164). log: show "
+    "the records of mpsr.logging as people read them, or, with -o json, add their fields.",
+)
+@click.option(
+    "--level",
+    type=types.level,
+    metavar="LEVEL",
+    help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
 )
 @click.option(
     "--max-message",
@@ -182,6 +195,22 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     help="What the journal may take of the disk; senders wait while it is full.  [default: 1G]",
 )
 @click.option(
+    "--metrics",
+    "metrics_at",
+    type=place,
+    metavar="WHERE",
+    help="Serve metrics for Prometheus at HOST:PORT, like 127.0.0.1:9464 (port 0: any free one), "
+    "or at unix:PATH, behind which may stand, after commas, mode= (else 660) and group=.",
+)
+@click.option(
+    "--to",
+    "sinks",
+    metavar="SINK",
+    multiple=True,
+    help="Give messages to SINK in place of stdout: file:PATH, sqlite:FILE, duckdb:FILE, "
+    "mpsr:ADDRESS, exec:COMMAND, or - (stdout). Can be repeated, with --journal.",
+)
+@click.option(
     "--handover",
     is_flag=True,
     help="Take the address over from a receiver that runs there: nobody is refused meanwhile, and "
@@ -203,6 +232,7 @@ def recv(
     groups: tuple[int, ...],
     observers: tuple[int, ...],
     decode: str | None,
+    level: int | None,
     max_message: int,
     max_connections: int,
     max_connections_per_user: int | None,
@@ -210,25 +240,39 @@ def recv(
     max_bytes_per_user: int | None,
     journal: str | None,
     journal_limit: int | None,
+    metrics_at: Place | None,
+    sinks: tuple[str, ...],
     handover: bool,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
-        raise click.UsageError("--journal-limit has no use without --journal")
+        raise click.UsageError(
+            Explanation("--journal-limit has no use without --journal", "there is nothing to limit")
+        )
     if null and output == "raw":
-        raise click.UsageError("--null has no use with --output raw, which puts nothing between")
-    if decode is not None and output != "json":
-        raise click.UsageError("--decode has no use without --output json, which shows the fields")
+        raise click.UsageError(
+            Explanation("--null has no use with --output raw", "raw puts nothing between messages")
+        )
+    check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
-    stdout = Stdout()
     _allow_descriptors(max_connections)
-    printer = Printer(stdout, format_named(output, b"\0" if null else b"\n", decode))
+    form = format_named(output, b"\0" if null else b"\n", decode, level or 0)
+    if sinks and not (count is None and timeout is None):
+        raise click.UsageError("--count and --timeout have no use with --to")
+    out: Printer | Delivering
+    if sinks:
+        from mpsr.cli.delivering import Delivering  # noqa: PLC0415 - not light, and not for all
+
+        out = Delivering(sinks, form, journal=journal is not None)
+    else:
+        out = Printer(Stdout(), form)
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
         _warnings_told(),
+        nullcontext() if handover else advising(AddressInUse, _IN_USE),
         Receiver(
             addresses,
             type=kind,
@@ -247,21 +291,26 @@ def recv(
             handover=handover,
             observers=observers,
         ) as receiver,
+        metrics.served(receiver, metrics_at, handover=handover, quiet=quiet),
     ):
-        stop.of(receiver)
+        stop.of(receiver if isinstance(out, Printer) else out)
         try:
-            stdout.watch(receiver.stop)
+            if not isinstance(out, Printer):
+                out.prepare(receiver)
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
             systemd.ready(f"receiving at {where}")
-            printer.run(receiver, count, timeout)
+            if isinstance(out, Printer):
+                out.run(receiver, count, timeout)
+            else:
+                out.run()
         finally:
             systemd.stopping()
-            if not (quiet or stdout.deserted):
+            if not (quiet or out.deserted):
                 accepted = receiver.stats().accepted
-                datagrams = not accepted and (printer.messages or _datagrams_alone(addresses, kind))
-                say(printer.summary("" if datagrams else plural(accepted, "connection")))
+                datagrams = not accepted and (out.messages or _datagrams_alone(addresses, kind))
+                say(out.summary("" if datagrams else plural(accepted, "connection")))
     systemd.barrier(_BARRIER_TIMEOUT)
     return Status.OK
 
@@ -274,7 +323,7 @@ class _Stop:
     """Stops the receiver at a signal, or as soon as there is one."""
 
     def __init__(self) -> None:
-        self._receiver: Receiver | None = None
+        self._receiver: Receiver | Delivering | None = None
         self._wanted = False
 
     def __call__(self, _: int) -> None:
@@ -283,7 +332,7 @@ class _Stop:
             with suppress(Closed):  # it has ended by itself
                 self._receiver.stop()
 
-    def of(self, receiver: Receiver) -> None:
+    def of(self, receiver: Receiver | Delivering) -> None:
         """Stop this one."""
         self._receiver = receiver
         if self._wanted:

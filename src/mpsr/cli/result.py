@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from mpsr.cli.complaint import explained
 from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import plural
-from mpsr.errors import MessageError, MessageTooLarge, NoReceiver
+from mpsr.errors import Explanation, MessageError, MessageTooLarge, NoReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,24 +56,34 @@ class SendResult:
         self.undelivered: Undelivered | None = None
         self.unfinished = 0
 
-    def complaints(self, stats: ProducerStats) -> Iterator[str]:
-        """Give a line for everything that went wrong: what, to how many, why, what to try."""
+    def complaints(self, stats: ProducerStats) -> Iterator[Explanation]:
+        """Give, for everything that went wrong, what, to how many, why, and what to try."""
         if isinstance(self.failure, MessageError):
             number = stats.sent - self._left + 1
-            line = f"message {number} is not sent, nor what comes after it: {self.failure}"
+            advice = ""
             if isinstance(self.failure, MessageTooLarge) and self._kind == "stream":
-                line += "; raise --max-message, here and at the receiver"
-            yield line
+                advice = "raise --max-message, here and at the receiver"
+            text = self._explained(self.failure)
+            what = f"message {number} is not sent, nor what comes after it"
+            yield Explanation(what, text.what, advice or text.advice)
             if self.undelivered is not None:
-                yield str(self.undelivered)
+                yield self._explained(self.undelivered)
         elif isinstance(self.failure, CommandFailed) and self.undelivered is not None:
-            yield f"{self.failure}: {self.undelivered}"
+            left, text = self._explained(self.undelivered), self._explained(self.failure)
+            yield Explanation(f"{text.what}: {left.what}", left.why, text.advice)
         elif self.failure is not None or self.undelivered is not None:
-            yield str(self.undelivered or self.failure) + self._advice()
+            text = self._explained(self.undelivered or self.failure)
+            yield Explanation(text.what, text.why, self._advice() or text.advice)
         if self.unfinished and self.signum is not None:
-            yield f"left out {plural(self.unfinished, 'byte')} of an unfinished message"
+            yield Explanation(
+                f"left out {plural(self.unfinished, 'byte')} of an unfinished message"
+            )
         if stats.lost:
-            yield f"{plural(stats.lost, 'message')} dropped: larger than the receiver takes"
+            yield Explanation(
+                f"{plural(stats.lost, 'message')} dropped",
+                "larger than the receiver takes",
+                "raise --max-message at the receiver",
+            )
 
     def summary(self, stats: ProducerStats) -> str:
         """Return the last line: how many were sent, and what became of them."""
@@ -95,8 +106,12 @@ class SendResult:
             return status_of(self.failure)
         return Status.DATA if stats.lost else Status.OK
 
+    @staticmethod
+    def _explained(error: BaseException | None) -> Explanation:
+        return (error and explained(error)) or Explanation(str(error))
+
     def _advice(self) -> str:
         if not isinstance(self.failure, NoReceiver):
             return ""
         option = "" if self._kind == "stream" else f"--type {self._kind} "
-        return f" (mpsr recv {option}{shlex.quote(str(self._address))})"
+        return f"start the receiver: mpsr recv {option}{shlex.quote(str(self._address))}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mpsr.cli import types
+from mpsr.cli.complaint import complain
 from mpsr.cli.delivery import Delivery
 from mpsr.cli.endpoints import check_framing
 from mpsr.cli.reporter import ProgressReporter
@@ -16,7 +17,7 @@ from mpsr.cli.signals import orderly_end
 from mpsr.cli.sources import Arguments, Stdin, Unreadable
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
-from mpsr.errors import MessageError, MpsrError
+from mpsr.errors import Explanation, MessageError, MpsrError
 from mpsr.limits import MAX_MESSAGE
 from mpsr.sync.producer import Producer
 from mpsr.system.address import SOCKET_TYPES
@@ -46,9 +47,7 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
 """
 
 
-@click.command(
-    help=_HELP, short_help="Send messages to an address.", epilog="Exit statuses: see mpsr --help."
-)
+@click.command(help=_HELP, epilog="Exit statuses: see mpsr --help.")
 @click.argument("address")
 @click.argument("message", nargs=-1, type=click.UNPROCESSED)
 @click.option("-0", "--null", is_flag=True, help="Messages on stdin end with NUL, not newline.")
@@ -159,8 +158,8 @@ def send(
             result.unfinished = source.unfinished
             reporter.close()
             stats = producer.stats()
-            for line in result.complaints(stats):
-                say(line)
+            for each in result.complaints(stats):
+                complain(each)
             if not quiet:
                 say(result.summary(stats))
     return result.status(stats)
@@ -168,9 +167,13 @@ def send(
 
 def _check_options(message: tuple[str, ...], *, null: bool, whole: bool) -> None:
     if message and (null or whole):
-        raise click.UsageError("--null and --whole say how to read stdin; a MESSAGE is complete")
+        raise click.UsageError(
+            Explanation("--null and --whole say how to read stdin", "a MESSAGE is complete")
+        )
     if null and whole:
-        raise click.UsageError("--null and --whole exclude each other")
+        raise click.UsageError(
+            Explanation("--null and --whole exclude each other", "each says where a message ends")
+        )
 
 
 def _deliver(delivery: Delivery, source: Source, *, skip_empty: bool) -> Exception | None:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mpsr.cli.status import CommandFailed, Status
-from mpsr.errors import MessageTooLarge, RemoteProtocolError
+from mpsr.errors import Explanation, MessageTooLarge, RemoteProtocolError
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.foreign import deframer
 
@@ -90,7 +90,10 @@ class Stdin:
 
     def __init__(self, framing: Framing, max_message: int) -> None:
         if sys.stdin is None:  # its number may by now belong to another file
-            raise Unreadable(Status.IO, "stdin is closed: pass messages as arguments")
+            error = Explanation(
+                "stdin is closed", "nothing can be read", "pass messages as arguments"
+            )
+            raise Unreadable(Status.IO, error)
         self._descriptor = sys.stdin.fileno()
         self._whole = framing == "eof"
         self._deframer = deframer(framing, max_message)
@@ -150,8 +153,9 @@ class Stdin:
         except BlockingIOError:  # somebody else was faster
             return None
         except OSError as exc:
-            line = f"stdin cannot be read: {exc.strerror}; feed it from a file or a pipe"
-            raise Unreadable(Status.IO, line) from exc
+            why, advice = exc.strerror or str(exc), "feed it from a file or a pipe"
+            error = Explanation("stdin cannot be read", why, advice)
+            raise Unreadable(Status.IO, error) from exc
         self.nbytes += len(data)
         return data
 

@@ -56,7 +56,7 @@ MEANINGS: Final = {
     Status.USAGE: "the command line makes no sense",
     Status.DATA: "a message is too large or not for this framing, or a journal is damaged",
     Status.NO_RECEIVER: "no receiver at the address",
-    Status.IO: "stdout or a journal cannot be written, or stdin cannot be read",
+    Status.IO: "stdout, a sink or a journal cannot be written, or stdin cannot be read",
     Status.BUSY: "the address or journal is in use, or the receiver is too busy to connect to",
     Status.DENIED: "the permissions forbid it",
     Status.CONFIGURATION: "the address, the file or an option cannot work: see the message",
@@ -98,11 +98,14 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
 
 
 # Whoever would read it knows already, or is gone.
-_SILENT: Final = (Status.HUNG_UP, Status.INTERRUPTED, Status.STDOUT_CLOSED, Status.TERMINATED)
+SILENT: Final = (Status.HUNG_UP, Status.INTERRUPTED, Status.STDOUT_CLOSED, Status.TERMINATED)
 
 
 class CommandFailed(Exception):
-    """A command ends early, with this status and this line on stderr; none if it is empty."""
+    """A command ends early, with this status.
+
+    ``line`` is what stderr tells, best an Explanation; nothing if it is empty.
+    """
 
     def __init__(self, status: Status, line: str = "") -> None:
         super().__init__(status, line)
@@ -126,23 +129,6 @@ def status_of(error: BaseException) -> Status:
     if isinstance(error, (CommandFailed, Interrupted)):
         return error.status
     return next((status for kind, status in _BY_ERROR if isinstance(error, kind)), Status.FAILURE)
-
-
-def line_of(error: BaseException) -> str:
-    """Return the line that tells of an exception; empty where there is nothing to tell."""
-    status = status_of(error)
-    if status in _SILENT:
-        return ""
-    if isinstance(error, click.ClickException):
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        command = context.command_path if context is not None else "mpsr"
-        return f"{error.format_message().rstrip('.')}; see {command} --help"
-    if isinstance(error, OSError) and not isinstance(error, MpsrError):
-        return f"input or output failed: {error.strerror or error}"
-    if isinstance(error, (CommandFailed, MpsrError)):
-        return str(error)
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    return f"a defect of mpsr: {what}; please report it (MPSR_DEBUG=1 shows where it is)"
 
 
 def is_defect(error: BaseException) -> bool:

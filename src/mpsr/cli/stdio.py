@@ -11,20 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpsr.cli.status import CommandFailed, Status
-from mpsr.errors import Closed
+from mpsr.errors import Closed, Explanation
 from mpsr.system.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def say(text: str) -> None:
-    """Write one line to stderr, in one piece; whether anybody reads it does not matter."""
+def say(text: str, *more: str) -> None:
+    """Write a line to stderr, and more below it, in one piece; whether anybody reads it or not."""
     if sys.stderr is None:
         return
     try:
-        line = f"mpsr: {printable(text)}\n".encode("utf-8", "backslashreplace")
-        os.write(sys.stderr.fileno(), line)
+        lines = "".join(f"{printable(line)}\n" for line in (f"mpsr: {text}", *more))
+        os.write(sys.stderr.fileno(), lines.encode("utf-8", "backslashreplace"))
     except OSError:
         pass
 
@@ -59,7 +59,8 @@ class Stdout:
 
     def __init__(self) -> None:
         if sys.stdout is None:  # its number may by now belong to another file
-            raise CommandFailed(Status.IO, "stdout is closed: there is nowhere to write to")
+            error = Explanation("stdout is closed", "there is nowhere to write to", "leave it open")
+            raise CommandFailed(Status.IO, error)
         self._descriptor = sys.stdout.fileno()
         self.deserted: bool = False
         """Whether nobody reads it any more, as ``write`` or ``watch`` found."""
@@ -78,8 +79,9 @@ class Stdout:
                 self.deserted = True
                 raise CommandFailed(Status.STDOUT_CLOSED) from None
             except OSError as exc:
-                line = f"stdout cannot be written: {exc.strerror}; make room, or write elsewhere"
-                raise CommandFailed(Status.IO, line) from exc
+                why, advice = exc.strerror or str(exc), "make room, or write elsewhere"
+                error = Explanation("stdout cannot be written", why, advice)
+                raise CommandFailed(Status.IO, error) from exc
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until the last reader has gone."""

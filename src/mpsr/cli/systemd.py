@@ -13,6 +13,7 @@ import click
 from mpsr.cli import types
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, say
+from mpsr.errors import Explanation
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
 from mpsr.system.path_claim import DEFAULT_MODE
 
@@ -108,7 +109,6 @@ SystemCallFilter=~@privileged @resources
 
 @click.command(
     help=_HELP,
-    short_help="Print systemd units for a receiver.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("address")
@@ -149,11 +149,17 @@ def systemd(
     """Run ``mpsr systemd``."""
     where = absolute(parse_address(address))
     if where.kind not in ("path", "abstract"):
-        raise click.UsageError("systemd listens at a path or @name: pass one of these")
+        raise click.UsageError(
+            Explanation(
+                f"systemd cannot listen at {where}",
+                "that is a socket which a process has already",
+                "pass a path or @name",
+            )
+        )
     name = _name_of(where) if name is None else name
     if _NAME.fullmatch(name) is None:
-        error = f"{name!r} cannot name units; pass --name, of letters, digits and any of _.:-"
-        raise click.UsageError(error)
+        why = "a name of units has letters, digits and any of _.:-"
+        raise click.UsageError(Explanation(f"{name!r} cannot name units", why, "pass --name"))
     prefix = "@" if where.kind == "abstract" else ""
     argv = command or (*_ourselves(), "recv", f"systemd:{name}")
     socket_unit = _SOCKET.format(
@@ -172,14 +178,16 @@ def systemd(
         return Status.OK
     for file in units:
         if os.path.lexists(path := os.path.join(directory, file)):
-            raise CommandFailed(Status.CONFIGURATION, f"{path} exists; remove it, or pass --name")
+            error = Explanation(f"cannot write {path}", "it exists", "remove it, or pass --name")
+            raise CommandFailed(Status.CONFIGURATION, error)
     for file, text in units.items():
         try:
             with open(os.path.join(directory, file), "x", encoding="utf-8") as unit:
                 unit.write(text)
         except OSError as exc:
-            line = f"cannot write {file} in {directory}: {exc.strerror}"
-            raise CommandFailed(Status.IO, line) from exc
+            why, advice = exc.strerror or str(exc), "choose a directory that can be written"
+            error = Explanation(f"cannot write {file} in {directory}", why, advice)
+            raise CommandFailed(Status.IO, error) from exc
     say(f"wrote {name}.socket and {name}.service; now: systemctl enable --now {name}.socket")
     return Status.OK
 

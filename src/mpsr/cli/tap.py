@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import content, origin
 from mpsr.cli.look import consumer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, printable, say
 from mpsr.errors import Closed
+from mpsr.json_format import content, origin
 from mpsr.limits import MAX_TAP_RATE
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.limits import KIB, MIB
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def duration(text: str) -> float:
     """Return seconds: ``500ms``, ``5s``, ``5``, ``2m``, ``1h``."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no duration; write it like 500ms, 5s or 2m")
+        raise _bad(f"{text!r} is no duration", "write it like 500ms, 5s or 2m")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds > _LONGEST:
-        raise click.BadParameter(f"{text!r} is too long; the most is {_LONGEST / 3600:.0f}h")
+        raise _bad(f"{text!r} is too long", f"the most is {_LONGEST / 3600:.0f}h")
     return seconds
 
 
@@ -50,9 +51,8 @@ def moment(text: str) -> int:
         return (found - datetime.fromtimestamp(0).astimezone()) // _MICROSECOND
     except (ValueError, OverflowError):
         pass
-    raise click.BadParameter(
-        f"{text!r} is no time; write it like 2026-03-01, '2026-03-01 12:00', 12:00, today or -1h"
-    )
+    advice = "write it like 2026-03-01, '2026-03-01 12:00', 12:00, today or -1h"
+    raise _bad(f"{text!r} is no time", advice)
 
 
 def _moment(text: str, now: datetime) -> datetime:
@@ -74,7 +74,7 @@ def capacity(text: str) -> int:
     match = _SIZE.fullmatch(text)
     number = int(match[1]) * _BYTES[(match[2] or "").upper()] if match is not None else 0
     if number <= 0:
-        raise click.BadParameter(f"{text!r} is no size; write it like 1000, 64K or 16M")
+        raise _bad(f"{text!r} is no size", "write it like 1000, 64K or 16M")
     return number
 
 
@@ -82,15 +82,25 @@ def size(text: str) -> int:
     """Return bytes, like ``capacity``, of a single message."""
     number = capacity(text)
     if number > _LARGEST:
-        raise click.BadParameter(f"{text!r} is too large; it must be below 4G")
+        raise _bad(f"{text!r} is too large", "it must be below 4G")
     return number
+
+
+def level(text: str) -> int:
+    """Return the number of a level of ``logging``: ``warning``, ``INFO`` or ``35``."""
+    from mpsr.logging.fields import level_number  # noqa: PLC0415 - few filter by it
+
+    try:
+        return level_number(text)
+    except ConfigurationError as exc:
+        raise click.BadParameter(str(exc)) from None
 
 
 def mode(text: str) -> int:
     """Return permissions: ``660``, ``0660`` and ``0o660`` are the same."""
     match = _MODE.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no octal mode; write it like 660")
+        raise _bad(f"{text!r} is no octal mode", "write it like 660")
     return int(match[1], 8)
 
 
@@ -121,4 +131,8 @@ def _found(look_up: Callable[[], int], what: str) -> int:
     try:
         return look_up()
     except KeyError:
-        raise click.BadParameter(f"there is no {what}; pass a name or a number") from None
+        raise _bad(f"there is no {what}", "pass a name or a number") from None
+
+
+def _bad(why: str, advice: str) -> click.BadParameter:
+    return click.BadParameter(Explanation(why, advice=advice))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpsr import arguments
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.system.address import SOCKET_TYPES, Address, parse_address
 from mpsr.system.claims import claim_passed
 from mpsr.system.endpoint import claim
@@ -26,18 +26,21 @@ class Endpoint(NamedTuple):
     """One of several addresses of a receiver, with what is its own.
 
     What is None is taken from the receiver's argument of the same name.
+
+    Attributes:
+        address: a path, ``@name``, ``fd:N`` or ``systemd:NAME``.
+        type: ``"stream"``, ``"dgram"`` or ``"seqpacket"``.
+        framing: how bytes become messages.
+        mode: the permissions of a path.
+        group: the group of a path, by name or id.
+
     """
 
     address: str | os.PathLike[str]
-    """A path, ``@name``, ``fd:N`` or ``systemd:NAME``."""
     type: SocketType | None = None
-    """``"stream"``, ``"dgram"`` or ``"seqpacket"``."""
     framing: Framing | None = None
-    """How bytes become messages."""
     mode: int | None = None
-    """The permissions of a path."""
     group: str | int | None = None
-    """The group of a path, by name or id."""
 
 
 class Place(NamedTuple):
@@ -111,8 +114,9 @@ def _place(endpoint: Endpoint, shared: Endpoint, backlog: int, *, alone: bool) -
     arguments.group(group)
     permissions = group is not None or mode != DEFAULT_MODE
     if permissions and address.kind == "systemd":
-        error = f"{address} has the permissions that its .socket unit gives it: see SocketMode="
-        raise ConfigurationError(f"{error} and SocketGroup=; leave out mode= and group=")
+        what = f"{address} has the permissions that its .socket unit gives it"
+        advice = "see SocketMode= and SocketGroup=; leave out mode= and group="
+        raise ConfigurationError(Explanation(what, "", advice))
     return Place(address, kind, framing, mode, group, backlog)
 
 

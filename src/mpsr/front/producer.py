@@ -12,7 +12,14 @@ from mpsr._speedups import codec
 from mpsr.arguments import OWN, Own
 from mpsr.engine.sending.batches import FileMessage
 from mpsr.engine.sending.outbox import Outbox
-from mpsr.errors import AddressError, Closed, ConfigurationError, InvalidAddress, Undelivered
+from mpsr.errors import (
+    AddressError,
+    Closed,
+    ConfigurationError,
+    Explanation,
+    InvalidAddress,
+    Undelivered,
+)
 from mpsr.front import reasons
 from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
@@ -116,7 +123,8 @@ class ProducerBase(FileSender, Generic[T]):
         arguments.file("spool", spool)
         self.address: Address = parse_address(address)
         if self.address.kind == "systemd":
-            error = f"{self.address} stands for a receiver's sockets; pass the path that they have"
+            what = f"{self.address} stands for a receiver's sockets"
+            error = Explanation(what, advice="pass the path that they have")
             raise InvalidAddress(error, address=str(self.address))
         self._place = absolute(self.address)  # of this moment, whatever directory comes later
         self._arguments: dict[str, Any] = {
@@ -183,7 +191,8 @@ class ProducerBase(FileSender, Generic[T]):
         try:
             self._use(Outbox(self._place, **self._options))
         except OSError as exc:
-            error = f"cannot send to {self.address}: {exc.strerror}; close files, or see ulimit -n"
+            advice = "close files, or see ulimit -n"
+            error = Explanation(f"cannot send to {self.address}", exc.strerror or str(exc), advice)
             raise AddressError(error, address=str(self.address)) from exc
         if self._spool is not None:
             left, self._spool.left = self._spool.left, []
@@ -198,6 +207,21 @@ class ProducerBase(FileSender, Generic[T]):
     def id(self) -> bytes:
         """The 16 random bytes by which the receiver knows this producer."""
         return self._outbox.id
+
+    @property
+    def buffer(self) -> int:
+        """Bytes that may wait to be accepted."""
+        return self._buffer
+
+    @property
+    def exit_timeout(self) -> float | None:
+        """Seconds that the end of the program waits; it may be set until then, as at the start."""
+        return self._exit_timeout
+
+    @exit_timeout.setter
+    def exit_timeout(self, timeout: float | None) -> None:
+        self._exit_timeout = arguments.timeout(timeout, "exit_timeout")
+        self._arguments["exit_timeout"] = timeout
 
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpsr.errors import MpsrError
+from mpsr.errors import Explanation, MpsrError
 
 if TYPE_CHECKING:
     from mpsr.engine.sending.outbox import Outbox
@@ -18,22 +18,24 @@ _INTERRUPTED = (
 )
 
 TAKES_NO_FILES = "takes no files: it has to be made with accept_files=True"
-FILES_REFUSED = f"the system does not pass such a file, or the receiver {TAKES_NO_FILES}"
+FILES_REFUSED = Explanation(
+    f"the system does not pass such a file, or the receiver {TAKES_NO_FILES}"
+)
 
 
-def why(outbox: Outbox, spool_obstacle: Exception | None) -> str:
+def why(outbox: Outbox, spool_obstacle: Exception | None) -> Explanation:
     """Return why messages are not being accepted."""
-    reason = str(
-        outbox.failure
-        or spool_obstacle
-        or outbox.obstacle
-        or f"the receiver (pid {outbox.peer_pid}) has not come back for more"
-    )
+    error = outbox.failure or spool_obstacle or outbox.obstacle
+    if error is None:
+        reason = Explanation(f"the receiver (pid {outbox.peer_pid}) has not come back for more")
+    else:
+        reason = Explanation.of(error)
     if outbox.peer_pid == os.getpid():
-        reason += (
-            "; it is in this very process: a thread that both iterates a receiver and waits "
+        here = (
+            "it is in this very process: a thread that both iterates a receiver and waits "
             "for a producer to it waits for itself"
         )
+        return Explanation(str(reason), advice=here)
     return reason
 
 
@@ -53,9 +55,9 @@ def reentrant(address: Address, name: str) -> str:
     return f"{name}() of the producer for {address}: {_INTERRUPTED}; nothing is lost by it"
 
 
-def not_accepted(address: Address, count: int, waited: float, reason: str) -> str:
+def not_accepted(address: Address, count: int, waited: float, reason: Explanation) -> Explanation:
     """Return what to say of messages that were not accepted in time."""
-    return f"{address} has not accepted {_messages(count)} within {waited:g} s: {reason}"
+    return reason.caused(f"{address} has not accepted {_messages(count)} within {waited:g} s")
 
 
 def not_spooled(count: int, waited: float, reason: str) -> str:
@@ -63,9 +65,9 @@ def not_spooled(count: int, waited: float, reason: str) -> str:
     return f"{_messages(count)} not in the spool within {waited:g} s: {reason}"
 
 
-def not_delivered(address: Address, count: int, reason: str) -> str:
+def not_delivered(address: Address, count: int, reason: Explanation) -> Explanation:
     """Return what to say of messages that were given up."""
-    return f"{_messages(count)} to {address} not delivered: {reason}"
+    return reason.caused(f"{_messages(count)} to {address} not delivered")
 
 
 def files_dropped(address: Address, count: int) -> str:

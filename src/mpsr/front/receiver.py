@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
 from mpsr.batch import decode_body, last_of
@@ -13,7 +13,7 @@ from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
-from mpsr.errors import AddressError, Closed, ConfigurationError, TimedOut
+from mpsr.errors import AddressError, Closed, ConfigurationError, Explanation, TimedOut
 from mpsr.front.files import check_files
 from mpsr.front.listening import Endpoint, claim_all, places_of
 from mpsr.limits import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.inherited import Inherited
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
-    from mpsr.stats import ReceiverStats
+    from mpsr.stats import JournalStats, ReceiverStats
     from mpsr.system.address import Address, SocketType
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
@@ -195,8 +195,11 @@ class ReceiverBase(Generic[T]):
                     claimed.close()
                 if not isinstance(exc, OSError):
                     raise
-                error = f"cannot receive at {self._where}: {exc.strerror}; close files, or see "
-                raise AddressError(error + "ulimit -n", address=self._where) from exc
+                advice = "close files, or see ulimit -n"
+                error = Explanation(
+                    f"cannot receive at {self._where}", exc.strerror or str(exc), advice
+                )
+                raise AddressError(error, address=self._where) from exc
 
         taken_over: tuple[list[tuple[Claim, Framing]], Inherited] | None = None
         if handover:
@@ -269,6 +272,24 @@ class ReceiverBase(Generic[T]):
             self._check_finished(engine)
         return batch
 
+    def ready(self) -> bool:
+        """Return whether a message is there, which the next call then gives; never waits.
+
+        It takes none. Behind the last message of a batch it acknowledges the batch, like every
+        way of coming back for more.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        self._engine()
+        while not length_hint(self._cursor):
+            batch = self.try_receive_batch()
+            if batch is None:
+                return False
+            self._open(batch)
+        return True
+
     def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
         if engine.finished:
             error = f"the receiver at {self._where} was stopped and has handed out everything"
@@ -302,8 +323,16 @@ class ReceiverBase(Generic[T]):
         self._engine().stop()
 
     def stats(self) -> ReceiverStats:
-        """Return counters of everything since the receiver was created."""
+        """Return counters of everything since the receiver was created.
+
+        Any thread may ask, also while another one handles a batch; so may it ``journal_stats``.
+        """
         return self._engine(closed_too=True).stats()
+
+    def journal_stats(self) -> JournalStats | None:
+        """Return what the journal holds, and how far each cursor has come; None without one."""
+        engine = self._engine(closed_too=True)
+        return None if isinstance(engine, Inbox) else engine.journal_stats()
 
     def _after_fork_in_child(self) -> None:
         """Leave the address and the connections to the parent process."""
@@ -410,3 +439,8 @@ class ReceiverBase(Generic[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
             inbox.end_handover()
+
+
+def has_more(receiver: ReceiverBase[Any]) -> bool:
+    """Return whether the batch of the message that ``receive`` gave last has others behind it."""
+    return length_hint(receiver._cursor) > 0  # noqa: SLF001 - its own module

@@ -20,6 +20,7 @@ from mpsr.engine.sending.waiters import Until, Waiters
 from mpsr.errors import (
     BufferFull,
     Closed,
+    Explanation,
     JournalFull,
     MpsrError,
     ReentrantCall,
@@ -414,7 +415,7 @@ class Sender:
 
     # -- errors ---------------------------------------------------------------------------------
 
-    def _why(self) -> str:
+    def _why(self) -> Explanation:
         """Return why messages are not being accepted."""
         return reasons.why(self._outbox, self._no_spool_room())
 

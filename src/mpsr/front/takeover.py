@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET
 from mpsr.engine.receiving.inherited import NOTHING, Carried, Inherited, read_state
-from mpsr.errors import AddressError, AddressInUse, ConfigurationError
+from mpsr.errors import AddressError, AddressInUse, ConfigurationError, Explanation
 from mpsr.front.listening import claim_all
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
 from mpsr.system import passing, primitives
@@ -69,9 +69,15 @@ def claim_or_take_over(places: Sequence[Place], *, journal: bool) -> Taken:
                 return _Taker(places, held, until, undo).take(journal=journal)
         except _Cancelled:
             if monotonic() >= until:
-                error = f"{held}; it did not hand over within {HANDOVER_TIMEOUT:g} s"
+                error = _refused(held, f"it did not hand over within {HANDOVER_TIMEOUT:g} s")
                 raise AddressInUse(error, address=held.address, pid=held.pid) from None
         primitives.sleep(HANDOVER_PAUSE)
+
+
+def _refused(held: AddressInUse, why: str) -> Explanation:
+    """Return the text for an address that stays with its receiver, and why."""
+    text = Explanation.of(held)
+    return Explanation(text.what, f"{text.why}; {why}", text.advice)
 
 
 class _Taker:
@@ -122,8 +128,10 @@ class _Taker:
         """Return our end of the pair of sockets that the receiver gives us."""
         place = next((each for each in self._places if (each.type or "stream") in _CONNECTED), None)
         if place is None or place.address.kind not in ("path", "abstract"):
-            why = "a hand-over takes a path or @name to which one connects"
-            raise ConfigurationError(f"{self._held}; {why}: type stream or seqpacket")
+            why = (
+                "a hand-over takes a path or @name to which one connects: type stream or seqpacket"
+            )
+            raise ConfigurationError(_refused(self._held, why))
         try:
             with reach(place.address, type=place.type or "stream") as sock:
                 if peer_of(sock).uid not in (0, os.geteuid()):
@@ -144,7 +152,7 @@ class _Taker:
         frame = decode(HEADER.unpack_from(data)[1], data[HEADER.size :])
         if isinstance(frame, Reject):
             raise AddressInUse(
-                f"{self._held}; it does not hand over: {frame.text}",
+                _refused(self._held, f"it does not hand over: {frame.text}"),
                 address=self._held.address,
                 pid=self._held.pid,
             )
@@ -160,8 +168,8 @@ class _Taker:
         if wanted != offered:
             self._descriptors += descriptors
             shown = ", ".join(told["address"] for told in offer["listeners"])
-            error = f"{self._held}; a hand-over takes all of its addresses, in order: {shown}"
-            raise ConfigurationError(error)
+            why = f"a hand-over takes all of its addresses, in order: {shown}"
+            raise ConfigurationError(_refused(self._held, why))
         claims: list[tuple[Claim, Framing]] = []
         for place, told in zip(self._places, offer["listeners"], strict=True):
             sock = primitives.socket(fileno=descriptors.pop(0))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mpsr.errors import (
+    Explanation,
     JournalDamaged,
     JournalDenied,
     JournalError,
@@ -38,14 +39,17 @@ def translating(doing: str, path: str) -> Iterator[None]:
 def of_system(doing: str, path: str, exc: OSError) -> JournalError:
     """Return the error for what the system says."""
     kind = _BY_ERRNO.get(exc.errno, JournalError)
-    why = f"cannot {doing} {path}: {exc.strerror or exc}"
-    return kind(f"{why}; it goes on once there is room" if kind is JournalFull else why, path=path)
+    advice = "it goes on once there is room" if kind is JournalFull else ""
+    text = Explanation(f"cannot {doing} {path}", exc.strerror or str(exc), advice)
+    return kind(text, path=path)
 
 
 def damaged(path: str, why: str, position: int | None = None) -> JournalDamaged:
     """Return the error for what is not as it was written."""
-    error = f"{path} is damaged: {why}; copy what can be read with: mpsr journal salvage"
-    return JournalDamaged(error, path=path, position=position)
+    advice = "copy what can be read with: mpsr journal salvage"
+    return JournalDamaged(
+        Explanation(f"{path} is damaged", why, advice), path=path, position=position
+    )
 
 
 def unreadable(path: str, position: int) -> JournalDamaged:
@@ -55,14 +59,13 @@ def unreadable(path: str, position: int) -> JournalDamaged:
 
 def foreign(path: str, what: str) -> NotAJournal:
     """Return the error for what is no journal, or another's."""
-    error = f"cannot open {path}: it {what}; it was left as it is: choose another path"
+    advice = "it was left as it is: choose another path"
+    error = Explanation(f"cannot open {path}", f"it {what}", advice)
     return NotAJournal(error, path=path)
 
 
 def newer(path: str, version: int, known: int) -> NewerJournal:
     """Return the error for a format that is not known yet."""
-    error = (
-        f"cannot open {path}: a later version of mpsr wrote it (format {version}, this one knows "
-        f"{known}); use that, or another path"
-    )
+    why = f"a later version of mpsr wrote it (format {version}, this one knows {known})"
+    error = Explanation(f"cannot open {path}", why, "use that, or another path")
     return NewerJournal(error, path=path)

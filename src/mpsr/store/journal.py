@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from mpsr.errors import (
     Closed,
     ConfigurationError,
+    Explanation,
     JournalDamaged,
     JournalDenied,
     JournalError,
@@ -271,15 +272,15 @@ class Journal:
             files.make_directory(self.path)
         owner = os.stat(self.path).st_uid
         if owner != os.geteuid():
-            error = (
-                f"cannot open {self.path}: it belongs to user {owner}, and this process runs as "
-                f"user {os.geteuid()}; run it as that user, or choose another path"
-            )
+            why = f"it belongs to user {owner}, and this process runs as user {os.geteuid()}"
+            advice = "run it as that user, or choose another path"
+            error = Explanation(f"cannot open {self.path}", why, advice)
             raise JournalDenied(error, path=self.path)
         try:
             return lockfile.take(os.path.join(self.path, LOCK), uid=owner)
         except lockfile.Held as exc:
-            error = f"cannot open {self.path}: {exc} has it open; stop that, or choose another path"
+            advice = "stop that, or choose another path"
+            error = Explanation(f"cannot open {self.path}", f"{exc} has it open", advice)
             raise JournalInUse(error, path=self.path, pid=exc.pid) from None
         except lockfile.NotALock as exc:
             raise faults.foreign(self.path, f"has a file of another kind: {exc}") from None

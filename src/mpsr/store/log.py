@@ -9,7 +9,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from mpsr.errors import JournalError, JournalFull
+from mpsr.errors import Explanation, JournalError, JournalFull
 from mpsr.limits import (
     CURSOR_ROOM,
     KIB,
@@ -189,7 +189,8 @@ class Log:
     def _check_place(self) -> None:
         """Refuse to write where nobody would find it."""
         if not self._tail.in_place:
-            error = f"cannot write {self.path}: it, or its newest segment, was removed or replaced"
+            why = "it, or its newest segment, was removed or replaced"
+            error = Explanation(f"cannot write {self.path}", why)
             raise JournalError(error, path=self.path)
 
     @property
@@ -203,7 +204,7 @@ class Log:
         try:
             yield
         except OSError as exc:
-            error = f"cannot {doing} {self.path}: {exc.strerror or exc}"
+            error = Explanation(f"cannot {doing} {self.path}", exc.strerror or str(exc))
             raise JournalError(error, path=self.path) from exc
 
     # -- room -----------------------------------------------------------------------------------
@@ -228,10 +229,9 @@ class Log:
         if not self._fits(wanted - self._tail.size):
             wanted = least
         if not self._fits(least - self._tail.size):
-            error = (
-                f"cannot append to {self.path}: its {self._limit} bytes are full; it goes on once "
-                "its readers have moved on, or with a larger limit"
-            )
+            why = f"its {self._limit} bytes are full"
+            advice = "it goes on once its readers have moved on, or with a larger limit"
+            error = Explanation(f"cannot append to {self.path}", why, advice)
             raise JournalFull(error, path=self.path)
         with faults.translating("append to", self.path):
             try:

@@ -155,7 +155,7 @@ class Entry(NamedTuple):
         """Return it as a lazy batch; messages that are gone count as lost."""
         length = self.length - self.gone
         skip = _BATCH_COUNT.unpack_from(self.payload)[0] - length if length else 0
-        return Batch(
+        batch = Batch(
             partial(codec.iter_batch, self.payload, skip) if length else list,
             length,
             self.nbytes,
@@ -164,7 +164,10 @@ class Entry(NamedTuple):
             self.first_seq,
             self.lost + self.gone,
             decode,
+            self.payload if length else None,
         )
+        batch.received_at = self.received_at or None
+        return batch
 
     def after(self, skip: int) -> Entry:
         """Return it without its first ``skip`` messages (fewer than it has)."""

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from mpsr.errors import JournalError
+from mpsr.errors import Explanation, JournalError
 from mpsr.limits import CURSOR_ROOM
 from mpsr.store import files
 from mpsr.store.records import (
@@ -163,7 +163,8 @@ class Tail:
         try:
             files.sync(self._file)
         except OSError as exc:
-            error = f"cannot sync {self._directory}: {exc.strerror or exc}; nothing more is written"
+            why = f"{exc.strerror or exc}; nothing more is written"
+            error = Explanation(f"cannot sync {self._directory}", why)
             raise JournalError(error, path=self._directory) from exc
 
 

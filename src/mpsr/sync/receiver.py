@@ -56,9 +56,17 @@ class Receiver(ReceiverBase[T]):
             self._open(self.receive_batch(timeout))
 
     def receive_batch(self, timeout: float | None = None) -> Batch[T]:
-        """Return the next batch; the time-out and the errors are those of ``receive``.
+        """Return the next batch.
 
         What is left of a batch that ``receive`` or a loop has begun comes first, as a batch.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever, 0 not at all.
+
+        Raises:
+            TimedOut: none came in time. Nothing is lost by it.
+            Closed: the receiver was closed or stopped.
+
         """
         timeout = arguments.timeout(timeout)
         since = monotonic()

@@ -36,28 +36,24 @@ def passed(address: Address) -> list[tuple[int, str]]:
     chosen = [each for each in found if not address.value or each[1] == address.value]
     if not chosen:
         names = ", ".join(dict.fromkeys(name for _, name in found if name)) or "none with a name"
-        why = f"no socket of that name was passed; passed were: {names}; see FileDescriptorName="
-        raise cannot(address, why, InvalidAddress)
+        why = f"no socket of that name was passed; passed were: {names}"
+        raise cannot(address, why, "see FileDescriptorName=", InvalidAddress)
     return chosen
 
 
 def _descriptors(address: Address) -> range:
     pid, count = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
     if not (pid and count):
-        why = (
-            "no sockets were passed to this process (LISTEN_FDS is not set); start it by its "
-            ".socket unit, or try systemd-socket-activate"
-        )
-        raise cannot(address, why, InvalidAddress)
+        why = "no sockets were passed to this process (LISTEN_FDS is not set)"
+        advice = "start it by its .socket unit, or try systemd-socket-activate"
+        raise cannot(address, why, advice, InvalidAddress)
     if pid != str(os.getpid()):
-        why = (
-            f"the sockets were passed to process {pid}, and this is {os.getpid()}; let the "
-            "service run the receiver itself (exec)"
-        )
-        raise cannot(address, why, InvalidAddress)
+        why = f"the sockets were passed to process {pid}, and this is {os.getpid()}"
+        advice = "let the service run the receiver itself (exec)"
+        raise cannot(address, why, advice, InvalidAddress)
     if not (count.isascii() and count.isdecimal() and 0 < int(count) <= _MOST):
-        why = f"LISTEN_FDS={count} is no number of sockets; start it by its .socket unit"
-        raise cannot(address, why, InvalidAddress)
+        why = f"LISTEN_FDS={count} is no number of sockets"
+        raise cannot(address, why, "start it by its .socket unit", InvalidAddress)
     return range(_FIRST, _FIRST + int(count))
 
 

@@ -8,8 +8,10 @@ import socket
 import sys
 from typing import Final, Literal, NamedTuple
 
-from mpsr.errors import InvalidAddress
+from mpsr.errors import Explanation, InvalidAddress
 from mpsr.system.refusals import translating
+
+_Complaint = tuple[str, str]  # why it is no address, and what to do
 
 SocketType = Literal["stream", "dgram", "seqpacket"]
 SOCKET_TYPES: Final[dict[SocketType, socket.SocketKind]] = {
@@ -55,11 +57,12 @@ def parse_address(text: str | os.PathLike[str]) -> Address:
     elif rest.startswith("fd:"):
         address, complaint = Address("fd", rest[3:].lstrip("0") or "0"), _fd_complaint(rest[3:])
     elif rest.startswith("systemd:"):
-        address, complaint = Address("systemd", rest.removeprefix("systemd:")), ""
+        address, complaint = Address("systemd", rest.removeprefix("systemd:")), None
     else:
         address, complaint = Address("path", rest), _path_complaint(rest)
-    if complaint:
-        raise InvalidAddress(f"{text!r} is no usable address: {complaint}", address=text)
+    if complaint is not None:
+        error = Explanation(f"{text!r} is no usable address", *complaint)
+        raise InvalidAddress(error, address=text)
     return address
 
 
@@ -77,31 +80,31 @@ def absolute(address: Address) -> Address:
         return Address("path", os.path.join(os.getcwd(), address.value), address.value)
 
 
-def _path_complaint(path: str) -> str:
+def _path_complaint(path: str) -> _Complaint | None:
     if not path:
-        return "it is empty; pass a path, @name or fd:N"
+        return "it is empty", "pass a path, @name or fd:N"
     if _OF_A_NETWORK.match(path):
         return (
-            "it looks like an address of a network, and mpsr connects processes of one machine; "
-            f"pass a path, like /run/app.sock (a file of that name is written ./{path})"
+            "it looks like an address of a network, and mpsr connects processes of one machine",
+            f"pass a path, like /run/app.sock (a file of that name is written ./{path})",
         )
     if "\0" in path:
-        return "a path holds no NUL; leave it out, or write @name for an abstract name"
+        return "a path holds no NUL", "leave it out, or write @name for an abstract name"
     if os.path.basename(path) in {"", ".", ".."}:
-        return "it names a directory; add the name of a socket"
-    return ""
+        return "it names a directory", "add the name of a socket"
+    return None
 
 
-def _abstract_complaint(name: str) -> str:
+def _abstract_complaint(name: str) -> _Complaint | None:
     if not LINUX:
-        return "only Linux has abstract names; pass a path"
+        return "only Linux has abstract names", "pass a path"
     if not 0 < len(os.fsencode(name)) <= MAX_NAME or "\0" in name:
-        return f"an abstract name has 1 to {MAX_NAME} bytes and no NUL; choose another"
-    return ""
+        return f"an abstract name has 1 to {MAX_NAME} bytes and no NUL", "choose another"
+    return None
 
 
-def _fd_complaint(number: str) -> str:
+def _fd_complaint(number: str) -> _Complaint | None:
     digits = number.isascii() and number.isdecimal() and len(number) <= len(str(_MAX_DESCRIPTOR))
     if not digits or int(number) > _MAX_DESCRIPTOR:
-        return "a descriptor is a small decimal number; write it like fd:3"
-    return ""
+        return "a descriptor is a small decimal number", "write it like fd:3"
+    return None

@@ -110,10 +110,10 @@ def claim_descriptor(
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if sock.type != socket.SOCK_DGRAM and not listens:
         sock.detach()
-        why = (
-            "its socket does not listen; pass a listening one (a connected one is a producer's, "
-            "or of a .socket unit with Accept=yes)"
+        advice = (
+            "pass a listening one (a connected one is a producer's, or of a .socket unit with "
+            "Accept=yes)"
         )
-        raise cannot(address, why, InvalidAddress)
+        raise cannot(address, "its socket does not listen", advice, InvalidAddress)
     sock.set_inheritable(False)
     return Claim(address, sock)

@@ -14,6 +14,7 @@ from mpsr import arguments
 from mpsr.errors import (
     AddressError,
     ConfigurationError,
+    Explanation,
     InvalidAddress,
     NoReceiver,
     ReceiverBusy,
@@ -29,10 +30,14 @@ from mpsr.system.refusals import cannot, described, translated, translating
 from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
 from mpsr.system.trust import ReceiverUid
 
-_UNREACHED: Final[dict[int | None, tuple[type[AddressError], str]]] = {
-    errno.ENOENT: (NoReceiver, "nothing is there; start the receiver, or check the path"),
-    errno.ECONNREFUSED: (NoReceiver, "nobody listens there (any more); start the receiver"),
-    errno.EAGAIN: (ReceiverBusy, "somebody listens there, but the backlog is full; try again"),
+_UNREACHED: Final[dict[int | None, tuple[type[AddressError], str, str]]] = {
+    errno.ENOENT: (NoReceiver, "nothing is there", "start the receiver, or check the path"),
+    errno.ECONNREFUSED: (NoReceiver, "nobody listens there (any more)", "start the receiver"),
+    errno.EAGAIN: (
+        ReceiverBusy,
+        "somebody listens there, but the backlog is full",
+        "try again",
+    ),
 }
 
 
@@ -67,8 +72,9 @@ def claim(
         gid = _check_permissions(mode, group)
         return _claim_path(address, type, mode, gid, backlog)
     if group is not None or mode != DEFAULT_MODE:
-        why = "is no file and has no permissions; leave out mode= and group=, or claim a path"
-        raise ConfigurationError(f"{address} {why}")
+        what = f"{address} is no file and has no permissions"
+        advice = "leave out mode= and group=, or claim a path"
+        raise ConfigurationError(Explanation(what, advice=advice))
     if address.kind == "abstract":
         return claim_abstract(address, type, backlog)
     return claim_descriptor(address, type)
@@ -139,7 +145,7 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     if uid is None:
         why = "the system does not tell whose socket is at an abstract name"
     advice = "pass receiver_uid= if it is right, or else take another address"
-    error = f"cannot send to {address}: {who} receives there, and {why}; {advice}"
+    error = Explanation(f"cannot send to {address}", f"{who} receives there, and {why}", advice)
     raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
 
 
@@ -177,9 +183,11 @@ def _check_permissions(mode: int, group: str | int | None) -> int | None:
         try:
             return grp.getgrnam(group).gr_gid
         except (KeyError, ValueError) as exc:
-            raise ConfigurationError(f"group={group!r} does not exist; create it first") from exc
+            error = Explanation(f"group={group!r} does not exist", advice="create it first")
+            raise ConfigurationError(error) from exc
     if not 0 <= int(group) <= MAX_ID:
-        raise ConfigurationError(f"group={group!r} is no group id; pass a name or a smaller number")
+        advice = "pass a name or a smaller number"
+        raise ConfigurationError(Explanation(f"group={group!r} is no group id", advice=advice))
     return int(group)
 
 
@@ -214,16 +222,17 @@ def _unreached(address: Address, kind: SocketType, exc: OSError) -> AddressError
     with suppress(OSError):
         found = os.stat(address.value) if address.kind == "path" else None
     if found is not None and not stat.S_ISSOCK(found.st_mode):
-        why = f"what is there is {described(found)}, not a socket; check the path"
-        return cannot(address, why, InvalidAddress, "reach")
+        why = f"what is there is {described(found)}, not a socket"
+        return cannot(address, why, "check the path", InvalidAddress, "reach")
     if exc.errno == errno.EPROTOTYPE:
         with suppress(OSError), target_of(address) as target:
             other = type_at(target, kind)
-        why = f"its socket is not of type {kind}; pass type={other!r} if that is what it is"
-        return cannot(address, why, WrongSocketType, "reach")
+        why = f"its socket is not of type {kind}"
+        advice = f"pass type={other!r} if that is what it is"
+        return cannot(address, why, advice, WrongSocketType, "reach")
     if exc.errno in _UNREACHED:
-        error, why = _UNREACHED[exc.errno]
-        return cannot(address, why, error, "reach")
+        error, why, advice = _UNREACHED[exc.errno]
+        return cannot(address, why, advice, error, "reach")
     if found is not None and isinstance(exc, PermissionError):
         owner = f"uid {found.st_uid}, gid {found.st_gid}"
         what = f"its socket, of {owner} and mode {stat.S_IMODE(found.st_mode):04o}, refused"

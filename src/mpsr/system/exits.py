@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
-    from mpsr.errors import Undelivered
+    from mpsr.errors import MpsrError, Undelivered
 
 _LAST = -1_000_000  # a priority of multiprocessing.util.Finalize: below all others
 
@@ -52,11 +52,11 @@ def is_finished(finish: Finish) -> None:
     _unfinished.discard(finish)
 
 
-def tell(undelivered: Undelivered | None) -> None:
+def tell(error: MpsrError | None) -> None:
     """Say on stderr what is lost: nobody is left to raise it to."""
-    if undelivered is not None and sys.stderr is not None:
+    if error is not None and sys.stderr is not None:
         with suppress(OSError, ValueError):  # stderr may be closed
-            sys.stderr.write(f"mpsr: {undelivered}\n")
+            sys.stderr.write(f"mpsr: {error}\n")
 
 
 def _finish_all() -> None:

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from mpsr.errors import AddressDenied, AddressError, AddressInUse, AddressOccupied, InvalidAddress
+from mpsr.errors import (
+    AddressDenied,
+    AddressError,
+    AddressInUse,
+    AddressOccupied,
+    Explanation,
+    InvalidAddress,
+)
 
 _KINDS: Final = {
     stat.S_IFREG: "a regular file",
@@ -56,28 +63,31 @@ def translating(address: object, what: str, doing: str = "claim") -> Iterator[No
 def translated(address: object, what: str, exc: OSError, doing: str) -> AddressError:
     """Return an error of the system as one of ours, with what to do next."""
     error, advice = ADVICE.get(exc.errno, (AddressError, "try again once that is remedied"))
-    return cannot(address, f"{what}: {exc.strerror or exc}; {advice}", error, doing)
+    return cannot(address, f"{what}: {exc.strerror or exc}", advice, error, doing)
 
 
 def in_use(address: object, pid: int | None) -> AddressError:
     """Return the error for an address at which somebody receives."""
     who = {None: "another process", os.getpid(): "this very process"}.get(pid, f"process {pid}")
-    why = f"{who} is receiving there; stop it or choose another address"
-    return cannot(address, why, AddressInUse, pid=pid)
+    advice = "stop it or choose another address"
+    return cannot(address, f"{who} is receiving there", advice, AddressInUse, pid=pid)
 
 
 def occupied(address: object, why: str) -> AddressError:
     """Return the error for a path at which there is another file."""
     advice = "choose another path, or remove it if nobody needs it"
-    return cannot(address, f"{why}; {advice}", AddressOccupied)
+    return cannot(address, why, advice, AddressOccupied)
 
 
 def cannot(
     address: object,
     why: str,
+    advice: str,
     error: type[AddressError],
     doing: str = "claim",
+    *,
     pid: int | None = None,
 ) -> AddressError:
-    """Return the error for an address that cannot be used; ``why`` says what to do next."""
-    return error(f"cannot {doing} {address}: {why}", address=str(address), pid=pid)
+    """Return the error for an address that cannot be used."""
+    text = Explanation(f"cannot {doing} {address}", why, advice)
+    return error(text, address=str(address), pid=pid)

@@ -51,9 +51,9 @@ def path_target(address: Address, directory: int, doing: str = "claim") -> str:
         return through
     why = (
         f"its path has {size} bytes; a socket's may have {MAX_NAME}, or its last part "
-        f"{MAX_NAME - len(prefix)} where there is a {PROC}; choose a shorter one"
+        f"{MAX_NAME - len(prefix)} where there is a {PROC}"
     )
-    raise cannot(address, why, InvalidAddress, doing)
+    raise cannot(address, why, "choose a shorter one", InvalidAddress, doing)
 
 
 def who_holds(target: str | bytes, numbers: tuple[int, ...] = _PROBES) -> Peer | None:
@@ -111,8 +111,8 @@ def wrap(
     error = WrongSocketType if sock.family == socket.AF_UNIX else InvalidAddress
     sock.detach()
     wanted = "AF_UNIX one" if kind is None else f"AF_UNIX one of type {kind}"
-    why = f"it is an {family} socket of type {number}; pass an {wanted}"
-    raise cannot(address, why, error, doing)
+    why = f"it is an {family} socket of type {number}"
+    raise cannot(address, why, f"pass an {wanted}", error, doing)
 
 
 @contextmanager

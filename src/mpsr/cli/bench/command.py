@@ -21,6 +21,7 @@ from mpsr.cli.bench.work import STAMP_SIZE, plan
 from mpsr.cli.signals import held_back, orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, may_draw, say
+from mpsr.errors import Explanation
 from mpsr.limits import MAX_MESSAGE, MIB
 from mpsr.system.address import parse_address
 
@@ -53,19 +54,24 @@ one, it is a socket in a temporary folder.
 
 def _size(_: click.Context, __: click.Parameter, value: int) -> int:
     if value > MAX_MESSAGE:
-        raise click.BadParameter(f"the largest message has {MAX_MESSAGE // MIB}M")
+        raise click.BadParameter(
+            Explanation(
+                f"the largest message has {MAX_MESSAGE // MIB}M", advice="choose a smaller size"
+            )
+        )
     return value
 
 
 def _duration(_: click.Context, __: click.Parameter, value: float) -> float:
     if value < _SHORTEST:
-        raise click.BadParameter(f"too short to measure: take {_SHORTEST:g}s or more")
+        raise click.BadParameter(
+            Explanation("it is too short to measure", advice=f"take {_SHORTEST:g}s or more")
+        )
     return value
 
 
 @click.command(
     help=_HELP,
-    short_help="Measure throughput and latency on this machine.",
     epilog="Exit statuses: see mpsr --help.",
 )
 @click.argument("address", required=False)
@@ -121,8 +127,9 @@ def bench(
     works = plan(producers=producers, size=size, seconds=duration, batch=batch, rate=rate or 0)
     buffer = buffer_of(works[-1])
     if batch is not None and batch * size > buffer:
-        error = f"--batch {batch} of {size} bytes is more than a producer buffers, {buffer} bytes"
-        raise click.UsageError(error)
+        what = f"--batch {batch} of {size} bytes is too much"
+        why = f"it is more than a producer buffers, {buffer} bytes"
+        raise click.UsageError(Explanation(what, why, "choose a smaller --batch"))
     screen = Stdout()
     board = shared(Board, 1)[0]
     found = Bench(works)
@@ -146,12 +153,20 @@ def bench(
 
 def _check_options(address: str | None, *, size: int, batch: int | None, rate: int | None) -> None:
     if address is not None and parse_address(address).kind == "fd":
-        raise click.UsageError("a bench needs a path or @name: its producers have to find it")
+        raise click.UsageError(
+            Explanation(
+                "a bench needs a path or @name",
+                "its producers have to find it",
+                "pass one of these",
+            )
+        )
     if rate is not None and batch is not None:
-        raise click.UsageError("--batch has no use with --rate, which sends each when it is due")
+        raise click.UsageError(
+            Explanation("--batch has no use with --rate", "that sends each when it is due")
+        )
     if rate is not None and size < STAMP_SIZE:
-        error = f"--rate needs a --size of {STAMP_SIZE} or more, for the time in every message"
-        raise click.UsageError(error)
+        what = f"--rate needs a --size of {STAMP_SIZE} or more"
+        raise click.UsageError(Explanation(what, "every message tells the time"))
 
 
 @contextmanager

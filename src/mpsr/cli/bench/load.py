@@ -13,9 +13,9 @@ from time import monotonic_ns, sleep
 from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.bench.work import STAMP_SIZE
+from mpsr.cli.complaint import complain
 from mpsr.cli.signals import heed_again
-from mpsr.cli.status import line_of, status_of
-from mpsr.cli.stdio import say
+from mpsr.cli.status import status_of
 from mpsr.errors import MpsrError
 from mpsr.limits import BATCH_TARGET, BUFFER
 from mpsr.sync.producer import Producer
@@ -80,7 +80,7 @@ class Load:
             ) as producer:
                 self._drive(producer, index)
         except MpsrError as exc:
-            say(f"producer {index}: {line_of(exc)}")
+            complain(exc, who=f"producer {index}")
             sys.exit(status_of(exc))
 
     def _drive(self, producer: Producer, index: int) -> None:

@@ -7,7 +7,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.status import CommandFailed, Status
-from mpsr.errors import Closed, TimedOut
+from mpsr.errors import Closed, Explanation, TimedOut
 from mpsr.sync.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -81,8 +81,12 @@ class Meter(Receiver[bytes]):
     def _count(self, batch: Batch[bytes]) -> None:
         tally = self._by_pid.get(batch.peer.pid)
         if tally is None:
-            line = f"pid {batch.peer.pid} sends to {self.address}, too: measure where nobody does"
-            raise CommandFailed(Status.FAILURE, line)
+            error = Explanation(
+                f"the bench at {self.address} is spoilt",
+                f"pid {batch.peer.pid} sends there, too",
+                "measure where nobody does",
+            )
+            raise CommandFailed(Status.FAILURE, error)
         count, nbytes, board = len(batch), batch.nbytes, self._board
         tally.messages += count
         tally.nbytes += nbytes

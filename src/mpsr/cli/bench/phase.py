@@ -14,7 +14,7 @@ from mpsr.cli.bench.shared import Gate, Report, shared
 from mpsr.cli.signals import held_back
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import plural
-from mpsr.errors import TimedOut
+from mpsr.errors import Explanation, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +112,8 @@ def await_all(meter: Meter, producers: Sequence[BaseProcess]) -> None:
         except TimedOut:
             if monotonic() > deadline or any(producer.exitcode for producer in producers):
                 line = f"only {come} of {plural(len(producers), 'producer')} came"
-                raise CommandFailed(Status.FAILURE, line) from None
+                why, advice = "the others ended early or are too slow", "run it again, with fewer"
+                raise CommandFailed(Status.FAILURE, Explanation(line, why, advice)) from None
 
 
 def _take(meter: Meter, work: Work) -> Histogram:

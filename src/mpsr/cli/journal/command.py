@@ -15,6 +15,7 @@ from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.cli.trimmed import first_of, tell_trimmed
+from mpsr.errors import Explanation
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.salvage import Salvage
@@ -39,7 +40,7 @@ DIR may be in use, and be read-only; but trim takes one that no process uses.
 _EPILOG: Final = "Exit statuses: see mpsr --help."
 
 
-@click.group(help=_HELP, short_help="Verify, measure, trim or salvage a journal.", epilog=_EPILOG)
+@click.group(help=_HELP, epilog=_EPILOG)
 def journal() -> None:
     """Run ``mpsr journal``."""
 
@@ -60,7 +61,11 @@ def verify(directory: str) -> Status:
             _tell_missing(tally, found)
             raise found.doubt or CommandFailed(
                 Status.DATA,
-                f"{found.path} is damaged; copy what can be read with: mpsr journal salvage",
+                Explanation(
+                    f"{found.path} is damaged",
+                    "what is missing does not come back as it was written",
+                    "copy what can be read with: mpsr journal salvage",
+                ),
             )
         span = f", positions {found.header.first} to {last}" if tally.batches else ""
         _show(screen, f"{directory} is whole: {tally}{span}")
@@ -106,8 +111,9 @@ def trim(directory: str, drop: tuple[str, ...]) -> Status:
             unknown = [name for name in drop if name not in opened.cursors()]
             if unknown:
                 known = ", ".join(map(repr, opened.cursors())) or "none"
-                line = f"{directory} has no cursor {unknown[0]!r}; there are: {known}"
-                raise CommandFailed(Status.CONFIGURATION, line)
+                what = f"{directory} has no cursor {unknown[0]!r}"
+                error = Explanation(what, f"there are: {known}", "name one of these")
+                raise CommandFailed(Status.CONFIGURATION, error)
             for name in drop:
                 opened.drop(name)
             before, used = opened.trimmed, opened.used
@@ -135,13 +141,18 @@ def salvage(directory: str, output: str | None) -> Status:
     screen = Stdout()
     output = output or f"{_name_of(directory)}.salvaged"
     if os.path.lexists(output):
-        raise CommandFailed(
-            Status.CONFIGURATION, f"{output} is there already; remove it, or choose --output"
+        error = Explanation(
+            f"cannot make {output}", "it is there already", "remove it, or choose --output"
         )
+        raise CommandFailed(Status.CONFIGURATION, error)
     with immediate_end(), Salvage(directory) as found:
         if not found.header.id:
-            line = f"nothing in {directory} can be read: no journal is made"
-            raise CommandFailed(Status.DATA, line)
+            error = Explanation(
+                f"nothing in {directory} can be read: no journal is made",
+                "no segment in it has a header that is whole",
+                "check the path, or restore it from a backup",
+            )
+            raise CommandFailed(Status.DATA, error)
         tally = Tally()
         with shown("salvaging", found.nbytes) as advance:
             rescue.write(found, _adding(tally, rescue.to_save(found), advance), output)

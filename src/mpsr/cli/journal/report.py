@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpsr.cli.formats import local_time
 from mpsr.cli.journal.tally import missing_text
 from mpsr.cli.stdio import printable
+from mpsr.json_format import local_time
 
 if TYPE_CHECKING:
     from mpsr.cli.journal.tally import Tally

@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from mpsr.errors import JournalError, JournalInUse
+from mpsr.errors import Explanation, JournalError, JournalInUse
 from mpsr.limits import GROUP_SIZE, JOURNAL_LIMIT, MIB
 from mpsr.store import faults, files
 from mpsr.store.journal import Journal
@@ -99,7 +99,7 @@ def _remove_journal(path: str) -> None:
         try:
             lock = lockfile.take(os.path.join(path, LOCK))
         except lockfile.Held as exc:
-            error = f"cannot remove {path}: {exc} has it open"
+            error = Explanation(f"cannot remove {path}", f"{exc} has it open", "stop that")
             raise JournalInUse(error, path=path, pid=exc.pid) from None
         except lockfile.NotALock as exc:
             raise faults.foreign(path, f"has a file of another kind: {exc}") from None

@@ -109,8 +109,8 @@ class Follower:
             if handed:
                 self.changed_at = monotonic()
             return None
+        self.changed_at = monotonic()  # first, for whoever looks from another thread
         self._handed = batch
-        self.changed_at = monotonic()
         self.batches += 1
         self.messages += len(batch)
         self.nbytes += batch.nbytes

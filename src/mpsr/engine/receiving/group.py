@@ -32,6 +32,7 @@ class Group:
         if not self.batches:
             self.begun = now
         entry = entry_of(batch)
+        batch.received_at = entry.received_at
         self.batches.append(batch)
         self.entries.append(entry)
         state = state_of(batch)

@@ -169,9 +169,10 @@ class Inbox:
         if self._connections.pending_acks and now - self._told_at >= ACK_DELAY:
             self._told_at = now
             self._connections.send_acks()
-        batch = self._handed = self._next(now)
+        batch = self._next(now)
         if batch is not None or handed is not None:
-            self.changed_at = now
+            self.changed_at = now  # first, for whoever looks from another thread
+        self._handed = batch
         if batch is None:
             self._connections.send_acks()
             self.handover.commit(now)
@@ -274,6 +275,7 @@ class Inbox:
     def stats(self) -> ReceiverStats:
         """Return what was seen so far."""
         acceptor = self._acceptor
+        refused = dict(self._senders.refused)  # at once: the caller may be another thread
         return ReceiverStats(
             connections=len(self._connections.open),
             accepted=acceptor.accepted,
@@ -282,11 +284,12 @@ class Inbox:
             nbytes=self._nbytes,
             lost=self._connections.lost,
             rejected=self._connections.rejected + acceptor.turned_away + acceptor.discarded,
-            refused=self._senders.refused.total(),
-            refused_by_uid=dict(self._senders.refused),
+            refused=sum(refused.values()),
+            refused_by_uid=refused,
             discarded=self._discarded,
             paused=acceptor.paused,
             limited=self._sharing.holding or bool(acceptor.places.beyond),
+            in_hand=0.0 if self._handed is None else monotonic() - self.changed_at,
         )
 
     @property

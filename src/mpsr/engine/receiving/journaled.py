@@ -21,6 +21,7 @@ from mpsr.engine.receiving.follower import Follower
 from mpsr.engine.receiving.group import Group, weight
 from mpsr.errors import JournalFull
 from mpsr.limits import CURSOR_TIME, FULL_DISK_PAUSE, GROUP_SIZE, GROUP_TIME, JOURNAL_PARTS
+from mpsr.stats import CursorStats, JournalStats
 from mpsr.store.journal import Journal
 from mpsr.store.records import MAX_HEAD
 from mpsr.system import primitives
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mpsr.stats import ReceiverStats
     from mpsr.store.records import ProducerKey
 
-_MAIN_CURSOR: Final = "main"
+MAIN_CURSOR: Final = "main"
 
 
 def open_journaled(
@@ -99,7 +100,7 @@ class JournaledInbox:
 
     def follower(self, name: str | None = None, *, after: int | None = None) -> Follower:
         """Return a new follower, with the cursor of that name; None: the receiver's own."""
-        follower = Follower(self, _MAIN_CURSOR if name is None else name, after)
+        follower = Follower(self, MAIN_CURSOR if name is None else name, after)
         self._followers.append(follower)
         return follower
 
@@ -113,6 +114,13 @@ class JournaledInbox:
         if self._moved_at is None:
             self._moved_at = monotonic()
             self._nudge.set()
+
+    def stand_aside(self, *, keep: bool) -> None:
+        """Have no main follower, and drop its cursor unless ``keep``."""
+        self._main.leave(handled=False)
+        if not keep:
+            self.journal.drop(MAIN_CURSOR)
+            self.moved()
 
     # -- for the fronts: the main follower ------------------------------------------------------
 
@@ -177,21 +185,11 @@ class JournaledInbox:
 
     def _describe_journal(self) -> dict[str, Any]:
         """Return what observers are told of the journal; a lag counts messages."""
-        journal = self.journal
-        last = journal.last
-        cursors = [
-            {"name": name, "position": position, "lag": max(0, last - position)}
-            for name, position in sorted(journal.cursors().items())
-        ]
-        return {
-            "directory": journal.path,
-            "first": journal.trimmed + 1,
-            "next": last + 1,
-            "bytes": journal.used,
-            "limit": journal.limit,
-            "full": self._full,
-            "cursors": cursors,
-        }
+        stats = self.journal_stats()
+        cursors = [{"name": name} | each._asdict() for name, each in sorted(stats.cursors.items())]
+        told = stats._asdict() | {"bytes": stats.nbytes, "cursors": cursors}
+        del told["nbytes"]
+        return told
 
     def send_acks(self) -> None:
         """Commit the cursors now."""
@@ -214,7 +212,27 @@ class JournaledInbox:
         """Return what was seen so far; what was handed out is the main follower's."""
         main = self._main
         return self._inbox.stats()._replace(
-            batches=main.batches, messages=main.messages, nbytes=main.nbytes
+            batches=main.batches,
+            messages=main.messages,
+            nbytes=main.nbytes,
+            in_hand=0.0 if main.in_hand is None else monotonic() - main.changed_at,
+        )
+
+    def journal_stats(self) -> JournalStats:
+        """Return what the journal holds."""
+        journal, last = self.journal, self.journal.last
+        cursors = {
+            name: CursorStats(position, max(0, last - position))
+            for name, position in journal.cursors().items()
+        }
+        return JournalStats(
+            journal.path,
+            journal.trimmed + 1,
+            last + 1,
+            journal.used,
+            journal.limit,
+            self._full,
+            cursors,
         )
 
     def close(self) -> None:
@@ -366,8 +384,8 @@ class JournaledInbox:
         elif isinstance(outcome, BaseException):
             raise outcome
         elif group.batches:
-            self._full = False
             self._most_batches = inf
+            self._full = False
             self._inbox.accept(group.batches)
             for batch, position in zip(group.batches, outcome, strict=True):
                 batch.position = position
@@ -391,8 +409,9 @@ class JournaledInbox:
 
     def _make_room(self) -> None:
         """Trim, or wait for somebody to move a cursor, or for the disk."""
-        self._moved_at, self._full = None, True
+        self._moved_at = None
         with suppress(JournalFull):
             if self.journal.trim():
                 return
+        self._full = True
         self._wait(monotonic() + FULL_DISK_PAUSE, inbox=False)

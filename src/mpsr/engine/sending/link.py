@@ -10,6 +10,7 @@ from mpsr.engine.sending.states import WRITE_TRANSITIONS, Carrier, WriteEvent, W
 from mpsr.engine.sending.window import Window
 from mpsr.errors import (
     AddressError,
+    Explanation,
     MpsrError,
     NoReceiver,
     ReceiverBusy,
@@ -116,6 +117,10 @@ class Link:
     def may_deliver(self) -> bool:
         """Whether there is a connection, or it is not known yet that there is none."""
         return self._connection is not None or (self.obstacle is None and self.failure is None)
+
+    def retry(self) -> None:
+        """Let the next service connect, however long it would have waited to try again."""
+        self._retry_at = 0.0
 
     def _room(self) -> None:
         if (self.state, WriteEvent.ROOM) in WRITE_TRANSITIONS:
@@ -231,7 +236,7 @@ class Link:
 
     def _gone(self, error: OSError | None) -> MpsrError:
         why = error.strerror if error is not None and error.strerror else "it closed the connection"
-        text = f"the receiver at {self.address} is gone: {why}"
+        text = Explanation(f"the receiver at {self.address} is gone", why, "start it again")
         return NoReceiver(text, address=str(self.address))
 
     def _drop(self, obstacle: MpsrError | None, now: float) -> None:

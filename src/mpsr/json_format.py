@@ -1,0 +1,41 @@
+"""Write messages, and what is known of them, as JSON."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import datetime
+from functools import lru_cache
+from json import JSONEncoder
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mpsr.batch import Peer, ProducerIdentity
+
+to_json: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=1)  # the messages of a batch came together
+def local_time(nanoseconds: int) -> str | None:
+    """Return a time since 1970 as ISO 8601 has it, with the time zone; None for 0, if unknown."""
+    if not nanoseconds:
+        return None
+    seconds, rest = divmod(nanoseconds, 10**9)
+    time = datetime.fromtimestamp(seconds).astimezone().replace(microsecond=rest // 1000)
+    return time.isoformat(timespec="microseconds")
+
+
+def origin(time: str | None, peer: Peer, producer: ProducerIdentity | None) -> str:
+    """Return the begin of an object: when a message was received, and from whom."""
+    identity = None
+    if producer is not None:
+        identity = {"id": producer.id.hex(), "label": producer.label}
+    return to_json({"time": time, "peer": peer._asdict(), "producer": identity})[:-1]
+
+
+def content(body: bytes) -> str:
+    """Return the item of an object that holds the message."""
+    try:
+        return '"body":' + encode_basestring(body.decode())
+    except UnicodeDecodeError:
+        return '"body_b64":"' + b64encode(body).decode() + '"'

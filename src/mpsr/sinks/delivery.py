@@ -1,0 +1,215 @@
+"""Give all sinks of a receiver its messages, each at its own pace."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.errors import ConfigurationError, SinkError
+from mpsr.front.following import has_ended, journal_of, stand_aside
+from mpsr.limits import SINK_STOP_TIMEOUT
+from mpsr.sinks.runner import Runner
+from mpsr.sinks.source import MAIN_CURSOR, source_of
+from mpsr.sinks.table import NamedSink, sink
+from mpsr.system.waiting import Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from mpsr.batch import Batch
+    from mpsr.sinks.protocol import SinkStatus
+    from mpsr.sync.receiver import Receiver
+
+_LOOK: Final = 1.0  # seconds between two looks at whether a sink is stuck, or the receiver over
+
+
+class Delivery:
+    """Sinks that are given what a receiver receives, each in a thread of its own.
+
+    ::
+
+        with mpsr.Receiver("app.sock", journal="app.journal") as receiver:
+            with mpsr.sinks.Delivery(receiver, ["file:app.jsonl", "sqlite:app.db"]) as delivery:
+                delivery.wait()
+
+    With a journal each sink has a cursor there, so that one that is slow, or fails, holds up no
+    other, and what it has not had is kept for it. Without one there is a single sink, and a
+    message is acknowledged to its producer once that has committed it. Nobody may iterate the
+    receiver meanwhile.
+
+    Args:
+        receiver: what receives; without ``decode=``.
+        sinks: texts such as ``"file:events.jsonl"``, or what ``sink()`` has made of one.
+        tell: is given a line where a sink fails, or works again, in that sink's thread; default:
+            a warning to the logger ``mpsr``.
+        seen: is given each batch that the first of the sinks has taken, in that sink's thread.
+
+    Raises:
+        ConfigurationError: a sink makes no sense, two have one name, or several have no journal.
+
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver[Any],
+        sinks: Sequence[str | NamedSink],
+        *,
+        tell: Callable[[str], None] | None = None,
+        seen: Callable[[Batch[Any]], None] | None = None,
+    ) -> None:
+        named = [sink(each) if isinstance(each, str) else each for each in sinks]
+        self._receiver = receiver
+        self._waiter = Waiter()
+        self._stopped = False
+        self._reopening = False
+        self._tell = tell or logging.getLogger("mpsr").warning
+        journal = journal_of(receiver)
+        names = [each.name for each in named]
+        if not names:
+            raise ConfigurationError("there is no sink: name one at least")
+        for name in names:
+            if names.count(name) > 1:
+                error = f"two sinks have the name {name}: give one of them another, with ?name="
+                raise ConfigurationError(error)
+        if journal is None and len(names) > 1:
+            error = "several sinks need a journal, which keeps what one of them has not had yet"
+            raise ConfigurationError(error)
+        if journal is not None:
+            stand_aside(receiver, keep=MAIN_CURSOR in names)
+            for name, position in journal.cursors().items():
+                if name not in names:
+                    self._tell(
+                        f"{journal.path} keeps what comes behind {position} for its cursor "
+                        f"{name!r}, which no sink here has: mpsr journal trim --drop removes it"
+                    )
+        journal_id = "" if journal is None else journal.id.hex()
+        self._runners = [
+            Runner(
+                each,
+                source_of(receiver, journal, each.name),
+                journal_id,
+                tell=self._tell,
+                ended=self._waiter.wake,
+                seen=seen if each is named[0] else None,
+            )
+            for each in named
+        ]
+
+    def start(self) -> None:
+        """Begin to give the sinks what there is."""
+        for each in self._runners:
+            each.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the sinks have ended, or are to end: then leave it, or call ``close``.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            Whether one of these is so; False where the time was over before.
+
+        Raises:
+            JournalError: the receiver's journal has failed.
+            ConfigurationError: a sink can never work; the others went on.
+
+        """
+        until = None if timeout is None else monotonic() + timeout
+        while any(each.alive for each in self._runners):
+            if self._stopped or has_ended(self._receiver):
+                return True
+            left = _LOOK if until is None else min(_LOOK, until - monotonic())
+            if left <= 0:
+                return False
+            self._waiter.wait(left)
+            if self._reopening:
+                self._reopening = False
+                for each in self._runners:
+                    each.reopen()
+            for each in self._runners:
+                each.check()
+            if any(each.source_failed for each in self._runners):
+                break
+        failed = [each for each in self._runners if each.failure is not None]
+        failed.sort(key=lambda each: not each.source_failed)
+        if failed and failed[0].failure is not None:
+            raise failed[0].failure
+        return True
+
+    @property
+    def reopens(self) -> bool:
+        """Whether a sink has a file that it can make anew."""
+        return any(each.reopens for each in self._runners)
+
+    def reopen(self) -> None:
+        """Have files that were moved away made anew, as after log rotation.
+
+        Safe in a signal handler; ``wait``, which must be under way, does it.
+        """
+        self._reopening = True
+        self._waiter.wake()
+
+    def statuses(self) -> list[SinkStatus]:
+        """Return how each sink gets on; in any thread."""
+        return [each.status() for each in self._runners]
+
+    def stop(self) -> None:
+        """Stop the receiver, and have ``wait`` return; safe in a signal handler."""
+        self._stopped = True
+        self._receiver.stop()
+        self._waiter.wake()
+
+    def close(self, timeout: float = SINK_STOP_TIMEOUT) -> None:
+        """Stop the receiver, and wait until the sinks have what it has received.
+
+        Args:
+            timeout: seconds to wait at most, for all of them together. What a sink has not
+                committed then stays in the journal, or with the producers.
+
+        Raises:
+            SinkError: a sink does not have all; it says which.
+
+        """
+        self.stop()
+        until = monotonic() + timeout
+        for each in self._runners:
+            each.stop()
+        ended = [each.join(max(0.0, until - monotonic())) for each in self._runners]
+        left = []
+        for runner, orderly in zip(self._runners, ended, strict=True):
+            status = runner.status()
+            if not orderly or status.error is not None:
+                many = f"{status.lag} message{'s' * (status.lag != 1)}"
+                left.append(f"{status.name} has not had {many if status.lag else 'all'}")
+        if left:
+            raise SinkError(f"{', '.join(left)}: what it has not had is kept")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread of a sink is still at work."""
+        return any(each.alive for each in self._runners)
+
+    def abandon(self) -> None:
+        """Give the sinks nothing more, and wait for none."""
+        for each in self._runners:
+            each.stop()
+            each.join(0)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; behind an exception wait for nobody."""
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()

@@ -1,0 +1,110 @@
+"""Insert messages into a table of a DuckDB database: ``duckdb:FILE``."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.errors import ConfigurationError, SinkError
+from mpsr.sinks.options import options
+from mpsr.sinks.protocol import Grouping
+from mpsr.sinks.rows import COLUMNS, PROGRESS, rows_of, table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import duckdb
+
+    from mpsr.batch import Batch
+
+_GROUPING: Final = Grouping(seconds=1.0, idle=0.1)  # a commit costs much, each row little
+
+
+def sink(target: str) -> DuckdbSink:
+    """Return a sink of ``FILE?table=messages``."""
+    try:
+        import duckdb  # noqa: PLC0415, F401 - an extra
+    except ImportError as exc:
+        error = "it needs the package duckdb: pip install 'mpsr[duckdb]'"
+        raise ConfigurationError(error) from exc
+    path, given = options(target, {"table": table_name})
+    if not path:
+        raise ConfigurationError("say which file, as in duckdb:events.duckdb")
+    return DuckdbSink(path, given.get("table", "messages"))
+
+
+class DuckdbSink:
+    """Inserts rows, and in the same transaction the position up to which they reach."""
+
+    grouping: Grouping = _GROUPING
+
+    def __init__(self, path: str, table: str) -> None:
+        self._path = path
+        self._table = table
+        unnested = ", ".join(f"unnest(?::{types[1]}[])" for types in COLUMNS.values())
+        self._insert = f"INSERT INTO {table} SELECT {unnested}"
+        self._rows: list[tuple[Any, ...]] = []
+        self._journal = ""
+        self._position: int | None = None
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    def open(self, journal: str) -> int | None:
+        """Make the tables, if they are missing; return the position of the last transaction."""
+        import duckdb  # noqa: PLC0415 - an extra
+
+        self._journal = journal
+        columns = ", ".join(f"{name} {types[1]}" for name, types in COLUMNS.items())
+        with self._working():
+            database = self._database = duckdb.connect(self._path)
+            database.execute("BEGIN")
+            database.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({columns})")
+            database.execute(
+                f"CREATE TABLE IF NOT EXISTS {PROGRESS} (journal VARCHAR, sink VARCHAR, "
+                "position BIGINT)"
+            )
+            database.execute("COMMIT")
+            row = database.execute(
+                f"SELECT max(position) FROM {PROGRESS} WHERE journal = ? AND sink = ?",  # noqa: S608 - a constant
+                [journal, self._table],
+            ).fetchone()
+        return None if row is None or row[0] is None else int(row[0])
+
+    def write(self, batch: Batch[Any]) -> None:
+        """Keep the rows of a batch for the commit."""
+        self._rows.extend(rows_of(batch, self._journal))
+        self._position = batch.position
+
+    def commit(self) -> None:
+        """Insert the rows, and the position with them, in one transaction."""
+        rows, self._rows = self._rows, []
+        with self._working() as database:
+            database.execute("BEGIN")
+            database.execute(self._insert, [list(column) for column in zip(*rows, strict=True)])
+            if self._position is not None:
+                which = [self._journal, self._table]
+                delete = f"DELETE FROM {PROGRESS} WHERE journal = ? AND sink = ?"  # noqa: S608 - a constant
+                database.execute(delete, which)
+                insert = f"INSERT INTO {PROGRESS} VALUES (?, ?, ?)"  # noqa: S608 - a constant
+                database.execute(insert, [*which, self._position])
+            database.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the database; what was not committed is rolled back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @contextmanager
+    def _working(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb  # noqa: PLC0415 - an extra
+
+        try:
+            yield self._database  # type: ignore[misc]  # open() alone finds None, and needs none
+        except (duckdb.CatalogException, duckdb.BinderException) as exc:
+            raise ConfigurationError(f"{self._path}: {_line(exc)}") from exc
+        except duckdb.Error as exc:
+            raise SinkError(f"{self._path}: {_line(exc)}") from exc
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())

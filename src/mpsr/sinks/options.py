@@ -1,0 +1,95 @@
+"""Read what stands behind a sink's scheme: a target, and options as in a URL's query."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from mpsr.errors import ConfigurationError
+from mpsr.limits import GIB, KIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_QUERY: Final = re.compile(r"[a-z][a-z0-9-]*=[^&?]*(?:&[a-z][a-z0-9-]*=[^&?]*)*")
+_SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
+_BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
+_SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def split(target: str) -> tuple[str, str]:
+    """Return what stands before the query, and the query, which may be empty."""
+    before, mark, query = target.rpartition("?")
+    return (before, query) if mark and _QUERY.fullmatch(query) else (target, "")
+
+
+def options(target: str, known: Mapping[str, Callable[[str], Any]]) -> tuple[str, dict[str, Any]]:
+    """Return what stands before the query, and the options in it.
+
+    ``events.jsonl?format=json&rotate=100M`` has two options. What follows a question mark and
+    does not look like options belongs to the target.
+
+    Args:
+        target: the text behind the scheme.
+        known: by name, what makes a value of an option's text; it raises ConfigurationError or
+            ValueError for one that makes no sense.
+
+    Raises:
+        ConfigurationError: an option is unknown, stands twice or makes no sense.
+
+    """
+    before, query = split(target)
+    found: dict[str, Any] = {}
+    for part in query.split("&") if query else ():
+        name, _, text = part.partition("=")
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            meant = f"; did you mean {close[0]}=?" if close else ""
+            names = ", ".join(f"{each}=" for each in known) or "none"
+            raise ConfigurationError(f"{name}= is no option of this sink{meant} It has: {names}")
+        if name in found:
+            raise ConfigurationError(f"{name}= stands twice")
+        try:
+            found[name] = known[name](unquote(text))
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{name}={text}: {exc}") from None
+        except ValueError:
+            raise ConfigurationError(f"{name}={text} makes no sense") from None
+    return before, found
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """Return what takes one of these words."""
+
+    def chosen(text: str) -> str:
+        if text not in names:
+            raise ConfigurationError(f"choose one of {', '.join(names)}")
+        return text
+
+    return chosen
+
+
+def count(text: str) -> int:
+    """Return a number of at least 1."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise ConfigurationError("it must be a number, 1 at least")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """Return bytes: ``1000``, ``64K``, ``100M`` or ``1G``, in powers of 1,024."""
+    match = _SIZE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise ConfigurationError("it is no size; write it like 64K, 100M or 1G")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def seconds(text: str) -> float:
+    """Return seconds: ``500ms``, ``30s``, ``5m``, ``12h`` or ``1d``."""
+    match = _TIME.fullmatch(text)
+    if match is None or not float(match[1]):
+        raise ConfigurationError("it is no time; write it like 500ms, 30s, 5m, 12h or 1d")
+    return float(match[1]) * _SECONDS[match[2]]

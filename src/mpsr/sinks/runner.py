@@ -1,0 +1,287 @@
+"""Give messages to one sink, in a thread of its own, and begin anew where it fails."""
+
+from __future__ import annotations
+
+import os
+from math import inf
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+from mpsr.errors import ConfigurationError, MpsrError, SinkError
+from mpsr.limits import (
+    SINK_BACKOFF_FIRST,
+    SINK_BACKOFF_MOST,
+    SINK_REMINDER,
+    SINK_STUCK,
+)
+from mpsr.sinks.group import Group
+from mpsr.sinks.protocol import Grouping, Reopening, SinkStatus
+from mpsr.system.threads import start_thread
+from mpsr.system.waiting import Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpsr.batch import Batch
+    from mpsr.sinks.protocol import Sink, State
+    from mpsr.sinks.source import Source
+    from mpsr.sinks.table import NamedSink
+    from mpsr.system.threads import Thread
+
+
+class _SourceFailed(Exception):
+    """The source has failed, not the sink; the cause says how."""
+
+
+class _Abandoned(Exception):
+    """Nobody waits for the sink any more."""
+
+
+class Runner:
+    """Gives one sink what its source has, until that is finished.
+
+    Args:
+        named: the sink, to be made anew after each failure.
+        source: where its messages come from.
+        journal: the name of the receiver's journal; "" without one.
+        tell: is given a line for people, in the sink's thread.
+        ended: is called in the end.
+        seen: is given each batch that the sink has taken, the first time.
+
+    Attributes:
+        failure: what ended the source, or the sink for good; None while neither has.
+        source_failed: whether it was the source.
+        reopens: whether the sink can make its file anew.
+
+    """
+
+    def __init__(
+        self,
+        named: NamedSink,
+        source: Source,
+        journal: str,
+        *,
+        tell: Callable[[str], None],
+        ended: Callable[[], None],
+        seen: Callable[[Batch[Any]], None] | None = None,
+    ) -> None:
+        self.name: str = named.name
+        self.failure: BaseException | None = None
+        self.source_failed: bool = False
+        self._make = named.make
+        self._first: Sink | None = named.make()  # so that what makes no sense is told at once
+        self.reopens: bool = isinstance(self._first, Reopening)
+        self._source = source
+        self._journal = journal
+        self._tell = tell
+        self._ended = ended
+        self._seen = seen
+        self._state: State = "running"
+        self._error: str | None = None
+        self._since = time()
+        self._calling: tuple[str, float] | None = None  # what was called, and when
+        self._stuck = False  # that was told
+        self._stopping = False
+        self._abandoned = False
+        self._reopen = False
+        self._pause = Waiter()
+        self._backoff = SINK_BACKOFF_FIRST
+        self._failing_since: float | None = None
+        self._told: tuple[str, float] = ("", -inf)  # the last failure that was told, and when
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+        self._thread = start_thread(self._run, name=f"mpsr sink {self.name}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread is not None and self._thread.alive
+
+    def stop(self) -> None:
+        """End once the source is finished; at once, if the sink fails."""
+        self._stopping = True
+        self._pause.wake()
+        self._source.wake()
+
+    def reopen(self) -> None:
+        """Have the sink's file made anew, if it was moved away."""
+        self._reopen = True
+        self._source.wake()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; return False, and give the sink up, if that takes longer (seconds)."""
+        if self._thread is None or self._thread.join(timeout):
+            return True
+        self._abandoned = True
+        return False
+
+    def status(self) -> SinkStatus:
+        """Return how it gets on; in any thread."""
+        error, state, since = self._error, self._state, self._since
+        stuck = self._stuck_for()
+        if stuck is not None and error is None:
+            what, seconds = stuck
+            state, since = "failing", time() - seconds
+            error = f"{what}() has not returned for {seconds:.0f} s"
+        return SinkStatus(self.name, state, self._source.lag, error, since)
+
+    def check(self) -> None:
+        """Tell, once, that the sink does not return."""
+        stuck = self._stuck_for()
+        if stuck is None:
+            self._stuck = False
+        elif not self._stuck:
+            self._stuck = True
+            self._tell(f"{self.name}: {stuck[0]}() has not returned for {stuck[1]:.0f} s")
+
+    def _stuck_for(self) -> tuple[str, float] | None:
+        calling = self._calling
+        seconds = 0.0 if calling is None else monotonic() - calling[1]
+        return (calling[0], seconds) if calling is not None and seconds > SINK_STUCK else None
+
+    # -- in its thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._session():
+                self._pause.wait(self._next_pause())
+                if self._stopping:
+                    break
+        except _Abandoned:
+            pass
+        finally:
+            self._be("stopped", self._error)
+            self._ended()
+
+    def _next_pause(self) -> float:
+        jitter = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x20000
+        pause = self._backoff * jitter
+        self._backoff = min(2 * self._backoff, SINK_BACKOFF_MOST)
+        return pause
+
+    def _session(self) -> bool:
+        """Make a sink and give it messages; return whether to try again."""
+        try:
+            sink, self._first = self._first or self._make(), None
+            try:
+                self._open(sink)
+                self._pump(sink)
+            finally:
+                self._call("close", sink.close)
+                self._source.leave()
+            return False
+        except _Abandoned:
+            raise
+        except _SourceFailed as exc:
+            self.failure, self.source_failed = exc.__cause__, True
+        except ConfigurationError as exc:
+            self.failure = exc
+            self._error = str(exc)
+            self._tell(f"{self.name}: {exc}; it gets nothing more, until it is started again")
+        except Exception as exc:  # noqa: BLE001 - whatever a sink raises
+            self._fail(exc)
+            return not self._stopping
+        return False
+
+    def _open(self, sink: Sink) -> None:
+        after = self._call("open", sink.open, self._journal)
+        try:
+            gone = self._source.begin(after)
+        except ConfigurationError as exc:
+            error = f"{exc}: the sink has been given messages that this journal never had"
+            raise ConfigurationError(error) from None
+        if gone:
+            self._tell(
+                f"{self.name}: {gone} messages that it has not had are gone from the journal"
+            )
+
+    def _pump(self, sink: Sink) -> None:
+        group = Group(getattr(sink, "grouping", Grouping()))
+        while True:
+            batch = self._take()
+            if batch is not None:
+                self._write(sink, batch)
+                group.add(batch)
+            finished = batch is None and self._source.finished
+            reopen = self._reopen
+            if finished or reopen or group.is_due(idle=batch is None):
+                self._commit(sink, group)
+            if reopen:
+                self._reopen = False
+                if isinstance(sink, Reopening):
+                    self._call("reopen", sink.reopen)
+            elif finished:
+                return
+            elif batch is None:
+                if group.last is None:
+                    self._recover()  # it could be opened, and has all
+                    self._be("waiting", None)
+                self._source.wait(group.wait_time())
+
+    def _write(self, sink: Sink, batch: Batch[Any]) -> None:
+        self._be("running", self._error)
+        self._call("write", sink.write, batch)
+        if self._seen is not None:
+            self._seen(batch)
+
+    def _commit(self, sink: Sink, group: Group) -> None:
+        last = group.last
+        if last is not None:
+            self._call("commit", sink.commit)
+            self._source.done(last)
+            group.clear()
+            self._recover()
+
+    def _take(self) -> Batch[Any] | None:
+        if self._abandoned:
+            raise _Abandoned
+        try:
+            return self._source.take()
+        except MpsrError as exc:
+            raise _SourceFailed from exc
+
+    def _call(self, what: str, function: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - the sink's
+        self._calling = (what, monotonic())
+        try:
+            return function(*args)
+        finally:
+            self._calling = None
+            if self._abandoned:
+                raise _Abandoned
+
+    # -- telling ------------------------------------------------------------------------------
+
+    def _be(self, state: State, error: str | None) -> None:
+        if error is not None and state != "stopped":
+            state = "failing"  # until a commit has shown otherwise
+        if (state, error) != (self._state, self._error):
+            self._since = time()
+        self._state, self._error = state, error
+
+    def _fail(self, exc: Exception) -> None:
+        why, now = _why(exc), monotonic()
+        self._be("failing", why)
+        if self._failing_since is None:
+            self._failing_since = now
+        before, at = self._told
+        if (why != before and now > at + 1) or now > at + SINK_REMINDER:
+            self._told = (why, now)
+            self._tell(f"{self.name}: {why}; it is tried again until it works, and nothing is lost")
+
+    def _recover(self) -> None:
+        self._backoff = SINK_BACKOFF_FIRST
+        if self._failing_since is not None:
+            seconds = monotonic() - self._failing_since
+            self._tell(f"{self.name} works again, after {seconds:.0f} s")
+            self._failing_since, self._told = None, ("", -inf)
+        self._error = None
+
+
+def _why(exc: Exception) -> str:
+    if isinstance(exc, SinkError):
+        return str(exc)
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
+    return f"it raised {type(exc).__name__}: {exc}".rstrip(": ")

@@ -1,0 +1,93 @@
+"""Insert messages into a table of an SQLite database: ``sqlite:FILE``."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from mpsr.errors import ConfigurationError, SinkError
+from mpsr.sinks.options import options
+from mpsr.sinks.rows import COLUMNS, PROGRESS, rows_of, table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpsr.batch import Batch
+
+_BUSY: Final = 5.0  # seconds that another process may hold the database
+
+
+def sink(target: str) -> SqliteSink:
+    """Return a sink of ``FILE?table=messages``."""
+    path, given = options(target, {"table": table_name})
+    if not path:
+        raise ConfigurationError("say which file, as in sqlite:events.db")
+    return SqliteSink(path, given.get("table", "messages"))
+
+
+class SqliteSink:
+    """Inserts rows, and in the same transaction the position up to which they reach."""
+
+    def __init__(self, path: str, table: str) -> None:
+        self._path = path
+        self._table = table
+        self._insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - a plain name
+        self._journal = ""
+        self._position: int | None = None
+        self._database: sqlite3.Connection | None = None
+
+    def open(self, journal: str) -> int | None:
+        """Make the tables, if they are missing; return the position of the last transaction."""
+        self._journal = journal
+        columns = ", ".join(f"{name} {types[0]}" for name, types in COLUMNS.items())
+        with self._working():
+            database = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)
+            self._database = database
+            database.execute("PRAGMA journal_mode = WAL")  # who reads holds nobody up
+            database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({columns})")
+            database.execute(
+                f"CREATE TABLE IF NOT EXISTS {PROGRESS} (journal TEXT, sink TEXT, "
+                "position INTEGER, PRIMARY KEY (journal, sink))"
+            )
+            database.execute("COMMIT")
+            row = database.execute(
+                f"SELECT position FROM {PROGRESS} WHERE journal = ? AND sink = ?",  # noqa: S608 - a constant
+                (journal, self._table),
+            ).fetchone()
+        return None if row is None else int(row[0])
+
+    def write(self, batch: Batch[Any]) -> None:
+        """Insert a batch; the first one begins a transaction."""
+        with self._working() as database:
+            if not database.in_transaction:
+                database.execute("BEGIN IMMEDIATE")
+            database.executemany(self._insert, rows_of(batch, self._journal))
+        self._position = batch.position
+
+    def commit(self) -> None:
+        """Commit the rows, and the position with them."""
+        with self._working() as database:
+            if self._position is not None:
+                database.execute(
+                    f"INSERT OR REPLACE INTO {PROGRESS} VALUES (?, ?, ?)",  # noqa: S608 - a constant
+                    (self._journal, self._table, self._position),
+                )
+            database.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the database; what was not committed is rolled back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @contextmanager
+    def _working(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._database  # type: ignore[misc]  # open() alone finds None, and needs none
+        except sqlite3.DatabaseError as exc:
+            if exc.sqlite_errorcode in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH}:
+                raise ConfigurationError(f"{self._path}: {exc}") from exc
+            raise SinkError(f"{self._path}: {exc}") from exc
