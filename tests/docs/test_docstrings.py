@@ -6,11 +6,12 @@ import importlib
 import inspect
 import pkgutil
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, is_typeddict
 
 import pytest
 
 import mpsr
+import mpsr.observe
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 API: Final = ROOT / "docs" / "reference" / "api"
 REFERENCE: Final = "\n".join(page.read_text() for page in sorted(API.glob("*.md")))
 # Users get them ready-made: their constructors are not public, and the reference shows none.
-MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError)
+MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError, mpsr.observe.Tap)
 INTERNAL: Final = {"aio", "cli", "engine", "front", "store", "sync", "system", "wire"}  # packages
 ITS_NAMES: Final = {
     "arguments",
@@ -93,6 +94,9 @@ def described(argument: str, docs: list[str]) -> bool:
 def test_every_argument_is_described(function: Any, docs: list[str]) -> None:
     """A docstring that ``help()`` shows has a line ``argument: what it is``."""
     assert any(docs), "no docstring"
+    if is_typeddict(function):  # its keys are its arguments
+        assert [key for key in function.__annotations__ if not described(key, docs)] == []
+        return
     parameters = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
