@@ -222,4 +222,4 @@ def test_program_of_the_how_to_page_runs_as_written(
     exec(compile(code, "prometheus.md", "exec"), {})
     out = capsys.readouterr().out
     assert out.startswith("b'hello'\n")
-    assert 'mpsr_received_messages_total{address="app.sock"} 1.0' in out
+    assert 'mpsr_received_messages_total{address="shop.sock"} 1.0' in out

@@ -59,86 +59,132 @@ _TIMEOUT: Final = 2.0  # seconds: a receiver answers within one, however stuck i
 
 
 class BatchInHand(TypedDict):
-    """The batch that the handler has not finished."""
+    """The batch that the handler has not finished.
+
+    Attributes:
+        producer: the producer's id in hexadecimal digits; None in foreign framings.
+        label: what the producer calls itself; None in foreign framings.
+        pid: its process, as far as the kernel tells.
+        first_seq: the sequence number of its first message.
+        messages: how many it has.
+        bytes: of these messages.
+        position: of its last message in the journal; None without one.
+
+    """
 
     producer: str | None
-    """The producer's id in hexadecimal digits; None in foreign framings."""
     label: str | None
     pid: int | None
     first_seq: int
     messages: int
     bytes: int
     position: int | None
-    """Of its last message in the journal; None without one."""
 
 
 class Consumer(TypedDict):
-    """What the receiver's caller is doing."""
+    """What the receiver's caller is doing.
+
+    Attributes:
+        state: ``waiting`` for messages, ``handling`` a batch, ``stuck`` (a batch is in hand for
+            more than a second, or nobody calls the receiver for what waits), or ``stopping``.
+        since: when that began, in seconds since 1970.
+        seconds: how long ago that is.
+        batch: what is in hand; None if nothing is.
+
+    """
 
     state: str
-    """``waiting`` for messages, ``handling`` a batch, ``stuck`` (a batch is in hand for more than
-    a second, or the engine has not been called for what waits), or ``stopping``."""
     since: float
-    """When that began, in seconds since 1970."""
     seconds: float
-    """How long ago that is."""
     batch: BatchInHand | None
 
 
 class ProducerSeen(TypedDict):
-    """One open connection of a producer."""
+    """One open connection of a producer.
+
+    Attributes:
+        id: the producer's id in hexadecimal digits; None in foreign framings.
+        label: what it calls itself; None in foreign framings.
+        pid: its process; None where the kernel does not tell, as with uid and gid.
+        uid: its user.
+        gid: its group.
+        name: what the kernel calls its program (``/proc/PID/comm``); None if it has ended.
+        framing: how its bytes become messages.
+        address: of the receiver, to which it is connected.
+        connected: since when, in seconds since 1970.
+        messages: read from this connection.
+        bytes: read from it, with what frames take.
+        unacknowledged: messages read, and not acknowledged yet.
+        lost: messages that it reported as dropped.
+        ring: whether it sends through shared memory.
+
+    """
 
     id: str | None
-    """The producer's id in hexadecimal digits; None in foreign framings."""
     label: str | None
     pid: int | None
     uid: int | None
     gid: int | None
     name: str | None
-    """What the kernel calls its program (``/proc/PID/comm``)."""
     framing: str
     address: str | None
-    """Of the receiver, to which it is connected."""
     connected: float
-    """Since when, in seconds since 1970."""
     messages: int
-    """Messages read from this connection."""
     bytes: int
-    """Bytes read from it, with what frames take."""
     unacknowledged: int
-    """Messages read, and not acknowledged yet."""
     lost: int
-    """Messages that it reported as dropped."""
     ring: bool
-    """Whether it sends through shared memory."""
 
 
 class Cursor(TypedDict):
-    """How far somebody has come in the journal."""
+    """How far somebody has come in the journal.
+
+    Attributes:
+        name: the cursor's.
+        position: up to which it is done.
+        lag: messages behind it that are in the journal; a report of lost ones counts as one.
+
+    """
 
     name: str
     position: int
     lag: int
-    """Messages behind it that are in the journal."""
 
 
 class Journal(TypedDict):
-    """The journal of a receiver."""
+    """The journal of a receiver.
+
+    Attributes:
+        directory: where it is.
+        first: position of the first message that is kept.
+        next: position that the next message will have.
+        bytes: that it takes on the disk.
+        limit: bytes that it may take.
+        full: whether what has come waits for room.
+        cursors: who follows it.
+
+    """
 
     directory: str
     first: int
-    """Position of the first message that is kept."""
     next: int
-    """Position that the next message will have."""
     bytes: int
     limit: int
     full: bool
-    """Whether what has come waits for room."""
     cursors: list[Cursor]
 
 
 class Sink(TypedDict):
-    """Where a receiver's messages go on to."""
+    """Where a receiver's messages go on to.
+
+    Attributes:
+        name: the sink's.
+        state: what it is doing.
+        lag: messages that it has still to take.
+        error: what went wrong last; None if nothing does.
+        since: when the state began, in seconds since 1970.
+
+    """
 
     name: str
     state: str
@@ -148,21 +194,33 @@ class Sink(TypedDict):
 
 
 class Status(TypedDict):
-    """What a receiver is doing; docs/protocol.md describes the same as JSON."""
+    """What a receiver is doing; docs/protocol.md describes the same as JSON.
+
+    Attributes:
+        mpsr: the version of the receiver's mpsr.
+        pid: its process.
+        uid: its user.
+        addresses: where it receives.
+        started: when the receiver was made, in seconds since 1970.
+        now: the receiver's clock.
+        consumer: what its caller is doing.
+        stats: the fields of ReceiverStats.
+        producers: the connections that have sent most, up to 1,000.
+        producers_left_out: how many more there are.
+        journal: None if there is none.
+        sinks: where its messages go on to.
+
+    """
 
     mpsr: str
-    """The version of the receiver's mpsr."""
     pid: int
     uid: int
     addresses: list[str]
     started: float
-    """When the receiver was made, in seconds since 1970."""
     now: float
     consumer: Consumer
     stats: dict[str, Any]
-    """The fields of ReceiverStats."""
     producers: list[ProducerSeen]
-    """Those that have sent most, up to 1,000."""
     producers_left_out: int
     journal: Journal | None
     sinks: list[Sink]
@@ -173,9 +231,9 @@ class Sample(NamedTuple):
 
     Attributes:
         time: when it was handed out, in seconds since 1970.
-        peer: who sent it, in the kernel's word.
-        producer: who sent it, in the native producer's own word; None in other framings.
-        address: where it came, of the receiver's addresses.
+        peer: who sent it, by the kernel's word.
+        producer: what the native producer says of itself; None in other framings.
+        address: of the receiver, to which it came.
         seq: its sequence number.
         size: bytes of the whole message.
         body: the message, or its beginning.
@@ -362,11 +420,12 @@ class _Observation:
             if not data:
                 raise self._ended()
             try:
-                seen = self._session.receive_data(data)
+                self._session.receive_data(data)
             except RemoteProtocolError as exc:
                 where = str(self._address)
                 error = f"whoever listens at {where} does not speak mpsr's protocol ({exc})"
                 raise AddressOccupied(error, address=where) from exc
+            seen = self._session.events_received()
             for each in seen:
                 if isinstance(each, Reject):
                     raise self._rejected(each)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, is_typeddict
 import pytest
 
 import mpsr
+import mpsr.observe
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ def described(argument: str, docs: list[str]) -> bool:
 def test_every_argument_is_described(function: Any, docs: list[str]) -> None:
     """A docstring that ``help()`` shows has a line ``argument: what it is``."""
     assert any(docs), "no docstring"
+    if is_typeddict(function):  # its keys are its arguments
+        assert [key for key in function.__annotations__ if not described(key, docs)] == []
+        return
     parameters = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()

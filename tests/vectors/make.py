@@ -210,6 +210,99 @@ def refused(name: str, why: str, data: str, code: int, framing: str = "auto") ->
     return vector(name, why, data, error=code, rejects=True, framing=framing)
 
 
+OBSERVE, STATUS, TAP = 37, 38, 39
+
+
+def observe(interval: int = 0, rate: int = 0, clip: int = 0) -> str:
+    return frame(OBSERVE, u32(interval), u32(rate), u32(clip))
+
+
+def native_observers() -> list[Json]:
+    """Return what a receiver is asked by an observer; its answers are documents of its own."""
+
+    def asks(name: str, why: str, interval: int, rate: int, clip: int) -> Json:
+        item = {"observe": {"interval": interval, "rate": rate, "clip": clip}}
+        data = terms(PREFACE, observe(interval, rate, clip))
+        return vector(name, why, data, item, end=CRASH)
+
+    def bad(name: str, why: str, code: int, *fields: str) -> Json:
+        return refused(name, why, terms(PREFACE, *fields), code)
+
+    asked = {"observe": {"interval": 0, "rate": 0, "clip": 0}}
+    return [
+        asks("observe-once", "an observer asks in place of HELLO", 0, 0, 0),
+        asks("observe-often", "it may ask for more than one STATUS", 1000, 0, 0),
+        asks("observe-samples", "... and for samples", 1000, 100, 65536),
+        asks("observe-most", "the receiver bounds what is asked for", *[U32_MOST] * 3),
+        bad("observe-short", "OBSERVE has 12 bytes", MALFORMED, frame(OBSERVE, "00*11")),
+        bad("observe-long", "... and no more", MALFORMED, frame(OBSERVE, "00*13")),
+        bad("observe-flags", "its flags are zero", MALFORMED, header(12, OBSERVE, 1), "00*12"),
+        bad("status-from-observer", "a receiver's frame", UNEXPECTED, frame(STATUS, text("{}"))),
+        bad("tap-from-observer", "a receiver's frame", UNEXPECTED,
+            frame(TAP, u32(2), text("{}"))),
+        vector("observe-twice", "one OBSERVE a connection", terms(PREFACE, observe(), observe()),
+               asked, error=UNEXPECTED, rejects=True),
+        vector("observe-then-hello", "... and no HELLO behind it",
+               terms(PREFACE, observe(), hello()), asked, error=UNEXPECTED, rejects=True),
+        session("hello-then-observe", "nor OBSERVE behind HELLO", observe(), error=UNEXPECTED),
+    ]  # fmt: skip
+
+
+def observers() -> list[Json]:
+    """Return what an observer understands of what a receiver answers."""
+    most = 4 * MIB
+
+    def seen(name: str, why: str, *frames: str, understood: list[Json], **more: Any) -> Json:
+        return {
+            "name": name,
+            "why": why,
+            "interval": 1000,
+            "rate": 100,
+            "clip": 64,
+            "opens_with": terms(PREFACE, observe(1000, 100, 64)),
+            "receive": terms(*frames),
+            "understood": understood,
+            "error": None,
+            "rejected": None,
+            **more,
+        }
+
+    def bad(name: str, why: str, *frames: str, code: int = MALFORMED) -> Json:
+        return seen(name, why, frame(STATUS, text("{}")), *frames,
+                    understood=[{"status": {}}], error=code)  # fmt: skip
+
+    def tap(head: str, body: str = "", *, said: int | None = None) -> str:
+        return frame(TAP, u32(size(text(head)) if said is None else said), text(head), body)
+
+    return [
+        seen("status", "a document of JSON", frame(STATUS, text('{"pid": 1}')),
+             understood=[{"status": {"pid": 1}}]),
+        seen("statuses", "one behind the other", frame(STATUS, text("{}")),
+             frame(STATUS, text('{"a": []}')),
+             understood=[{"status": {}}, {"status": {"a": []}}]),
+        seen("tap", "a head of JSON, then the message", tap('{"seq": 7}', "00ff*3"),
+             understood=[{"head": {"seq": 7}, "body": "00ff*3"}]),
+        seen("tap-empty", "a message may be empty", tap("{}"),
+             understood=[{"head": {}, "body": ""}]),
+        seen("rejected", "a receiver says why it does not answer", reject(9, "no"),
+             understood=[], error=9, rejected="no"),
+        seen("rejected-later", "... at any time", frame(STATUS, text("{}")), reject(BUSY, "no"),
+             understood=[{"status": {}}], error=BUSY, rejected="no"),
+        bad("status-no-json", "STATUS holds JSON", frame(STATUS, text("{"))),
+        bad("status-no-object", "... an object", frame(STATUS, text("[]"))),
+        bad("status-empty", "... and not nothing", frame(STATUS)),
+        bad("tap-short", "TAP has at least 4 bytes", frame(TAP, "000000")),
+        bad("tap-head-too-long", "its head lies within it", tap("{}", said=3)),
+        bad("tap-head-no-json", "... and is JSON", tap("{]")),
+        bad("flags", "flags are zero", header(2, STATUS, 1), text("{}")),
+        bad("reserved", "so is what follows", header(2, STATUS, 0, 1), text("{}")),
+        bad("too-large", "a length is refused before its payload", header(most + 1, STATUS),
+            code=TOO_LARGE),
+        bad("welcome", "an observer is no producer", welcome(1, 0), code=UNEXPECTED),
+        bad("unknown-type", "there is no such type", frame(8), code=UNEXPECTED),
+    ]  # fmt: skip
+
+
 def knows(expected_seq: int, accepted_seq: int, epoch: int = 1) -> Json:
     return {"expected_seq": expected_seq, "accepted_seq": accepted_seq, "epoch": epoch}
 
@@ -1130,6 +1223,7 @@ def files() -> dict[str, list[Json]]:
             *native_bad_hellos(),
             *native_bad_batches(),
             *native_bad_controls(),
+            *native_observers(),
         ],
         "lines.json": lines(),
         "null.json": null(),
@@ -1140,6 +1234,7 @@ def files() -> dict[str, list[Json]]:
         "detection.json": detection(),
         "connections.json": connections(),
         "producer.json": producers(),
+        "observer.json": observers(),
     }
 
 

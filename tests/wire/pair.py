@@ -16,6 +16,7 @@ from mpsr.wire.frames import (
     Hello,
     Lost,
     LostReason,
+    Observe,
     RejectCode,
     Ring,
     decode,
@@ -45,7 +46,7 @@ class Dropped(NamedTuple):
     messages: int
 
 
-Understood = Hello | Messages | Dropped
+Understood = Hello | Messages | Dropped | Observe
 
 
 class ReceiverEnd:
@@ -115,6 +116,8 @@ class ReceiverEnd:
                 case Hello():
                     self.understood.append(event)
                     hello = event
+                case Observe():
+                    self.understood.append(event)
                 case Batch():
                     self._take(event)
                 case Ended(orderly):

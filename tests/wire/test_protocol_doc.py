@@ -113,7 +113,15 @@ def test_frame_types_are_as_documented() -> None:
     """Each type's number, name and sender."""
     (rows,) = tables("Frames")
     assert rows == [
-        [str(kind.value), kind.name, "producer" if kind in FROM_PRODUCER else "receiver"]
+        [
+            str(kind.value),
+            kind.name,
+            "observer"
+            if kind is FrameType.OBSERVE
+            else "producer"
+            if kind in FROM_PRODUCER
+            else "receiver",
+        ]
         for kind in FrameType
     ]
 
@@ -196,7 +204,7 @@ def test_batches_are_laid_out_as_documented() -> None:
     ("title", "text", "value"),
     [
         ("Foreign framings", "{:,} bytes", MAX_MESSAGE),
-        ("Sizes", "any frame but BATCH | {:,} bytes", MAX_CONTROL_FRAME),
+        ("Sizes", "any frame but BATCH, STATUS and TAP | {:,} bytes", MAX_CONTROL_FRAME),
         ("Sizes", "never below {:,} bytes", MAX_CONTROL_FRAME),
         ("Sizes", "largest BATCH payload \N{MINUS SIGN} {} bytes", FRAME_OVERHEAD),
         ("Sizes", "label | {} bytes", MAX_LABEL),

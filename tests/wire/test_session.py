@@ -579,8 +579,9 @@ def test_session_keeps_nothing_of_a_buffer_that_may_change() -> None:
 def test_tables_agree_on_what_passes() -> None:
     """What one end may send in a state, the other can take in the same state.
 
-    A receiver may refuse before HELLO is whole, when its producer has already greeted, and a new
-    receiver asks for a hand-over; a producer that said BYE may still hear what was on its way.
+    A receiver may refuse before HELLO is whole, when its producer has already greeted, a new
+    receiver asks for a hand-over, and an observer for a status; a producer that said BYE may still
+    hear what was on its way.
     """
     only_receiver = set(RECEIVER_TRANSITIONS) - set(PRODUCER_TRANSITIONS)
     only_producer = set(PRODUCER_TRANSITIONS) - set(RECEIVER_TRANSITIONS)
@@ -590,6 +591,10 @@ def test_tables_agree_on_what_passes() -> None:
         (State.HELLO, FrameType.HANDOVER),
         (State.ASKED, FrameType.OFFER),
         (State.ASKED, FrameType.REJECT),
+        (State.HELLO, FrameType.OBSERVE),
+        (State.OBSERVED, FrameType.STATUS),
+        (State.OBSERVED, FrameType.TAP),
+        (State.OBSERVED, FrameType.REJECT),
     }
     assert only_producer == {
         (State.ENDED, FrameType.ACK),

@@ -11,14 +11,16 @@ import pytest
 from mpsr.batch import ProducerIdentity
 from mpsr.errors import Rejected, RemoteProtocolError
 from mpsr.limits import MAX_MESSAGE
-from mpsr.wire.frames import Hello, Reject, RejectCode
+from mpsr.wire.frames import Hello, Observe, Reject, RejectCode
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
+from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
 from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
 from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
 from tests.wire.vectors import (
     CONNECTIONS,
     FOREIGN,
+    OBSERVING,
     RECEIVING,
     SENDING,
     VECTORS,
@@ -45,6 +47,8 @@ def expected(items: Iterable[Vector]) -> list[Understood]:
                 understood.append(Hello(bytes.fromhex(producer_id), lowest, label))
             case {"first_seq": first_seq, "messages": messages}:
                 understood.append(Messages(first_seq, list(map(unhex, messages))))
+            case {"observe": asked}:
+                understood.append(Observe(**asked))
             case {"lost": count}:
                 understood.append(Dropped(count))
             case _:
@@ -233,6 +237,36 @@ def feed(session: SendingSession, pieces: list[bytes]) -> RemoteProtocolError | 
     return None
 
 
+@pytest.mark.parametrize("cut", [whole, bytewise])
+@pytest.mark.parametrize("vector", load(*OBSERVING))
+def test_observer_understands_each_vector_however_it_is_cut(vector: Vector, cut: Cut) -> None:
+    """Behind a REJECT, or what is malformed, nothing is understood."""
+    session = ObservingSession(vector["interval"], vector["rate"], vector["clip"])
+    assert session.opening == unhex(vector["opens_with"])
+    told: list[Vector] = []
+    error: int | None = None
+    rejected: str | None = None
+    try:
+        for piece in [*cut(unhex(vector["receive"])), b""]:
+            session.receive_data(piece)
+    except RemoteProtocolError as exc:
+        error = exc.code
+    for seen in session.events_received():
+        match seen:
+            case StatusSeen(document):
+                told.append({"status": document})
+            case SampleSeen(head, body):
+                told.append({"head": head, "body": body})
+            case Reject(code, text):
+                error, rejected = code, text
+    wanted = [
+        {**each, "body": unhex(each["body"])} if "body" in each else each
+        for each in vector["understood"]
+    ]
+    assert told == wanted
+    assert (error, rejected) == (vector["error"], vector["rejected"])
+
+
 def test_committed_vectors_are_what_the_script_lays_out() -> None:
     """tests/vectors/make.py writes exactly the files that are committed."""
     spec = importlib.util.spec_from_file_location("make_vectors", VECTORS / "make.py")
@@ -245,7 +279,7 @@ def test_committed_vectors_are_what_the_script_lays_out() -> None:
     assert written == there
 
 
-@pytest.mark.parametrize("name", [*RECEIVING, *CONNECTIONS, *SENDING])
+@pytest.mark.parametrize("name", [*RECEIVING, *CONNECTIONS, *SENDING, *OBSERVING])
 def test_vectors_have_names_of_their_own(name: str) -> None:
     """A vector can be referred to by its file and name."""
     names = [vector["name"] for vector in read(name)]

@@ -14,6 +14,7 @@ FOREIGN: Final = ("lines", "null", "length", "length-le", "octet-counted", "eof"
 RECEIVING: Final = ("native", *FOREIGN, "detection")
 CONNECTIONS: Final = ("connections",)
 SENDING: Final = ("producer",)
+OBSERVING: Final = ("observer",)
 
 Vector = dict[str, Any]
 

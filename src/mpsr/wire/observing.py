@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import MAX_OBSERVED
@@ -19,8 +19,6 @@ from mpsr.wire.frames import (
     encode,
     malformed,
 )
-
-_ENDS: Final = frozenset({FrameType.REJECT})
 
 
 class StatusSeen(NamedTuple):
@@ -43,7 +41,9 @@ class ObservingSession:
     """The observer's end of one connection.
 
     Attributes:
-        ended: whether the receiver has sent REJECT: nothing comes behind it.
+        opening: what the observer sends, all at once and nothing behind it.
+        ended: whether nothing more is understood: the receiver has sent REJECT, or broke the
+            format.
 
     """
 
@@ -55,28 +55,44 @@ class ObservingSession:
         self.opening: bytes = PREFACE + encode(Observe(interval, rate, clip))
         self.ended: bool = False
         self._data = b""
+        self._seen: list[Seen] = []
 
-    def receive_data(self, data: bytes) -> list[Seen]:
-        """Take what the connection brought; return what it tells.
+    def receive_data(self, data: bytes) -> None:
+        """Take what the connection brought.
 
-        Raises RemoteProtocolError where it breaks the format.
+        Raises RemoteProtocolError where it breaks the format; ``events_received`` still tells all
+        that was good before.
         """
         self._data += data
-        seen: list[Seen] = []
-        while not self.ended and len(self._data) >= HEADER.size:
-            length, kind, flags, zero = HEADER.unpack_from(self._data)
-            if flags or zero:
-                raise malformed("frame", "its flags and reserved field must be zero")
-            if length > MAX_OBSERVED:
-                error = f"a frame of {length} bytes, the most is {MAX_OBSERVED}"
-                raise RemoteProtocolError(error, code=RejectCode.TOO_LARGE)
-            end = HEADER.size + length
-            if len(self._data) < end:
-                break
-            payload, self._data = self._data[HEADER.size : end], self._data[end:]
-            seen.append(_understood(kind, payload))
-            self.ended = kind in _ENDS
+        try:
+            while not self.ended and self._take_frame():
+                pass
+        except RemoteProtocolError:
+            self.ended = True
+            raise
+
+    def events_received(self) -> list[Seen]:
+        """Return what the receiver has told since the last call."""
+        seen, self._seen = self._seen, []
         return seen
+
+    def _take_frame(self) -> bool:
+        """Understand the next frame; return False if it is not whole."""
+        if len(self._data) < HEADER.size:
+            return False
+        length, kind, flags, zero = HEADER.unpack_from(self._data)
+        if flags or zero:
+            raise malformed("frame", "its flags and reserved field must be zero")
+        if length > MAX_OBSERVED:
+            error = f"a frame of {length} bytes, the most is {MAX_OBSERVED}"
+            raise RemoteProtocolError(error, code=RejectCode.TOO_LARGE)
+        end = HEADER.size + length
+        if len(self._data) < end:
+            return False
+        payload, self._data = self._data[HEADER.size : end], self._data[end:]
+        self._seen.append(_understood(kind, payload))
+        self.ended = kind == FrameType.REJECT
+        return True
 
 
 def _understood(kind: int, payload: bytes) -> Seen:

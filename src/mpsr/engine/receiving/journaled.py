@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.engine.receiving.inbox import Inbox
+    from mpsr.engine.receiving.observers import Observers
     from mpsr.stats import ReceiverStats
     from mpsr.store.records import ProducerKey
 
