@@ -298,6 +298,20 @@ def test_without_a_receiver_the_end_does_not_wait(address: str) -> None:
     assert complaint.count("\n") == 1
 
 
+def test_process_that_lives_within_a_restart_of_the_receiver_loses_nothing(address: str) -> None:
+    """It has met no receiver, but one was there: so the end waits for the next."""
+    with mpsr.Receiver(address):
+        pass
+    program = ENDING.replace("signal.pause()", "").replace("[1]", f"[1], timeout={PATIENCE}")
+    process = begin(program, address)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with mpsr.Receiver(address) as receiver:
+        assert len(received(receiver, 1000)) == 1000
+        receiver.acknowledge(1000)
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+
+
 def test_receiver_that_stands_still_delays_the_end_no_longer_than_told(address: str) -> None:
     """``flush`` and ``close``, which the end calls one after the other, wait once."""
     with mpsr.Receiver(address):
