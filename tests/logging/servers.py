@@ -38,7 +38,7 @@ assert SETUP != LIFESPAN
 
 APPLICATION: Final = (
     f"import itertools, os\n{SETUP}"
-    + """
+    """
 log = logging.getLogger("app")
 counts = {}
 
