@@ -24,7 +24,7 @@ def test_received_records_are_exported(address: str) -> None:
     from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
     from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
-    exporter = InMemoryLogRecordExporter()
+    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # of theirs
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     page: dict[str, object] = {}
@@ -43,9 +43,11 @@ def test_received_records_are_exported(address: str) -> None:
         receiver.stop()
         thread.join(20)
     (exported,) = exporter.get_finished_logs()
-    record = exported.log_record
+    record, scope = exported.log_record, exported.instrumentation_scope
+    assert record.attributes is not None
+    assert scope is not None
     assert record.body == "slow"
     assert record.severity_text == "WARN"
     assert record.timestamp == pytest.approx(sent.created * 1e9, abs=2000)
     assert record.attributes["host"] == "db1"
-    assert exported.instrumentation_scope.name == "app"
+    assert scope.name == "app"
