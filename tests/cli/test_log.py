@@ -384,3 +384,59 @@ def test_much_is_printed_in_no_time(cli: Cli) -> None:
     make(cli.directory / "events.journal", batches)
     out = cli.run("log", "events.journal", "-o", "text")[1]
     assert out == b"".join(b"%d\n" % n for n in range(10**6))
+
+
+RECORDS = [
+    entry(b'{"level":"INFO","message":"first"}', b'{"level":"ERROR","message":"second"}'),
+    entry(b'{"level":"DEBUG","message":"third"}', producer=CRON, lost=2, seconds=1),
+    entry(b"plain", b'{"level":"INFO","message":"fourth"}', b'{"level":"WARNING","message":"5th"}'),
+]
+
+
+@pytest.fixture
+def records(cli: Cli) -> None:
+    """Give a journal of log records."""
+    make(cli.directory / "events.journal", RECORDS)
+
+
+@pytest.mark.usefixtures("records")
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], ["first", "second", "2 messages lost --", "third", "plain", "fourth", "5th"]),
+        (["--level", "INFO"], ["first", "second", "2 messages lost --", "plain", "fourth", "5th"]),
+        (["--level", "ERROR"], ["second", "2 messages lost --", "plain"]),
+        (["--level", "WARNING", "-n", "2"], ["plain", "5th"]),
+        (["--level", "WARNING", "-n", "3", "-r"], ["5th", "plain", "2 messages lost --"]),
+    ],
+)
+def test_records_are_shown_as_people_read_them(
+    cli: Cli, options: list[str], shown: list[str]
+) -> None:
+    """As ``recv`` shows them; a level counts before ``-n``, and hides no loss."""
+    printed = lines(cli, "--decode", "log", *options)
+    assert len(printed) == len(shown)
+    for line, end in zip(printed, shown, strict=True):
+        assert line.endswith(end)
+
+
+@pytest.mark.usefixtures("records")
+def test_fields_of_records_stand_beside_their_messages(cli: Cli) -> None:
+    """Each with its own position, whatever is left out before it."""
+    printed = [*map(json.loads, lines(cli, "--decode", "log", "--level", "30", "-o", "json"))]
+    assert [each["position"] for each in printed] == [2, 3, 4, 6]
+    assert [each.get("log", {}).get("message") for each in printed] == ["second", None, None, "5th"]
+    assert printed[1]["lost"] == 2
+
+
+def test_fields_of_syslog_messages_stand_beside_them(cli: Cli) -> None:
+    """As ``recv`` adds them."""
+    make(cli.directory / "events.journal", [entry(b"<13>Feb  5 17:32:18 host su: hello")])
+    (printed,) = map(json.loads, lines(cli, "--decode", "syslog", "-o", "json"))
+    assert printed["syslog"]["severity"] == "notice"
+
+
+@pytest.mark.parametrize("options", [["--decode", "log", "-o", "text"], ["--level", "INFO"]])
+def test_decoder_that_shows_nothing_is_refused(cli: Cli, events: Path, options: list[str]) -> None:
+    """Before anything is printed."""
+    assert cli.run("log", str(events), *options)[0] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
 PATIENCE: Final = 40.0  # seconds: longer means that it hangs
 PER_REQUEST: Final = 3  # records
 
-APPLICATION: Final = """
-import itertools, logging, logging.config, os
+PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "logging.md"
+(LIFESPAN,) = (
+    block
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    if "lifespan" in block
+)
+# The page's own lines set logging up. The receiver's restart takes its time on a busy machine.
+SETUP: Final = LIFESPAN.replace(
+    'Handler("app.sock")', 'Handler(os.environ["LOG_SOCKET"], timeout=10)'
+)
+assert SETUP != LIFESPAN
 
-logging.config.dictConfig({
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {
-        "mpsr": {
-            "class": "mpsr.logging.Handler",
-            "address": os.environ["LOG_SOCKET"],
-            "timeout": 10,  # the receiver's restart takes its time on a busy machine
-        },
-    },
-    "loggers": {"app": {"handlers": ["mpsr"], "level": "INFO"}},
-})
+APPLICATION: Final = (
+    f"import itertools, os\n{SETUP}"
+    """
 log = logging.getLogger("app")
 counts = {}
 
@@ -55,19 +56,18 @@ def wsgi(environ, start_response):
     return [body]
 
 async def asgi(scope, receive, send):
-    if scope["type"] != "http":
-        while scope["type"] == "lifespan":
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                log.handlers[0].flush()  # uvicorn ends a worker by the signal that it has got
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+    if scope["type"] == "lifespan":
+        await receive()
+        async with lifespan(asgi):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        return await send({"type": "lifespan.shutdown.complete"})
     body = work()
     headers = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 """
+)
 
 
 class Load:
@@ -198,6 +198,8 @@ def numbers(lines: list[bytes]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = defaultdict(list)
     for line in lines:
         record = json.loads(json.loads(line)["body"])
+        if record["logger"] != "app":
+            continue  # the server's own
         n, pid = record["extra"]["n"], record["process"]
         assert record["message"] == f"record {n} of {pid} " + "x" * 200
         found[pid].append(n)

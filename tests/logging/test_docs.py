@@ -15,7 +15,7 @@ import mpsr.logging
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 BLOCKS = re.findall(r"```python\n(.*?)```", (HOW_TO / "logging.md").read_text(), re.DOTALL)
-DICT, HAND, STRUCTLOG, LOGURU, POOL, CELERY, ASYNC = BLOCKS
+DICT, HAND, STRUCTLOG, LOGURU, POOL, _, CELERY, ASYNC = BLOCKS
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import mpsr.logging
 from tests.process.programs import begin, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PATIENCE = 20  # seconds: longer means that it hangs
@@ -37,6 +38,19 @@ def log() -> Iterator[logging.Logger]:
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def served(receiver: mpsr.Receiver[bytes], serve: Callable[[], object]) -> Iterator[None]:
+    """Receive in a thread, which has ended when the block has, before the receiver is closed."""
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        receiver.stop()
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
 
 
 def received(receiver: mpsr.Receiver[bytes], count: int = 1) -> list[dict[str, Any]]:
@@ -250,9 +264,8 @@ def test_mpsrs_own_warnings_do_not_come_back(address: str) -> None:
         logging.getLogger("mpsr.logging").warning("too")
         logging.getLogger("mpsrx").warning("another's")
         with mpsr.Receiver(address) as receiver:
-            threading.Thread(target=mpsr.logging.listen, args=(receiver,), daemon=True).start()
-            handler.flush()
-            receiver.stop()
+            with served(receiver, lambda: mpsr.logging.listen(receiver)):
+                handler.flush()
         assert handler.stats().sent == 1
     finally:
         root.removeHandler(handler)
@@ -263,13 +276,18 @@ def test_without_a_receiver_log_calls_stay_fast(address: str, log: logging.Logge
     """The 99th percentile of a call grows by less than a millisecond, with a full buffer, too."""
     handler = mpsr.logging.Handler(address, buffer=1_000_000)
     log.addHandler(handler)
-    times: list[float] = []
-    for number in range(10_000):
-        since = perf_counter()
-        log.info("%d", number)
-        times.append(perf_counter() - since)
+
+    def percentile() -> float:
+        times: list[float] = []
+        for number in range(3000):
+            since = perf_counter()
+            log.info("%d", number)
+            times.append(perf_counter() - since)
+        return sorted(times)[2970]
+
+    # The machine may be busy for a while; the handler would be slow each time.
+    assert min(percentile() for _ in range(5)) < 0.001
     assert handler.lost
-    assert sorted(times)[9_900] < 0.001
 
 
 ENDING = """if True:
@@ -298,6 +316,20 @@ def test_without_a_receiver_the_end_does_not_wait(address: str) -> None:
     assert complaint.count("\n") == 1
 
 
+def test_process_that_lives_within_a_restart_of_the_receiver_loses_nothing(address: str) -> None:
+    """It has met no receiver, but one was there: so the end waits for the next."""
+    with mpsr.Receiver(address):
+        pass
+    program = ENDING.replace("signal.pause()", "").replace("[1]", f"[1], timeout={PATIENCE}")
+    process = begin(program, address)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with mpsr.Receiver(address) as receiver:
+        assert len(received(receiver, 1000)) == 1000
+        receiver.acknowledge(1000)
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+
+
 def test_receiver_that_stands_still_delays_the_end_no_longer_than_told(address: str) -> None:
     """``flush`` and ``close``, which the end calls one after the other, wait once."""
     with mpsr.Receiver(address):
@@ -313,12 +345,11 @@ def test_flush_returns_once_all_is_accepted(address: str, log: logging.Logger) -
     handler = mpsr.logging.Handler(address, timeout=PATIENCE)
     log.addHandler(handler)
     with mpsr.Receiver(address) as receiver:
-        threading.Thread(target=list, args=(receiver,), daemon=True).start()
-        for number in range(1000):
-            log.info("%d", number)
-        handler.flush()
-        assert handler.stats().accepted == 1000
-        receiver.stop()
+        with served(receiver, lambda: [*receiver]):
+            for number in range(1000):
+                log.info("%d", number)
+            handler.flush()
+            assert handler.stats().accepted == 1000
 
 
 FORKING = """if True:
@@ -361,12 +392,12 @@ def test_children_log_whole_however_they_are_started(
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            found = received(receiver, 9)
-            threading.Thread(
-                target=list, args=(receiver,), daemon=True
-            ).start()  # acknowledges the last
-            _, complaint = process.communicate(timeout=PATIENCE)
-            receiver.stop()
+            try:
+                found = received(receiver, 9)
+                with served(receiver, lambda: [*receiver]):  # acknowledges the last
+                    _, complaint = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()  # else the block waits for one that hangs
     assert (process.returncode, complaint) == (0, "")
     assert sorted(each["extra"]["n"] for each in found) == list(range(9))
     assert len({each["process"] for each in found}) >= 3

@@ -123,7 +123,7 @@ def test_observers_are_no_producers(address: str) -> None:
         thread = threading.Thread(target=serve, args=[receiver])
         thread.start()
         statuses = observe.watch(address, interval=0.1)
-        with closing(statuses):  # type: ignore[type-var]
+        with closing(statuses):
             seen = [next(statuses) for _ in range(3)]
         receiver.stop()
         thread.join(PATIENCE)
@@ -157,7 +157,7 @@ def test_watcher_sees_a_consumer_get_stuck_and_go_on(address: str) -> None:
     with mpsr.Producer(address) as producer, mpsr.Receiver(address) as receiver:
         producer.send(b"x")
         assert receiver.receive(PATIENCE)
-        with closing(observe.watch(address, interval=0.1)) as statuses:  # type: ignore[type-var]
+        with closing(observe.watch(address, interval=0.1)) as statuses:
             for status in statuses:
                 if status["consumer"]["state"] == "stuck":
                     break
@@ -353,12 +353,12 @@ def test_number_of_observers_is_bounded(address: str) -> None:
         thread.start()
         watchers = []
         for _ in range(MAX_OBSERVERS_PER_UID):
-            watcher = stack.enter_context(closing(observe.watch(address)))  # type: ignore[type-var]
+            watcher = stack.enter_context(closing(observe.watch(address)))
             next(watcher)
             watchers.append(watcher)
         with pytest.raises(mpsr.ReceiverBusy):
             observe.status(address)
-        watchers[0].close()  # type: ignore[attr-defined]
+        watchers[0].close()
         until(lambda: _answers(address))
         receiver.stop()
         thread.join(PATIENCE)
@@ -455,7 +455,7 @@ def test_handover_ends_observers_and_goes_on_with_what_was_held(address: str) ->
         first = connect(clients, address)
         first.sendall(b"first\n")
         assert old.receive(PATIENCE) == b"first"
-        statuses = clients.enter_context(closing(observe.watch(address)))  # type: ignore[type-var]
+        statuses = clients.enter_context(closing(observe.watch(address)))
         next(statuses)
         late = connect(clients, address)
         late.sendall(b"late\n")
@@ -488,7 +488,7 @@ def test_forked_child_leaves_observers_to_its_parent(address: str) -> None:
     with mpsr.Producer(address) as producer, mpsr.Receiver(address) as receiver:
         producer.send(b"x")
         assert receiver.receive(PATIENCE) == b"x"
-        with closing(observe.watch(address, interval=0.1)) as statuses:  # type: ignore[type-var]
+        with closing(observe.watch(address, interval=0.1)) as statuses:
             next(statuses)
             child = os.fork()
             if not child:

@@ -24,16 +24,22 @@ FORMATS: Final = ("text", "json", "hex", "raw")
 DECODERS: Final = ("syslog", "log")
 
 
-def check_decoder(decoder: str | None, output: str, level: int | None) -> None:
-    """Refuse a decoder beside a format that shows nothing of it, and a level of no records."""
+def check_decoder(
+    decoder: str | None, output: str, level: int | None, readable: str = "text"
+) -> None:
+    """Refuse a decoder beside a format that shows nothing of it, and a level of no records.
+
+    ``readable`` is the format that shows log records as people read them.
+    """
     if decoder == "syslog" and output != "json":
         raise UsageError(
             Explanation("--decode has no use without --output json", "json shows the fields")
         )
-    if decoder == "log" and output not in {"text", "json"}:
+    if decoder == "log" and output not in {readable, "json"}:
         raise UsageError(
             Explanation(
-                f"--decode log has no use with --output {output}", advice="choose text or json"
+                f"--decode log has no use with --output {output}",
+                advice=f"choose {readable} or json",
             )
         )
     if level is not None and decoder != "log":
@@ -61,7 +67,7 @@ def format_named(name: str, end: bytes, decoder: str | None = None, level: int =
         case "raw":
             return lambda batch, count: b"".join(_bodies(batch, count))
         case "json":
-            return _Json(end, _syslog if decoder == "syslog" else None)
+            return _Json(end, syslog_item if decoder == "syslog" else None)
         case _:
             error = f"{name} is no format"
             raise ValueError(error)
@@ -119,7 +125,8 @@ class _Json:
         return lost
 
 
-def _syslog(body: bytes) -> str:
+def syslog_item(body: bytes) -> str:
+    """Return the item of an object that holds the fields of a syslog message."""
     from mpsr.syslog_format import syslog  # noqa: PLC0415 - few decode
 
     return f',"syslog":{to_json(syslog(body).as_dict())}'

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pwd
 from binascii import hexlify
 from contextlib import suppress
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import FORMATS
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, syslog_item
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, printable
@@ -25,9 +25,8 @@ from mpsr.store.segments import Segment, list_segments
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from mpsr.cli.records import Records
     from mpsr.store.records import Entry, Record
-
-    Filter = Callable[[Entry], bool]
 
 _WRITE: Final = 64 * KIB  # bytes that are printed at once
 _WINDOW: Final = 4 * MIB  # bytes, about, that are read at once when going backwards
@@ -50,6 +49,7 @@ Examples:
   mpsr log events.journal --since -1h --producer web
   mpsr log events.journal --since yesterday --until today -o json | jq .body
   mpsr log events.journal -o text > messages
+  mpsr log app.journal --decode log --level WARNING
 
 DIR may be in use, and be read-only: this changes nothing in it, and no receiver waits for it.
 """
@@ -83,14 +83,9 @@ class _Part(NamedTuple):
         )
 
 
-def _uid(text: str) -> int:
-    """Return a user's number."""
-    try:
-        return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise click.BadParameter(
-            Explanation(f"there is no user {text!r}", advice="give a name or number")
-        ) from None
+if TYPE_CHECKING:
+    Choose = Callable[[Record], Iterable[_Part]]
+    """Gives what is wanted of a batch."""
 
 
 @click.command(
@@ -126,7 +121,7 @@ def _uid(text: str) -> int:
 @click.option(
     "--uid",
     "uids",
-    type=_uid,
+    type=types.user_id,
     multiple=True,
     metavar="USER",
     help="Those of this user's processes.",
@@ -139,6 +134,18 @@ def _uid(text: str) -> int:
     help="short: when, who, and the message, a line each. text, json, hex, raw: as mpsr recv "
     "prints them.  [default: short]",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(DECODERS),
+    help="log: show the records of mpsr.logging as people read them, or, with -o json, add their "
+    "fields. syslog: with -o json, add the fields of a syslog message.",
+)
+@click.option(
+    "--level",
+    type=types.level,
+    metavar="LEVEL",
+    help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
+)
 def log(
     *,
     directory: str,
@@ -150,12 +157,20 @@ def log(
     producers: tuple[str, ...],
     uids: tuple[int, ...],
     output: str,
+    decode: str | None,
+    level: int | None,
 ) -> Status:
     """Run ``mpsr log``."""
     if follow and reverse:
         raise click.UsageError(
             Explanation("--follow and --reverse exclude each other", "there is no newest yet")
         )
+    check_decoder(decode, output, level, readable="short")
+    records = None
+    if decode == "log":
+        from mpsr.cli.records import Records  # noqa: PLC0415 - few decode
+
+        records = Records(b"\n", level or 0)
     screen = Stdout()
 
     def wanted(entry: Entry) -> bool:
@@ -167,25 +182,29 @@ def log(
             and not (output not in _TELL_LOSSES and entry.empty)
         )
 
+    def choose(record: Record) -> Iterator[_Part]:
+        for part in _parts(record) if wanted(record.entry) else ():
+            yield from (part,) if records is None else _kept(part, records.wanted)
+
     with (
         immediate_end(),
         Reader(directory) as reader,
-        _Printer(screen, _FORMATS[output]) as printer,
+        _Printer(screen, _form(output, decode, records)) as printer,
     ):
         position = reader.trimmed
         if reverse or lines is not None:
             position = reader.recover().state.last
-            backwards = _backwards(reader, position, wanted)
+            backwards = _backwards(reader, position, choose)
             if reverse:
                 printer.print(islice((each for part in backwards for each in _single(part)), lines))
             else:
                 printer.print(_last(backwards, lines or 0))
         else:
-            position = _print_rest(reader, position, wanted, printer)
+            position = _print_rest(reader, position, choose, printer)
             reader.recover()  # raises JournalDamaged if there was more
         if follow:
             printer.flush()
-            _follow(reader, position, wanted, printer, screen)
+            _follow(reader, position, choose, printer, screen)
     return Status.OK
 
 
@@ -199,26 +218,25 @@ def _is_of(entry: Entry, name: str) -> bool:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _print_rest(reader: Reader, position: int, wanted: Filter, printer: _Printer) -> int:
+def _print_rest(reader: Reader, position: int, choose: Choose, printer: _Printer) -> int:
     """Print what follows a position; return where it ends."""
     while records := reader.read(position):
         tell_trimmed(position + 1, first_of(records[0]) - 1)
         for record in records:
-            if wanted(record.entry):
-                printer.print(_parts(record))
+            printer.print(choose(record))
         position = records[-1].position
     return position
 
 
 def _follow(
-    reader: Reader, position: int, wanted: Filter, printer: _Printer, screen: Stdout
+    reader: Reader, position: int, choose: Choose, printer: _Printer, screen: Stdout
 ) -> None:
     """Print what comes behind a position, until a signal ends it, or nobody reads any more."""
     followed = _log_id(reader.path)
     while True:
         screen.pause(_CHECK_INTERVAL)
         try:
-            position = _print_rest(reader, position, wanted, printer)
+            position = _print_rest(reader, position, choose, printer)
         except (NoJournal, NotAJournal):
             gone = True
         else:
@@ -240,7 +258,7 @@ def _log_id(path: str, unknown: bytes = b"") -> bytes:
     return unknown
 
 
-def _backwards(reader: Reader, last: int, wanted: Filter) -> Iterator[_Part]:
+def _backwards(reader: Reader, last: int, choose: Choose) -> Iterator[_Part]:
     """Give the newest first, from windows of positions; a batch may come in pieces."""
     floor, before, window = reader.trimmed, last, 1
     while before > floor:
@@ -250,8 +268,7 @@ def _backwards(reader: Reader, last: int, wanted: Filter) -> Iterator[_Part]:
         for record in _records(reader, after, before):
             begin = min(begin, first_of(record))
             nbytes += record.entry.nbytes
-            if wanted(record.entry):
-                parts += _parts(record)
+            parts += choose(record)
         for part in reversed(parts):
             if part.position <= before:
                 yield part.cut(0, min(part.size, before + 1 - part.position))
@@ -292,6 +309,19 @@ def _parts(record: Record) -> Iterator[_Part]:
     whole = whole._replace(position=first_of(record))
     for begin in range(0, whole.size, _MOST):
         yield whole.cut(begin, min(begin + _MOST, whole.size))
+
+
+def _kept(part: _Part, wanted: Callable[[bytes], bool]) -> Iterator[_Part]:
+    """Give what is left of it without the messages that are not wanted; its loss stays."""
+    begin, lost = 0, part.lost
+    for keep, run in groupby(part.bodies, wanted):
+        end = begin + len([*run])
+        if keep:
+            yield part.cut(begin, end)._replace(lost=lost)
+            lost = 0
+        begin = end
+    if lost:
+        yield part._replace(bodies=[], lost=lost)
 
 
 def _single(part: _Part) -> Iterator[_Part]:
@@ -344,6 +374,20 @@ class _Printer:
             self.flush()
 
 
+def _form(output: str, decode: str | None, records: Records | None) -> Callable[[_Part], bytes]:
+    """Return what prints messages in a format, with what a decoder finds in them."""
+    if output == "json":
+        item = records.item if records is not None else syslog_item if decode else None
+        return partial(_json, decode=item)
+    return _FORMATS[output] if records is None else partial(_readable, records=records)
+
+
+def _readable(part: _Part, records: Records) -> bytes:
+    label = "" if part.entry.producer is None else part.entry.producer.label
+    losing = _short(part._replace(bodies=[])) if part.lost else b""
+    return losing + records.lines(part.bodies, label)
+
+
 def _short(part: _Part) -> bytes:
     entry = part.entry
     label = printable(entry.producer.label) if entry.producer is not None else ""
@@ -358,7 +402,7 @@ def _short(part: _Part) -> bytes:
     return "".join([head, *lines] if texts else []).encode("utf-8", "backslashreplace")
 
 
-def _json(part: _Part) -> bytes:
+def _json(part: _Part, decode: Callable[[bytes], str | None] | None) -> bytes:
     entry = part.entry
     head = f',{origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]},"seq":'
     losing = f',"lost":{part.lost}' if part.lost else ""
@@ -367,7 +411,9 @@ def _json(part: _Part) -> bytes:
     lines: list[str] = []
     ahead = part.seq - part.position
     for position, body in enumerate(part.bodies, part.position):
-        lines.append(f'{{"position":{position}{head}{position + ahead}{losing},{content(body)}}}\n')
+        decoded = "" if decode is None else decode(body)
+        start = f'{{"position":{position}{head}{position + ahead}{losing},'
+        lines.append(f"{start}{content(body)}{decoded}}}\n")
         losing = ""
     return "".join(lines).encode()
 
@@ -384,4 +430,4 @@ def _raw(part: _Part) -> bytes:
     return b"".join(part.bodies)
 
 
-_FORMATS: Final = {"short": _short, "text": _text, "json": _json, "hex": _hex, "raw": _raw}
+_FORMATS: Final = {"short": _short, "text": _text, "hex": _hex, "raw": _raw}

@@ -53,6 +53,11 @@ class Records:
         shown = (self._shown(body, label) for body in bodies)
         return self._end.join([*(text for text in shown if text is not None), b""])
 
+    def wanted(self, body: bytes) -> bool:
+        """Tell whether a message is of the level, or is no record."""
+        fields = fields_of(body)
+        return fields is None or record_of(fields).levelno >= self._level
+
     def item(self, body: bytes) -> str | None:
         """Return the item of an object of JSON that holds the fields; None below the level."""
         fields = fields_of(body)

@@ -61,7 +61,8 @@ class Handler(logging.Handler):
                 last two do not take is lost, and ``handleError`` is called.
             buffer: int, bytes that may wait to be accepted (default 16 MiB).
             timeout: float, seconds that ``flush()``, ``close()`` and the end of the program wait
-                until all is accepted (default 1). Where no receiver has ever been they do not wait.
+                until all is accepted (default 1). Where no receiver has ever been at the address
+                they do not wait.
             label: str, a name for the receiver to show; default: the program's own name.
             receiver_uid: whose process may receive, as ``Producer`` takes it.
 

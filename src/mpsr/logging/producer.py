@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ class LogProducer(Producer[bytes]):
 
     @property
     def hopeless(self) -> bool:
-        """Whether no receiver has ever been there, and none is there now.
+        """Whether no receiver has ever been at the address, and none is there now.
 
-        One that was there may be about to come back.
+        One that was there may be about to come back, also where this process has never met it: a
+        receiver leaves the lock of its path behind.
         """
         if self._outbox.may_deliver or self.stats().connects or self._is_mine():
+            return False
+        if os.path.lexists(f"{self.address}.lock"):
             return False
         with MASK, self._lock:
             self._outbox.retry()
