@@ -150,8 +150,8 @@ lint: $(VENV)/.test $(VENV)/.lint ## check style, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports --no-logo
-	@types=$$(PYTHONPATH=$(CURDIR)/src $(BIN)/basedpyright --pythonpath $(PY) --verifytypes mpsr --ignoreexternal) \
-		|| { echo "$$types"; exit 1; }
+	@PYTHONPATH=$(CURDIR)/src $(BIN)/basedpyright --pythonpath $(PY) --verifytypes mpsr --ignoreexternal \
+		--outputjson | $(PY) .ci/types
 
 format: $(VENV)/.lint ## put the code into the house format
 	@$(BIN)/ruff check --fix-only .

@@ -26,8 +26,9 @@ from mpsr.front.receiver import ReceiverBase
 try:
     from prometheus_client import registry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-except ImportError as exc:
-    raise ImportError("mpsr.metrics needs prometheus-client: pip install 'mpsr[metrics]'") from exc
+except ImportError as _missing:
+    error = "mpsr.metrics needs prometheus-client: pip install 'mpsr[metrics]'"
+    raise ImportError(error) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -174,7 +175,7 @@ PRODUCER: Final = (
     Metric("mpsr_producers", "Producers that are looked at.", lambda _: [((), 1)]),
 )
 
-BUILD: Final = InfoMetricFamily(
+BUILD: Final[InfoMetricFamily] = InfoMetricFamily(
     "mpsr_build",
     "The version of mpsr, and what its codec is written in.",
     {"version": sys.modules["mpsr"].__version__, "codec": "C" if _speedups.IN_C else "Python"},

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from mpsr._speedups import codec
-from mpsr.wire.frames import PREFACE, Bye, Hello, Lost, encode
+from mpsr.wire.frames import PREFACE, Bye, Hello, Lost, Observe, encode
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.sending import Acknowledged, Welcomed
 from mpsr.wire.transitions import State
@@ -73,7 +73,7 @@ class Disturbed(RuleBasedStateMachine):
                     assert item.first_seq == len(log)
                     log += item.bodies
                 else:
-                    assert not isinstance(item, Hello)
+                    assert not isinstance(item, Hello | Observe)
                     log += [None] * item.messages
         return log
 

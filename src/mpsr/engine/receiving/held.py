@@ -16,7 +16,9 @@ from mpsr.system import passing, primitives
 
 if TYPE_CHECKING:
     import socket
+    from _thread import LockType
     from collections.abc import Callable
+
 
 _RESERVE: Final = 2 * DESCRIPTOR_RESERVE  # descriptors: what is held takes none that are needed
 
@@ -42,7 +44,7 @@ class Held:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """Hold none; ``wake`` makes the engine come."""
-        self.lock = primitives.Lock()
+        self.lock: LockType = primitives.Lock()
         self.waiting: deque[HeldConnection] = deque()
         self.rounds: int = 0
         self.closed: bool = False
