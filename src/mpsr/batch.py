@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, cast, overload
 
-from mpsr.errors import DecodeError
+from mpsr.errors import ConfigurationError, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import pyarrow as pa
     from typing_extensions import Buffer, TypeVar
 
     T = TypeVar("T", default=bytes)
@@ -18,6 +20,10 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+
+_HEAD: Final = 16  # bytes before the offsets in the payload of a BATCH frame
+_MOST_OFFSET: Final = 2**31 - 1  # bytes: Arrow's binary arrays count to it
 
 
 class Peer(NamedTuple):
@@ -183,6 +189,37 @@ class Batch(Sequence[T], Generic[T]):
         if self._raw is None:
             self._raw = list(self._messages())
         return self._raw
+
+    def to_arrow(self) -> pa.BinaryArray | pa.LargeBinaryArray:
+        """Return the messages as they came, before ``decode=``, as an array of Apache Arrow.
+
+        It is of type ``binary``, or ``large_binary`` where the messages take 2 GiB or more. A
+        native batch is laid out as Arrow lays out such an array (Columnar Format, variable-size
+        binary), so the array shares the batch's memory, and keeps it. Batches in other framings,
+        and of messages of 8 KiB or more, are copied.
+
+        Raises:
+            ConfigurationError: pyarrow is not installed.
+
+        """
+        try:
+            import pyarrow as pa  # noqa: PLC0415 - not light, and an extra
+        except ImportError as exc:
+            error = "to_arrow() needs pyarrow: pip install 'mpsr[arrow]'"
+            raise ConfigurationError(error) from exc
+        shareable = self._payload is not None and sys.byteorder == "little"
+        if not shareable or self.nbytes > _MOST_OFFSET:
+            kind = pa.binary() if self.nbytes <= _MOST_OFFSET else pa.large_binary()
+            return pa.array(self.raw, kind)
+        payload = pa.py_buffer(self._payload)
+        count = int.from_bytes(payload.slice(8, 4).to_pybytes(), "little")
+        bodies = _HEAD + 4 * (count + 1)
+        offsets = payload.slice(_HEAD, bodies - _HEAD)
+        if offsets.address % 4:  # it stands anywhere in what was read, and Arrow wants it aligned
+            offsets = pa.py_buffer(offsets.to_pybytes())
+        buffers = [None, offsets, payload.slice(bodies)]
+        # What was accepted before stands in front of the rest.
+        return pa.Array.from_buffers(pa.binary(), self._count, buffers, 0, count - self._count)
 
     def __len__(self) -> int:
         return self._count

@@ -164,6 +164,7 @@ class Entry(NamedTuple):
             self.first_seq,
             self.lost + self.gone,
             decode,
+            self.payload if length else None,
         )
         batch.received_at = self.received_at or None
         return batch
