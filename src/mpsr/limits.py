@@ -93,7 +93,7 @@ SINK_BACKOFF_FIRST: Final = 0.1  # seconds until a sink that failed is tried aga
 SINK_BACKOFF_MOST: Final = 15.0  # seconds: a sink that returns is found within some of them
 SINK_REMINDER: Final = 60.0  # seconds until the same failure is told again
 SINK_STUCK: Final = 10.0  # seconds that a call of a sink may take before that is told
-SINK_STOP_TIMEOUT: Final = 10.0  # seconds that an end waits for sinks: less than systemd's 90
+SINK_STOP_TIMEOUT: Final = 5.0  # seconds that an end waits for sinks, as close() does
 SINK_CLOSE_TIMEOUT: Final = 5.0  # seconds that a program has to end once its input has
 
 # -- producer -------------------------------------------------------------------------------

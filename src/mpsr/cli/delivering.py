@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr import systemd
-from mpsr.cli.status import CommandFailed, Status
+from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.errors import ConfigurationError, SinkError
 from mpsr.sinks.delivery import Delivery
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from mpsr.sinks.protocol import SinkStatus
     from mpsr.sync.receiver import Receiver
 
-_STDOUT = ("-", "stdout")
+_STDOUT: Final = ("-", "stdout")
+_SWITCH_INTERVAL: Final = 0.0002  # seconds: so soon what receives has its turn beside busy sinks
 
 
 class Delivering:
@@ -40,6 +44,7 @@ class Delivering:
         self._messages = self._nbytes = self._lost = 0
         self._delivery: Delivery | None = None
         self._stopped = False
+        self._status = Status.OK
         try:
             self._sinks = [self._named(text) for text in texts]
             for each in self._sinks:
@@ -58,6 +63,8 @@ class Delivering:
     def run(self, receiver: Receiver) -> None:
         """Deliver until the receiver is stopped, and the sinks have what it has received."""
         interval = systemd.watchdog_interval()
+        atexit.register(self._leave)  # before the sinks have theirs registered, so after these
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         self._delivery = delivery = Delivery(receiver, self._sinks, tell=say, seen=self._count)
         if self._stopped:
             delivery.stop()
@@ -68,10 +75,20 @@ class Delivering:
                     systemd.keep_alive()
                 delivery.close()
         except SinkError as exc:
+            self._status = Status.IO
             raise CommandFailed(Status.IO, str(exc)) from exc
-        except BaseException:  # a second signal above all: nobody is waited for
+        except BaseException as exc:  # a second signal above all: nobody is waited for
+            self._status = status_of(exc)
             delivery.abandon()
             raise
+
+    def _leave(self) -> None:
+        """End at once, where the thread of a sink is still at work.
+
+        Python would end it in the middle of a library that may not be left so, and be aborted.
+        """
+        if self._delivery is not None and self._delivery.alive:
+            os._exit(self._status)
 
     def stop(self) -> None:
         """Ask for an orderly end; in a signal handler."""

@@ -174,11 +174,15 @@ class Delivery:
         for runner, orderly in zip(self._runners, ended, strict=True):
             status = runner.status()
             if not orderly or status.error is not None:
-                behind = f" {status.lag} messages" if status.lag else ""
-                left.append(f"{status.name} has not had{behind or ' all'}")
+                many = f"{status.lag} message{'s' * (status.lag != 1)}"
+                left.append(f"{status.name} has not had {many if status.lag else 'all'}")
         if left:
-            where = "what it has not had is kept"
-            raise SinkError(f"{', '.join(left)}: {where}")
+            raise SinkError(f"{', '.join(left)}: what it has not had is kept")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread of a sink is still at work."""
+        return any(each.alive for each in self._runners)
 
     def abandon(self) -> None:
         """Give the sinks nothing more, and wait for none."""

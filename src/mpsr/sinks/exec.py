@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import select
@@ -68,6 +69,7 @@ class ExecSink:
         finally:
             primitives.close(reader)
         self._pipe = writer
+        atexit.register(self._terminate)  # where it does not read, and so hears of no end
 
     def write(self, batch: Batch[Any]) -> None:
         """Write a batch, waiting for the program to read."""
@@ -92,6 +94,7 @@ class ExecSink:
 
     def close(self) -> None:
         """End the program's input, and wait for it; end it where that takes too long."""
+        atexit.unregister(self._terminate)
         if self._pipe is not None:
             primitives.close(self._pipe)
             self._pipe = None
@@ -99,8 +102,7 @@ class ExecSink:
             if self._pid is None:
                 return
             if signum is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._pid, signum)
+                self._terminate(signum)
             self._wait(SINK_CLOSE_TIMEOUT)
 
     # -- inside ---------------------------------------------------------------------------------
@@ -110,6 +112,11 @@ class ExecSink:
         if self._pipe is None:
             raise SinkError("the program was not started")
         return self._pipe
+
+    def _terminate(self, signum: int = signal.SIGTERM) -> None:
+        if self._pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signum)
 
     def _unread(self) -> int:
         (count,) = struct.unpack("i", fcntl.ioctl(self._input, termios.FIONREAD, bytes(4)))

@@ -6,8 +6,8 @@ import gzip
 import os
 import re
 import shutil
-import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from mpsr.limits import MIB
@@ -16,7 +16,7 @@ from mpsr.system import primitives
 if TYPE_CHECKING:
     from mpsr.sinks.mark import Mark
 
-_STAMP: Final = re.compile(r"\.[0-9]{8}T[0-9]{6}Z(?:-[0-9]+)?")
+_STAMP: Final = re.compile(r"\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
 _COMPRESSED: Final = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -24,7 +24,7 @@ class Rotation:
     """When a file is moved away, and what becomes of those that were.
 
     Args:
-        path: the file; one that was moved away is called ``PATH.20260301T120000Z``, by when.
+        path: the file; one that was moved away is called ``PATH.20260301T120000.000000Z``, by when.
         nbytes: how large it becomes, at most by one commit more; None: without limit.
         seconds: how old it becomes, from its first record on; None: without limit.
         keep: how many that were moved away are kept; None: all.
@@ -57,11 +57,11 @@ class Rotation:
 
     def move(self) -> None:
         """Move the file away."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        to, number = f"{self._path}.{stamp}", 1
-        while any(os.path.lexists(to + end) for end in ("", *_COMPRESSED)):
-            number += 1
-            to = f"{self._path}.{stamp}-{number:04}"
+        while True:
+            now = datetime.now(UTC)  # to the microsecond, so that names sort as they were made
+            to = f"{self._path}.{now:%Y%m%dT%H%M%S.%f}Z"
+            if not any(os.path.lexists(to + end) for end in ("", *_COMPRESSED)):
+                break
         os.rename(self._path, to)
 
     def tidy(self) -> None:

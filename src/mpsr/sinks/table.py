@@ -61,7 +61,7 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
         error = f"{text}: give it a name of 1 to {_LONGEST_NAME} bytes, with name= behind a ?"
         raise ConfigurationError(error)
-    factory = own.get(scheme) or _factory(text, scheme, colon, [*own])
+    factory = own.get(scheme) or _factory(text, [*own])
 
     def make() -> Sink:
         try:
@@ -72,7 +72,8 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     return NamedSink(name, make)
 
 
-def _factory(text: str, scheme: str, colon: str, own: list[str]) -> Callable[[str], Sink]:
+def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:
+    scheme, colon, target = text.partition(":")
     if scheme in BUILT_IN and colon:
         factory: Callable[[str], Sink] = import_module(f"mpsr.sinks.{BUILT_IN[scheme]}").sink
         return factory
@@ -87,6 +88,6 @@ def _factory(text: str, scheme: str, colon: str, own: list[str]) -> Callable[[st
             raise ConfigurationError(error) from exc
     schemes = sorted({*BUILT_IN, *others, *own})
     close = get_close_matches(scheme, schemes, 1) if colon else []
-    meant = f"; did you mean {close[0]}:{text.partition(':')[2]}?" if close else ";"
+    meant = f"did you mean {close[0]}:{target}? There" if close else "there"
     shown = ", ".join(f"{each}:" if each != "-" else each for each in schemes)
-    raise ConfigurationError(f"{text} names no sink{meant} There are: {shown}")
+    raise ConfigurationError(f"{text} names no sink; {meant} are: {shown}")

@@ -1,0 +1,126 @@
+"""Run ``mpsr recv --to`` as a process, and kill it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mpsr
+
+PATIENCE = 30  # seconds: longer means that it hangs
+
+
+def wait_until(holds: Callable[[], bool], what: str = "") -> None:
+    """Return once it holds."""
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < until, f"waited in vain {what}"
+        time.sleep(0.01)
+
+
+class Funnel:
+    """A receiver with sinks, which can be killed and started again."""
+
+    def __init__(self, directory: Path, name: str, *sinks: str, journal: bool = True) -> None:
+        self.address = directory / f"{name}.sock"
+        self.journal = directory / f"{name}.journal"
+        self.err = directory / f"{name}.err"
+        self.out = directory / f"{name}.out"
+        self.directory = directory
+        self.arguments = [str(self.address), *(f"--to={sink}" for sink in sinks)]
+        if journal:
+            self.arguments += ["--journal", str(self.journal)]
+        self.environment: dict[str, str] = {}
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self, *more: str, limit: int | None = None) -> Funnel:
+        """Start it; return once it listens."""
+        command = [sys.executable, "-W", "error", "-m", "mpsr", "recv", *self.arguments, *more]
+        if limit is not None:
+            command = ["prlimit", f"--fsize={limit}", *command]
+        before = self.told.count("listening on")
+        with self.err.open("ab") as err, self.out.open("ab") as out:
+            self.popen = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **self.environment},
+            )
+        wait_until(lambda: self.told.count("listening on") > before, self.told)
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self.popen is not None
+        return self.popen
+
+    @property
+    def told(self) -> str:
+        """What it has said on stderr, in all its lives."""
+        return self.err.read_text() if self.err.exists() else ""
+
+    def await_word(self, text: str) -> None:
+        wait_until(lambda: text in self.told, f"for {text!r} in {self.told!r}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        """End it in order; return the exit status."""
+        self.process.send_signal(signum)
+        return self.process.wait(PATIENCE)
+
+    def send(self, *messages: bytes) -> None:
+        """Send messages, and return once they are accepted."""
+        with mpsr.Producer(self.address) as producer:
+            producer.send_many(messages)
+            producer.flush(PATIENCE)
+
+
+def send_while_killed(
+    chance: random.Random,
+    funnel: Funnel,
+    count: int,
+    kills: int,
+    interfere: Callable[[], None] = lambda: None,
+) -> list[bytes]:
+    """Send messages while the funnel is killed again and again; return them."""
+    messages = [b"%d %s" % (i, b"x" * (i % 300)) for i in range(count)]
+    part = count // (kills + 1) + 1
+    with mpsr.Producer(funnel.address) as producer:
+        for begin in range(0, count, part):
+            producer.send_many(messages[begin : begin + part])
+            if begin + part < count:
+                time.sleep(chance.uniform(0, 0.4))  # anywhere in its work
+                funnel.kill()
+                interfere()
+                funnel.start()
+        producer.flush(PATIENCE)
+    assert funnel.end() == 0, funnel.told
+    return messages
+
+
+@pytest.fixture
+def funnels(tmp_path: Path) -> Iterator[Callable[..., Funnel]]:
+    """Make funnels, which are killed at the end."""
+    made: list[Funnel] = []
+
+    def make(*sinks: str, name: str = "app", journal: bool = True) -> Funnel:
+        made.append(Funnel(tmp_path, name, *sinks, journal=journal))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.popen is not None and each.popen.poll() is None:
+            each.kill()

@@ -1,0 +1,196 @@
+"""A sink that fails is told of in one line; the others go on, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpsr.cli.entry import run
+from tests.sinks.conftest import Funnel, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install sinks of somebody else, as a package's entry points."""
+    info = tmp_path / "site" / "theirs-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    kinds = ("Raising", "Blocking", "Broken", "Final")
+    lines = [f"{kind.lower()} = tests.sinks.plugin:{kind}" for kind in kinds]
+    lines.append("missing = not_installed:sink")
+    (info / "entry_points.txt").write_text("\n".join(["[mpsr.sinks]", *lines, ""]))
+    paths = [str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+def lines_in(file: Path) -> list[bytes]:
+    return file.read_bytes().splitlines() if file.exists() else []
+
+
+def test_sink_that_raises_is_told_once_and_tried_until_it_works(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    broken = tmp_path / "a.txt.broken"
+    broken.touch()
+    funnel = funnels("raising:a.txt", "file:b.txt?format=lines").start()
+    funnel.send(b"one", b"two")
+    wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one", b"two"])
+    funnel.await_word("raising:a.txt: the flux is low: raise it; it is tried again")
+    time.sleep(1)  # several attempts
+    assert funnel.told.count("flux") == 1
+    broken.unlink()
+    funnel.await_word("raising:a.txt works again, after")
+    funnel.send(b"three")
+    wait_until(lambda: lines_in(tmp_path / "a.txt") == [b"one", b"two", b"three"])
+    assert funnel.end() == 0
+
+
+def test_sink_with_a_defect_is_told_by_its_exception(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    funnel = funnels("broken:x", "file:b.txt?format=lines").start()
+    funnel.send(b"one")
+    funnel.await_word("broken:x: it raised ZeroDivisionError: division by zero; it is tried again")
+    wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one"])
+    assert funnel.end() == 74
+    assert "broken:x has not had 1 message: what it has not had is kept" in funnel.told
+
+
+def test_sink_that_blocks_for_ever_holds_up_nobody_and_no_end(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    funnel = funnels("blocking:x", "file:b.txt?format=lines").start()
+    funnel.send(b"one")
+    wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one"])
+    funnel.send(b"two")
+    wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one", b"two"])
+    begun = time.monotonic()
+    assert funnel.end() == 74
+    assert time.monotonic() - begun < 20
+    assert "blocking:x has not had 2 messages" in funnel.told
+
+
+def test_second_signal_ends_at_once_whatever_blocks(
+    funnels: Callable[..., Funnel], plugin: None
+) -> None:
+    funnel = funnels("blocking:x").start()
+    funnel.send(b"one")
+    funnel.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)  # so that it is a second one
+    begun = time.monotonic()
+    assert funnel.end() == 143
+    assert time.monotonic() - begun < 5
+
+
+def test_blocking_sink_without_a_journal_keeps_messages_with_the_producer(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    import mpsr
+
+    funnel = funnels("blocking:x", journal=False).start()
+    with mpsr.Producer(funnel.address) as producer:
+        producer.send(b"one")
+        assert funnel.end() == 74
+        funnel.arguments = [str(funnel.address), "--to=file:b.txt?format=lines"]
+        funnel.start()
+        producer.flush(30)
+    assert funnel.end() == 0
+    assert lines_in(tmp_path / "b.txt") == [b"one"]
+
+
+def test_sink_that_can_never_work_ends_alone(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    funnel = funnels("final:x", "file:b.txt?format=lines").start()
+    funnel.await_word("final:x: no such planet; it gets nothing more, until it is started again")
+    funnel.send(b"one")
+    wait_until(lambda: lines_in(tmp_path / "b.txt") == [b"one"])
+    assert funnel.end() == 74
+
+
+def test_full_disk_is_one_line_and_nothing_is_torn_or_lost(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """A limit of the file's size stands for the disk; the next life has room."""
+    funnel = funnels("file:a.jsonl", "-").start("--journal-limit=16M", limit=5_000_000)
+    sent = [b"%06d" % i + b"x" * 1000 for i in range(4_500)]
+    funnel.send(*sent)
+    funnel.await_word("file:a.jsonl: ")
+    wait_until(lambda: len(lines_in(funnel.out)) == len(sent))
+    assert "File too large; it is tried again until it works" in funnel.told
+    time.sleep(0.5)  # several attempts
+    assert funnel.told.count("File too large") == 1
+    funnel.kill()
+    for line in lines_in(tmp_path / "a.jsonl")[:-1]:
+        json.loads(line)
+    funnel.start()
+    assert funnel.end() == 0
+    found = [json.loads(line)["body"].encode() for line in lines_in(tmp_path / "a.jsonl")]
+    assert found == sent
+
+
+@pytest.mark.parametrize(
+    ("sinks", "line"),
+    [
+        (["fil:x"], "--to fil:x names no sink; did you mean file:x? There are: -, "),
+        (["x.jsonl"], "--to x.jsonl names no sink; there are: -, "),
+        (["file:"], "--to file:: say which file, as in file:events.jsonl"),
+        (["file:x?rotat=1M"], "rotat= is no option of this sink; did you mean rotate=?"),
+        (["file:x?format=xml"], "format=xml: choose one of json, lines, length, raw"),
+        (["file:x?keep=3"], "keep= has no use without rotate="),
+        (["exec:"], "say which command"),
+        (["sqlite:x?table=a;b"], "it must be a name of letters, digits and _"),
+        (["file:x", "file:y"], "several --to need --journal"),
+        (["missing:x"], "missing:x: not_installed:sink cannot be loaded: No module named"),
+    ],
+)
+def test_sink_that_makes_no_sense_is_refused_before_anything_is_claimed(
+    capfd: pytest.CaptureFixture[str],
+    plugin: None,
+    tmp_path: Path,
+    sinks: list[str],
+    line: str,
+) -> None:
+    address = tmp_path / "a.sock"
+    assert run(["recv", str(address), *(f"--to={sink}" for sink in sinks)]) == 2
+    told = capfd.readouterr().err
+    assert line in told
+    assert told.count("\n") == 1
+    assert not address.exists()
+
+
+def test_missing_extra_is_named(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    assert run(["recv", str(tmp_path / "a.sock"), "--to", "duckdb:x"]) == 2
+    assert "pip install 'mpsr[duckdb]'" in capfd.readouterr().err
+
+
+def test_two_sinks_of_one_name_are_refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    two = ["--to=file:x?format=raw", "--to=file:x"]
+    assert run(["recv", "a.sock", "--journal=j", *two]) == 78
+    assert "two sinks have the name file:x: give one of them another" in capfd.readouterr().err
+
+
+def test_cursor_that_no_sink_has_any_more_is_told(funnels: Callable[..., Funnel]) -> None:
+    funnel = funnels("file:a.txt", "file:b.txt?name=second").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0
+    funnel.arguments.remove("--to=file:b.txt?name=second")
+    funnel.start()
+    assert "for its cursor 'second', which no sink here has" in funnel.told
+    assert funnel.end() == 0

@@ -1,0 +1,157 @@
+"""A file sink keeps whole records, and is rotated by itself or by others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.sinks.conftest import Funnel, wait_until
+
+
+def bodies(file: Path) -> list[str]:
+    return [json.loads(line)["body"] for line in file.read_bytes().splitlines()]
+
+
+def test_line_has_the_position_and_all_that_is_known(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    funnel = funnels("file:a.jsonl").start()
+    funnel.send(b"one", b"\xff")
+    assert funnel.end() == 0
+    one, two = map(json.loads, (tmp_path / "a.jsonl").read_bytes().splitlines())
+    assert [one["position"], two["position"], one["seq"], two["seq"]] == [1, 2, 0, 1]
+    assert one["peer"] == {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
+    assert (one["body"], two["body_b64"]) == ("one", "/w==")
+    assert (tmp_path / "a.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_file_that_was_there_is_appended_to(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"before\n")
+    funnel = funnels("file:a.txt?format=lines").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0
+    assert (tmp_path / "a.txt").read_bytes() == b"before\none\n"
+
+
+def test_torn_end_is_cut_and_comes_again(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
+    funnel = funnels("file:a.txt?format=lines").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0
+    with (tmp_path / "a.txt").open("ab") as file:
+        file.write(b"tw")  # as a crash leaves it
+    funnel.start()
+    funnel.send(b"two")
+    assert funnel.end() == 0
+    assert (tmp_path / "a.txt").read_bytes() == b"one\ntwo\n"
+
+
+def test_new_journal_begins_anew_behind_what_the_file_has(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    funnel = funnels("file:a.txt?format=lines").start()
+    funnel.send(b"one", b"two")
+    assert funnel.end() == 0
+    shutil.rmtree(funnel.journal)
+    funnel.start()
+    funnel.send(b"three")
+    assert funnel.end() == 0
+    assert (tmp_path / "a.txt").read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_sighup_goes_on_in_a_new_file_once_the_old_one_was_moved(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    funnel = funnels("file:a.jsonl").start()
+    funnel.send(b"one")
+    wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one"])
+    funnel.process.send_signal(signal.SIGHUP)
+    funnel.send(b"two")
+    wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one", "two"])
+    (tmp_path / "a.jsonl").rename(tmp_path / "a.old")
+    funnel.send(b"three")
+    wait_until(lambda: bodies(tmp_path / "a.old") == ["one", "two", "three"])
+    funnel.process.send_signal(signal.SIGHUP)
+    wait_until((tmp_path / "a.jsonl").exists)
+    funnel.send(b"four")
+    assert funnel.end() == 0
+    assert bodies(tmp_path / "a.jsonl") == ["four"]
+
+
+def test_sighup_ends_where_nothing_is_to_be_reopened(funnels: Callable[..., Funnel]) -> None:
+    funnel = funnels("sqlite:a.db").start()
+    assert funnel.end(signal.SIGHUP) == 0
+
+
+@pytest.mark.needs("logrotate")
+def test_logrotate_loses_and_doubles_nothing(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """While messages come, and with a kill behind one of the rotations."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    log = logs / "a.txt"
+    funnel = funnels("file:logs/a.txt?format=lines").start()
+    configuration = tmp_path / "logrotate.conf"
+    sent = []
+    for number in range(4):
+        if number == 2:
+            funnel.kill()
+            funnel.start()
+        pid = funnel.process.pid
+        configuration.write_text(
+            f"{log} {{\n rotate 9\n compress\n delaycompress\n nocreate\n missingok\n"
+            f" postrotate\n kill -HUP {pid}\n endscript\n}}\n"
+        )
+        configuration.chmod(0o600)
+        part = [b"%d-%d" % (number, i) for i in range(100)]
+        funnel.send(*part)
+        sent += part
+        wait_until(lambda: log.exists() and log.stat().st_size > 0)
+        state = str(tmp_path / "state")
+        subprocess.run(["logrotate", "-f", "-s", state, str(configuration)], check=True)
+        wait_until(log.exists)
+    assert funnel.end() == 0
+    found = []
+    for file in logs.glob("a.txt*"):
+        if file.suffix == ".gz":
+            found += subprocess.run(["zcat", file], check=True, capture_output=True).stdout.split()
+        elif file.suffix != ".position":
+            found += file.read_bytes().split()
+    assert sorted(found) == sorted(sent)
+
+
+def test_rotated_files_are_compressed_and_the_oldest_removed(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    funnel = funnels("file:a.txt?format=lines&rotate=1K&keep=2&compress=gzip").start()
+    for number in range(5):
+        before = set(tmp_path.glob("a.txt.2*.gz"))
+        funnel.send(b"%d" % number * 2000)
+        wait_until(lambda: bool({*tmp_path.glob("a.txt.2*.gz")} - before))  # noqa: B023 - waited for here
+    assert funnel.end() == 0
+    names = sorted(each.name for each in tmp_path.glob("a.txt.2*"))
+    assert len(names) == 2
+    assert all(name.endswith(".gz") for name in names)
+
+
+def test_second_process_is_kept_from_the_file(funnels: Callable[..., Funnel]) -> None:
+    first = funnels("file:a.txt").start()
+    second = funnels("file:a.txt", name="other").start()
+    second.await_word("another process has")
+    assert first.end() == 0
+    second.send(b"one")
+    second.await_word("file:a.txt works again")
+    assert second.end() == 0
+
+
+def test_what_is_no_file_is_refused(funnels: Callable[..., Funnel]) -> None:
+    funnel = funnels("file:/dev/full").start()
+    assert funnel.process.wait(30) == 78
+    assert "is no regular file" in funnel.told
