@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from mpsr import logging as logging  # public, but not for a star import
     from mpsr import systemd
     from mpsr.aio.producer import AsyncProducer
     from mpsr.aio.receiver import AsyncReceiver
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
     from mpsr.forwarding import Forwarded, forwarded
     from mpsr.front.listening import Endpoint
+    from mpsr.queues import QueueReader, QueueWriter, queue
     from mpsr.stats import ProducerStats, ReceiverStats
     from mpsr.sync.producer import Producer
     from mpsr.sync.receiver import Receiver
@@ -72,12 +74,17 @@ _MODULES = {
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
     "ProducerStats": "stats",
+    "QueueReader": "queues",
+    "QueueWriter": "queues",
     "Receiver": "sync.receiver",
     "ReceiverStats": "stats",
     "SyslogMessage": "syslog_format",
     "forwarded": "forwarding",
+    "queue": "queues",
     "syslog": "syslog_format",
 }  # all others are exceptions
+
+_SUBMODULES = ("logging", "systemd")
 
 __all__ = [
     "AddressDenied",
@@ -114,6 +121,8 @@ __all__ = [
     "ProducerIdentity",
     "ProducerStats",
     "ProtocolError",
+    "QueueReader",
+    "QueueWriter",
     "Receiver",
     "ReceiverBusy",
     "ReceiverStats",
@@ -130,19 +139,20 @@ __all__ = [
     "WrongSocketType",
     "WrongType",
     "forwarded",
+    "queue",
     "syslog",
     "systemd",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module says
-    if name not in __all__:
+    if name not in __all__ and name not in _SUBMODULES:
         error = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(error)
     from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
-    if name == "systemd":
-        return import_module("mpsr.systemd")
+    if name in _SUBMODULES:
+        return import_module(f"mpsr.{name}")
     found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
     return found
 

@@ -67,6 +67,17 @@ COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot prolong it
 
+# -- logging --------------------------------------------------------------------------------
+
+LOG_BUFFER: Final = 8 * MIB  # bytes not yet accepted: 20,000 records or so, in each process
+LOG_TIMEOUT: Final = 1.0  # seconds that the end of a program may wait for its log
+MAX_LOG_TEXT: Final = 1 * MIB  # characters of a text: a record fits a message in any case
+MAX_LOG_REPR: Final = 10_000  # characters of a repr(): it is there to be recognised
+MAX_LOG_DEPTH: Final = 8  # containers within each other: deeper ones are cycles
+MAX_LOG_ITEMS: Final = 1000  # items of a record's extra, in all: copying them takes 1 ms
+MAX_LOG_INTEGER: Final = 2**64  # JSON's other readers know none that are larger
+MAX_LOGGERS: Final = 4096  # loggers that are made for names that come: none is ever freed
+
 # -- journal --------------------------------------------------------------------------------
 
 GIB: Final = 1024 * MIB

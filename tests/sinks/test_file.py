@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,6 @@ def test_sighup_goes_on_in_a_new_file_once_the_old_one_was_moved(
     funnel = funnels("file:a.jsonl").start()
     funnel.send(b"one")
     wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one"])
-    funnel.process.send_signal(signal.SIGHUP)
     funnel.send(b"two")
     wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one", "two"])
     (tmp_path / "a.jsonl").rename(tmp_path / "a.old")
@@ -82,6 +82,20 @@ def test_sighup_goes_on_in_a_new_file_once_the_old_one_was_moved(
     funnel.send(b"four")
     assert funnel.end() == 0
     assert bodies(tmp_path / "a.jsonl") == ["four"]
+
+
+def test_systemd_is_told_of_the_reload(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(30)
+        manager.bind(str(tmp_path / "notify"))
+        funnel = funnels("file:a.jsonl")
+        funnel.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        funnel.start()
+        assert manager.recv(4096).startswith(b"READY=1")
+        funnel.process.send_signal(signal.SIGHUP)
+        assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.recv(4096) == b"READY=1"
+        funnel.kill()
 
 
 def test_sighup_ends_where_nothing_is_to_be_reopened(funnels: Callable[..., Funnel]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sinks.conftest import Funnel
+from tests.sinks.conftest import Funnel, wait_until
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 
@@ -29,7 +29,12 @@ def test_commands_of_the_page_do_what_it_shows(page: Path, tmp_path: Path) -> No
         program.chmod(0o700)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-mec", script], cwd=tmp_path, env=environment, capture_output=True, timeout=40
+        ["bash", "-mec", script],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        timeout=40,
     )
     assert done.stdout.decode() == shown, done.stderr.decode()
     assert done.returncode == 0
@@ -70,6 +75,7 @@ def test_delivery_of_the_page_runs_in_a_program_of_its_own(tmp_path: Path) -> No
         each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Delivery" in each
     ]
     stopping = "    import signal\n    signal.signal(signal.SIGTERM, lambda *_: delivery.stop())\n"
+    stopping += "    open('ready', 'x').close()\n"
     code = code.replace("    delivery.wait()", f"{stopping}    delivery.wait()")
     program = subprocess.Popen([sys.executable, "-W", "error", "-c", code], cwd=tmp_path)
     import mpsr
@@ -77,6 +83,7 @@ def test_delivery_of_the_page_runs_in_a_program_of_its_own(tmp_path: Path) -> No
     with mpsr.Producer(tmp_path / "app.sock") as producer:
         producer.send(b"hello")
         producer.flush(30)
+    wait_until((tmp_path / "ready").exists)
     program.terminate()
     assert program.wait(30) == 0
     assert b'"body":"hello"' in (tmp_path / "app.jsonl").read_bytes()

@@ -6,7 +6,6 @@ import atexit
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -20,7 +19,7 @@ from mpsr.sinks.source import MAIN_CURSOR
 from mpsr.sinks.table import NamedSink, sink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import FrameType
     from typing import Any
 
@@ -60,20 +59,26 @@ class Delivering:
             return NamedSink(MAIN_CURSOR, lambda: _StdoutSink(self._form))
         return sink(text, {"-": _no_target, "stdout": _no_target})
 
-    def run(self, receiver: Receiver) -> None:
-        """Deliver until the receiver is stopped, and the sinks have what it has received."""
-        interval = systemd.watchdog_interval()
-        atexit.register(self._leave)  # before the sinks have theirs registered, so after these
-        sys.setswitchinterval(_SWITCH_INTERVAL)
+    def prepare(self, receiver: Receiver) -> None:
+        """Make the sinks, and from now on take SIGHUP as they need it, until an orderly end."""
         self._delivery = delivery = Delivery(receiver, self._sinks, tell=say, seen=self._count)
         if self._stopped:
             delivery.stop()
+        _reopen_at_sighup(delivery)
+
+    def run(self) -> None:
+        """Deliver until the receiver is stopped, and the sinks have what it has received."""
+        delivery = self._delivery
+        if delivery is None:
+            return
+        interval = systemd.watchdog_interval()
+        atexit.register(self._leave)  # before the sinks have theirs registered, so after these
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         try:
-            with _reopening_at_sighup(delivery):
-                delivery.start()
-                while not delivery.wait(interval):
-                    systemd.keep_alive()
-                delivery.close()
+            delivery.start()
+            while not delivery.wait(interval):
+                systemd.keep_alive()
+            delivery.close()
         except SinkError as exc:
             self._status = Status.IO
             raise CommandFailed(Status.IO, str(exc)) from exc
@@ -155,12 +160,9 @@ def _no_target(target: str) -> _StdoutSink:
     raise ConfigurationError(error)
 
 
-@contextmanager
-def _reopening_at_sighup(delivery: Delivery) -> Iterator[None]:
+def _reopen_at_sighup(delivery: Delivery) -> None:
     """Have SIGHUP reopen files, as log rotation expects, where a sink has one; tell systemd."""
-    before = signal.getsignal(signal.SIGHUP)
-    if before is signal.SIG_IGN or not delivery.reopens:
-        yield
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or not delivery.reopens:
         return
 
     def handle(_: int, __: FrameType | None) -> None:
@@ -169,7 +171,3 @@ def _reopening_at_sighup(delivery: Delivery) -> Iterator[None]:
         systemd.ready()
 
     signal.signal(signal.SIGHUP, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)

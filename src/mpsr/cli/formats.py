@@ -6,6 +6,8 @@ from binascii import hexlify
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from click import UsageError
+
 from mpsr.forwarding import claim_of, taken_apart
 from mpsr.json_format import content, origin, to_json
 
@@ -18,14 +20,30 @@ if TYPE_CHECKING:
     """Takes a batch, and how many of its messages to print."""
 
 FORMATS: Final = ("text", "json", "hex", "raw")
-DECODERS: Final = ("syslog",)
+DECODERS: Final = ("syslog", "log")
 
 
-def format_named(name: str, end: bytes, decoder: str | None = None) -> Format:
+def check_decoder(decoder: str | None, output: str, level: int | None) -> None:
+    """Refuse a decoder beside a format that shows nothing of it, and a level of no records."""
+    if decoder == "syslog" and output != "json":
+        raise UsageError("--decode has no use without --output json, which shows the fields")
+    if decoder == "log" and output not in {"text", "json"}:
+        raise UsageError(f"--decode log has no use with --output {output}: choose text or json")
+    if level is not None and decoder != "log":
+        raise UsageError("--level has no use without --decode log, which finds the level")
+
+
+def format_named(name: str, end: bytes, decoder: str | None = None, level: int = 0) -> Format:
     """Return the format of that name, each message with ``end`` behind it (raw has no ends).
 
-    With a decoder, JSON has what that finds in a message, too.
+    With a decoder, JSON has what that finds in a message, too, and text shows log records as
+    people read them; those below ``level`` are left out.
     """
+    if decoder == "log":
+        from mpsr.cli.records import Records  # noqa: PLC0415 - few decode
+
+        shown = Records(end, level)
+        return shown if name == "text" else _Json(end, shown.item)
     match name:
         case "text":
             return lambda batch, count: end.join([*_bodies(batch, count), b""])
@@ -50,7 +68,7 @@ def _bodies(batch: Batch[bytes], count: int) -> list[bytes]:
 class _Json:
     """One object a message, with all that is known of it."""
 
-    def __init__(self, end: bytes, decode: Callable[[bytes], str] | None) -> None:
+    def __init__(self, end: bytes, decode: Callable[[bytes], str | None] | None) -> None:
         self._end = end
         self._decode = decode
         self._lost: dict[bytes, int] = {}  # by producer, reported before the next message
@@ -69,14 +87,16 @@ class _Json:
         for seq, body in enumerate(bodies, batch.first_seq):
             message, claim = body, ""
             if apart is not None:
-                message, claim = (
-                    apart[seq - batch.first_seq].body,
-                    claim_of(apart[seq - batch.first_seq]),
-                )
+                found = apart[seq - batch.first_seq]
+                message, claim = found.body, claim_of(found)
+            decoded = "" if self._decode is None else self._decode(message)
+            if decoded is None:
+                continue
             losing = f',"lost":{lost}' if lost else ""
             lost = 0
-            decoded = "" if self._decode is None else self._decode(message)
             lines.append(f"{head}{seq}{losing}{claim},{content(message)}{decoded}}}")
+        if lost and not lines and batch.producer is not None:
+            self._lost[batch.producer.id] = lost
         lines.append("")
         return self._end.decode().join(lines).encode()
 

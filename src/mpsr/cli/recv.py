@@ -12,9 +12,8 @@ import click
 
 from mpsr import systemd
 from mpsr.cli import types
-from mpsr.cli.delivering import Delivering
 from mpsr.cli.endpoints import FRAMINGS, check_framing, endpoint
-from mpsr.cli.formats import DECODERS, FORMATS, format_named
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, format_named
 from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
@@ -29,6 +28,7 @@ from mpsr.wire.packing import RECEIVER_FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mpsr.cli.delivering import Delivering
     from mpsr.front.listening import Endpoint
     from mpsr.system.address import SocketType
     from mpsr.wire.framing import Framing
@@ -48,6 +48,7 @@ Examples:
   mpsr recv @app --type dgram
   mpsr recv app.sock /run/log.sock,type=dgram,mode=660
   mpsr recv /run/log.sock --type dgram --mode 666 --decode syslog -o json
+  mpsr recv app.sock --decode log --level WARNING
   mpsr recv systemd:
   mpsr recv app.sock --journal events.journal
 
@@ -126,7 +127,14 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
 @click.option(
     "--decode",
     type=click.Choice(DECODERS),
-    help="With -o json: add the fields of a syslog message (RFC 5424 and 3164).",
+    help="syslog: with -o json, add the fields of a syslog message (RFC 5424 and 3164). log: show "
+    "the records of mpsr.logging as people read them, or, with -o json, add their fields.",
+)
+@click.option(
+    "--level",
+    type=types.level,
+    metavar="LEVEL",
+    help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
 )
 @click.option(
     "--max-message",
@@ -203,6 +211,7 @@ def recv(
     users: tuple[int, ...],
     groups: tuple[int, ...],
     decode: str | None,
+    level: int | None,
     max_message: int,
     max_connections: int,
     max_connections_per_user: int | None,
@@ -219,15 +228,20 @@ def recv(
         raise click.UsageError("--journal-limit has no use without --journal")
     if null and output == "raw":
         raise click.UsageError("--null has no use with --output raw, which puts nothing between")
-    if decode is not None and output != "json":
-        raise click.UsageError("--decode has no use without --output json, which shows the fields")
+    check_decoder(decode, output, level)
     if kind is not None:
         check_framing(kind, framing, RECEIVER_FRAMINGS)
     _allow_descriptors(max_connections)
-    form = format_named(output, b"\0" if null else b"\n", decode)
+    form = format_named(output, b"\0" if null else b"\n", decode, level or 0)
     if sinks and not (count is None and timeout is None):
         raise click.UsageError("--count and --timeout have no use with --to")
-    out = Delivering(sinks, form, journal=journal is not None) if sinks else Printer(Stdout(), form)
+    out: Printer | Delivering
+    if sinks:
+        from mpsr.cli.delivering import Delivering  # noqa: PLC0415 - not light, and not for all
+
+        out = Delivering(sinks, form, journal=journal is not None)
+    else:
+        out = Printer(Stdout(), form)
     stop = _Stop()
     with (
         orderly_end(stop),  # from the outset, so that no signal leaves the socket's file behind
@@ -250,16 +264,18 @@ def recv(
             handover=handover,
         ) as receiver,
     ):
-        stop.of(out if isinstance(out, Delivering) else receiver)
+        stop.of(receiver if isinstance(out, Printer) else out)
         try:
+            if not isinstance(out, Printer):
+                out.prepare(receiver)
             where = ", ".join(map(str, receiver.addresses))
             if not quiet:
                 say(f"listening on {where} (pid {os.getpid()})")
             systemd.ready(f"receiving at {where}")
-            if isinstance(out, Delivering):
-                out.run(receiver)
-            else:
+            if isinstance(out, Printer):
                 out.run(receiver, count, timeout)
+            else:
+                out.run()
         finally:
             systemd.stopping()
             if not (quiet or out.deserted):

@@ -56,7 +56,7 @@ MEANINGS: Final = {
     Status.USAGE: "the command line makes no sense",
     Status.DATA: "a message is too large or not for this framing, or a journal is damaged",
     Status.NO_RECEIVER: "no receiver at the address",
-    Status.IO: "stdout or a journal cannot be written, or stdin cannot be read",
+    Status.IO: "stdout, a sink or a journal cannot be written, or stdin cannot be read",
     Status.BUSY: "the address or journal is in use, or the receiver is too busy to connect to",
     Status.DENIED: "the permissions forbid it",
     Status.CONFIGURATION: "the address, the file or an option cannot work: see the message",

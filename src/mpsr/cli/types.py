@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.errors import ConfigurationError
 from mpsr.limits import KIB, MIB
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ def size(text: str) -> int:
     if number > _LARGEST:
         raise click.BadParameter(f"{text!r} is too large; it must be below 4G")
     return number
+
+
+def level(text: str) -> int:
+    """Return the number of a level of ``logging``: ``warning``, ``INFO`` or ``35``."""
+    from mpsr.logging.fields import level_number  # noqa: PLC0415 - few filter by it
+
+    try:
+        return level_number(text)
+    except ConfigurationError as exc:
+        raise click.BadParameter(str(exc)) from None
 
 
 def mode(text: str) -> int:

@@ -199,6 +199,21 @@ class ProducerBase(FileSender, Generic[T]):
         """The 16 random bytes by which the receiver knows this producer."""
         return self._outbox.id
 
+    @property
+    def buffer(self) -> int:
+        """Bytes that may wait to be accepted."""
+        return self._buffer
+
+    @property
+    def exit_timeout(self) -> float | None:
+        """Seconds that the end of the program waits; it may be set until then, as at the start."""
+        return self._exit_timeout
+
+    @exit_timeout.setter
+    def exit_timeout(self, timeout: float | None) -> None:
+        self._exit_timeout = arguments.timeout(timeout, "exit_timeout")
+        self._arguments["exit_timeout"] = timeout
+
     def try_send(self, message: T) -> bool:
         """Take a message if there is room, else return False; never waits.
 

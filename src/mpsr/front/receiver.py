@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.journaled import JournaledInbox
     from mpsr.front.listening import Where
     from mpsr.stats import ReceiverStats
-    from mpsr.store.journal import Journal
     from mpsr.system.address import Address, SocketType
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
@@ -264,6 +263,24 @@ class ReceiverBase(Generic[T]):
             self._check_finished(engine)
         return batch
 
+    def ready(self) -> bool:
+        """Return whether a message is there, which the next call then gives; never waits.
+
+        It takes none. Behind the last message of a batch it acknowledges the batch, like every
+        way of coming back for more.
+
+        Raises:
+            Closed: the receiver was closed, or was stopped and has handed out everything.
+
+        """
+        self._engine()
+        while not length_hint(self._cursor):
+            batch = self.try_receive_batch()
+            if batch is None:
+                return False
+            self._open(batch)
+        return True
+
     def _check_finished(self, engine: Inbox | JournaledInbox) -> None:
         if engine.finished:
             error = f"the receiver at {self._where} was stopped and has handed out everything"
@@ -407,27 +424,6 @@ class ReceiverBase(Generic[T]):
             inbox.end_handover()
 
 
-def follower_of(
-    receiver: ReceiverBase[Any], cursor: str | None = None, *, after: int | None = None
-) -> Follower:
-    """Return a new follower of the receiver's journal, for a thread of its own."""
-    return receiver._follower(after, cursor)  # noqa: SLF001 - its own module
-
-
-def journal_of(receiver: ReceiverBase[Any]) -> Journal | None:
-    """Return the receiver's journal; None if it has none."""
-    engine = receiver._engine(closed_too=True)  # noqa: SLF001 - its own module
-    return None if isinstance(engine, Inbox) else engine.journal
-
-
-def stand_aside(receiver: ReceiverBase[Any], *, keep: bool) -> None:
-    """Have the receiver's own cursor hold nothing, unless ``keep``: nobody iterates over it."""
-    engine = receiver._engine()  # noqa: SLF001 - its own module
-    if not isinstance(engine, Inbox):
-        engine.stand_aside(keep=keep)
-
-
-def has_ended(receiver: ReceiverBase[Any]) -> bool:
-    """Tell whether nothing more is written to the receiver's journal."""
-    engine = receiver._engine(closed_too=True)  # noqa: SLF001 - its own module
-    return engine.closed or (not isinstance(engine, Inbox) and engine.ended)
+def has_more(receiver: ReceiverBase[Any]) -> bool:
+    """Return whether the batch of the message that ``receive`` gave last has others behind it."""
+    return length_hint(receiver._cursor) > 0  # noqa: SLF001 - its own module

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, SinkError
-from mpsr.front.receiver import has_ended, journal_of, stand_aside
+from mpsr.front.following import has_ended, journal_of, stand_aside
 from mpsr.limits import SINK_STOP_TIMEOUT
 from mpsr.sinks.runner import Runner
 from mpsr.sinks.source import MAIN_CURSOR, source_of
@@ -64,6 +64,7 @@ class Delivery:
         self._receiver = receiver
         self._waiter = Waiter()
         self._stopped = False
+        self._reopening = False
         self._tell = tell or logging.getLogger("mpsr").warning
         journal = journal_of(receiver)
         names = [each.name for each in named]
@@ -124,6 +125,10 @@ class Delivery:
             if left <= 0:
                 return False
             self._waiter.wait(left)
+            if self._reopening:
+                self._reopening = False
+                for each in self._runners:
+                    each.reopen()
             for each in self._runners:
                 each.check()
             if any(each.source_failed for each in self._runners):
@@ -140,9 +145,12 @@ class Delivery:
         return any(each.reopens for each in self._runners)
 
     def reopen(self) -> None:
-        """Have files that were moved away made anew, as after log rotation; in any thread."""
-        for each in self._runners:
-            each.reopen()
+        """Have files that were moved away made anew, as after log rotation.
+
+        Safe in a signal handler; ``wait``, which must be under way, does it.
+        """
+        self._reopening = True
+        self._waiter.wake()
 
     def statuses(self) -> list[SinkStatus]:
         """Return how each sink gets on; in any thread."""

@@ -65,7 +65,7 @@ class Runner:
         ended: Callable[[], None],
         seen: Callable[[Batch[Any]], None] | None = None,
     ) -> None:
-        self.name = named.name
+        self.name: str = named.name
         self.failure: BaseException | None = None
         self.source_failed: bool = False
         self._make = named.make
@@ -216,7 +216,8 @@ class Runner:
                 return
             elif batch is None:
                 if group.last is None:
-                    self._be("waiting", self._error)
+                    self._recover()  # it could be opened, and has all
+                    self._be("waiting", None)
                 self._source.wait(group.wait_time())
 
     def _write(self, sink: Sink, batch: Batch[Any]) -> None:

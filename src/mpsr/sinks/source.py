@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mpsr.engine.receiving.journaled import MAIN_CURSOR
 from mpsr.errors import Closed
-from mpsr.front.receiver import follower_of
+from mpsr.front.following import follower_of
 from mpsr.system import primitives
 from mpsr.system.wakeup import Wakeup
 
