@@ -15,17 +15,22 @@ from mpsr.cli.formats import FORMATS
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, printable
+from mpsr.cli.streams import SCHEME, messages_of
 from mpsr.cli.trimmed import first_of, tell_trimmed
 from mpsr.errors import JournalError, NoJournal, NotAJournal
-from mpsr.json_format import content, local_time, origin
+from mpsr.forwarding import forwarded
+from mpsr.json_format import content, local_time, origin, to_json
 from mpsr.limits import KIB, MIB
 from mpsr.store.reader import Reader
+from mpsr.store.records import Entry
 from mpsr.store.segments import Segment, list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpsr.store.records import Entry, Record
+    from mpsr.sinks.nats.layout import Stored
+    from mpsr.sinks.nats.reader import StreamMessage
+    from mpsr.store.records import Record
 
     Filter = Callable[[Entry], bool]
 
@@ -50,8 +55,10 @@ Examples:
   mpsr log events.journal --since -1h --producer web
   mpsr log events.journal --since yesterday --until today -o json | jq .body
   mpsr log events.journal -o text > messages
+  mpsr log nats://localhost:4222/EVENTS -n 20 -f
 
 DIR may be in use, and be read-only: this changes nothing in it, and no receiver waits for it.
+nats://HOST:PORT/STREAM/SUBJECT, where SUBJECT may be left out, stands for a stream of NATS.
 """
 
 
@@ -67,6 +74,8 @@ class _Part(NamedTuple):
     bodies: list[bytes]
     """None where messages were lost and this is all there is to tell."""
     entry: Entry
+    more: str = ""
+    """Further items of an object, each with a comma behind it."""
 
     @property
     def size(self) -> int:
@@ -79,7 +88,8 @@ class _Part(NamedTuple):
             return self
         lost = 0 if begin else self.lost
         return _Part(
-            self.position + begin, self.seq + begin, lost, self.bodies[begin:end], self.entry
+            self.position + begin, self.seq + begin, lost, self.bodies[begin:end], self.entry,
+            self.more,
         )
 
 
@@ -164,6 +174,22 @@ def log(
             and not (output not in _TELL_LOSSES and entry.empty)
         )
 
+    if directory.startswith(SCHEME):
+        if reverse:
+            raise click.UsageError("--reverse has no use with a stream: its newest come last")
+        with immediate_end(), _Printer(screen, _FORMATS[output]) as printer:
+            for messages in messages_of(
+                directory,
+                lines=lines,
+                since=since,
+                follow=follow,
+                wanted=lambda message: wanted(_entry_of(message.stored)),
+                screen=screen,
+            ):
+                printer.print(part for message in messages for part in _streamed(message))
+                if follow:
+                    printer.flush()
+        return Status.OK
     with (
         immediate_end(),
         Reader(directory) as reader,
@@ -301,6 +327,39 @@ def _last(backwards: Iterator[_Part], count: int) -> Iterator[_Part]:
     return reversed(found)
 
 
+# -- reading a stream ---------------------------------------------------------------------------
+
+
+def _entry_of(stored: Stored) -> Entry:
+    payload = b"-" if stored.bodies else b""  # it is there
+    return Entry(
+        payload,
+        len(stored.bodies),
+        sum(map(len, stored.bodies)),
+        stored.first_seq,
+        stored.lost,
+        stored.peer,
+        stored.producer,
+        received_at=stored.received_at,
+    )
+
+
+def _streamed(message: StreamMessage) -> Iterator[_Part]:
+    """Give each message of what may be packed; all have the number of that in the stream."""
+    stored = message.stored
+    entry, seq, lost = _entry_of(stored), stored.first_seq, stored.lost
+    known = f'"subject":{to_json(message.subject)},'
+    if stored.host is not None:
+        known += f'"host":{to_json(stored.host)},'
+    if not stored.bodies:
+        yield _Part(message.seq, seq, lost, [], entry, known)
+    for number, each in enumerate(map(forwarded, stored.bodies), seq):
+        claim = each.origin or stored.origin
+        more = known if claim is None else f'{known}"origin":{to_json(claim)},'
+        yield _Part(message.seq, number, lost, [each.body], entry, more)
+        lost = 0
+
+
 # -- printing -----------------------------------------------------------------------------------
 
 
@@ -353,7 +412,8 @@ def _short(part: _Part) -> bytes:
 
 def _json(part: _Part) -> bytes:
     entry = part.entry
-    head = f',{origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]},"seq":'
+    known = origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]
+    head = f',{part.more}{known},"seq":'
     losing = f',"lost":{part.lost}' if part.lost else ""
     if not part.bodies:
         return f'{{"position":{part.position}{head}{part.seq}{losing}}}\n'.encode()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError
-from mpsr.sinks.nats.subjects import check_template
+from mpsr.sinks.nats.subjects import check_filter, check_template
 from mpsr.sinks.options import choice, count, options, seconds, size
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def sink_target(text: str) -> Target:
     target = _target(text, {**_PUBLISHING, **_CONNECTING})
     if not target.subject:
         raise ConfigurationError(f"say which stream and which subject, as in {_EXAMPLE}")
+    check_template(target.subject)
     for name in ("replicas", "max-age", "max-bytes"):
         if name in target.options and not target.options.get("create"):
             raise ConfigurationError(f"{name}= has no use without create=1")
@@ -80,7 +81,10 @@ def sink_target(text: str) -> Target:
 
 def reader_target(text: str) -> Target:
     """Return what a reader is given: ``//HOST:PORT/STREAM``, and perhaps ``/SUBJECT``."""
-    return _target(text, _CONNECTING)
+    target = _target(text, _CONNECTING)
+    if target.subject:
+        check_filter(target.subject)
+    return target
 
 
 def _target(text: str, known: dict[str, Callable[[str], Any]]) -> Target:
@@ -93,8 +97,6 @@ def _target(text: str, known: dict[str, Callable[[str], Any]]) -> Target:
     name, _, password = user.partition(":")
     if not _STREAM.fullmatch(stream):
         raise ConfigurationError(f"{stream} is no name of a stream")
-    if subject:
-        check_template(subject)
     if "tls-key" in given and "tls-cert" not in given:
         raise ConfigurationError("tls-key= has no use without tls-cert=")
     if sum((bool(at), "creds" in given, "nkey" in given)) > 1:

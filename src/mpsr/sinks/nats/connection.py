@@ -71,11 +71,13 @@ class Connection:
         self._api = f"$JS.{domain}.API" if domain else "$JS.API"
         self.client = nats.aio.client.Client()
         self._lost: asyncio.Future[str] | None = None
+        self._connecting = False
 
     async def open(self) -> None:
         """Connect to any of the servers."""
         self._lost = asyncio.get_running_loop().create_future()
         failures: list[str] = []
+        self._connecting = True
         for server in random.sample(self._target.servers, len(self._target.servers)):
             try:
                 await self._connect(server)
@@ -84,6 +86,7 @@ class Connection:
                 if why not in failures:
                     failures.append(f"{server}: {why}")
             else:
+                self._connecting = False
                 return
         raise SinkError("; ".join(failures))
 
@@ -205,10 +208,14 @@ class Connection:
         return f"{self._target}: {why or 'it is not connected'}"
 
     async def _on_error(self, exc: Exception) -> None:
+        if self._connecting:
+            raise exc  # or the client would try for minutes
         if "permissions violation" in str(exc).lower():
             self._lose(self._in_words(exc))
 
     async def _on_closed(self) -> None:
+        if self._connecting:
+            return
         why = self.client.last_error
         self._lose("the connection was lost" if why is None else self._in_words(why))
 

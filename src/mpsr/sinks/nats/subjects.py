@@ -31,6 +31,14 @@ def check_template(template: str) -> None:
         raise ConfigurationError(error)
 
 
+def check_filter(subject: str) -> None:
+    """Raise ConfigurationError where a text stands for no subjects."""
+    plain = subject[:-1] + "_" if subject.endswith(".>") else subject
+    words = ("_" if word == "*" else word for word in plain.split("."))
+    if subject != ">" and not _PLAIN.fullmatch(".".join(words)):
+        raise ConfigurationError(f"{subject} stands for no subjects: see NATS about * and >")
+
+
 def pattern_of(template: str) -> str:
     """Return the subjects that a template can make, as a filter: ``events.*.*``."""
     words = template.split(".")
