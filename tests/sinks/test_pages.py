@@ -27,6 +27,7 @@ def test_commands_of_the_page_do_what_it_shows(page: Path, tmp_path: Path) -> No
     (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o700)
+    (programs / "nats-server").symlink_to(PROGRAM)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-mec", script],

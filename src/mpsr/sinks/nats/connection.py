@@ -72,6 +72,7 @@ class Connection:
         self.client = nats.aio.client.Client()
         self._lost: asyncio.Future[str] | None = None
         self._connecting = False
+        self._tried = False
 
     async def open(self) -> None:
         """Connect to any of the servers."""
@@ -101,6 +102,7 @@ class Connection:
                 _check_readable(given[name])
                 more[argument] = given[name]
         self.client = nats.aio.client.Client()
+        self._tried = True
         await asyncio.wait_for(
             self.client.connect(
                 f"{'tls' if self._wants_tls else 'nats'}://{server}",
@@ -125,6 +127,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection; what is under way is void."""
+        if not self._tried:
+            return  # the client cannot be closed before
         try:
             await asyncio.wait_for(self.client.close(), _CLOSE_TIMEOUT)
         except (OSError, nats.errors.Error, asyncio.TimeoutError):
@@ -231,15 +235,15 @@ class Connection:
                 return f"TLS fails: {exc.reason or exc}"
             case nats.errors.SecureConnWantedError():
                 return "it has no TLS, which was asked for"
-            case nats.errors.AuthorizationError():
-                return "it refuses who we are: see the user in the URL, creds= and nkey="
             case nats.errors.ConnectionClosedError() | nats.errors.UnexpectedEOF():
                 return "the connection was lost"
             case asyncio.TimeoutError():
                 return "no answer in time"
             case OSError() if exc.strerror:
                 return exc.strerror
-        text = str(exc).removeprefix("nats: ")
+        text = str(exc).removeprefix("nats: ").strip("'")
+        if isinstance(exc, nats.errors.AuthorizationError) or "authorization" in text.lower():
+            return "it refuses who we are: see the user in the URL, creds= and nkey="
         if "certificate required" in text.lower():
             return "it wants a certificate: see tls-cert="
         return text or type(exc).__name__
