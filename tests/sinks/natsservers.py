@@ -142,7 +142,7 @@ class NatsServer:
             try:
                 js = client.jetstream()
                 left = (await js.stream_info(stream)).state.messages
-                found = []
+                found: list[tuple[str, Mapping[str, str], bytes]] = []
                 subscription = await js.subscribe(">", stream=stream, ordered_consumer=True)
                 while len(found) < left:
                     message = await subscription.next_msg(PATIENCE)

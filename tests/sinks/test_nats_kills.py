@@ -180,7 +180,7 @@ def test_messages_are_in_the_stream_once_though_all_is_killed(
     ("window", "outage"), [(120.0, (0, 0.5)), (1.0, (1.1, 2.5))], ids=["two-minutes", "a-second"]
 )
 @pytest.mark.parametrize("subject", ["events", "events.{label}"], ids=["one", "several"])
-def test_a_million_messages_are_in_the_stream_once_though_all_is_killed(
+def test_a_million_messages_are_in_the_stream_once_though_all_is_killed(  # noqa: PLR0917 - fixtures
     funnels: Callable[..., Funnel],
     server: NatsServer,
     link: Link,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sinks.conftest import Funnel, wait_until
+from tests.sinks.natsservers import PROGRAM
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 

@@ -88,7 +88,11 @@ class _Part(NamedTuple):
             return self
         lost = 0 if begin else self.lost
         return _Part(
-            self.position + begin, self.seq + begin, lost, self.bodies[begin:end], self.entry,
+            self.position + begin,
+            self.seq + begin,
+            lost,
+            self.bodies[begin:end],
+            self.entry,
             self.more,
         )
 

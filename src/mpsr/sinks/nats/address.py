@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PORT: Final = 4222
+_MOST_PORT: Final = 65_535
 _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::([0-9]{1,5}))?")
 _STREAM: Final = re.compile(r"[^\s.*>/\\]+")  # as the server has it
 _MOST_PACKED: Final = 100_000
@@ -113,6 +114,6 @@ def _target(text: str, known: dict[str, Callable[[str], Any]]) -> Target:
 
 def _server(text: str) -> str:
     match = _SERVER.fullmatch(text)
-    if match is None or int(match[2] or _PORT) > 0xFFFF:
+    if match is None or int(match[2] or _PORT) > _MOST_PORT:
         raise ConfigurationError(f"{text!r} is no server; write HOST or HOST:PORT")
     return f"{match[1]}:{match[2] or _PORT}"

@@ -82,7 +82,7 @@ class Connection:
         for server in random.sample(self._target.servers, len(self._target.servers)):
             try:
                 await self._connect(server)
-            except (OSError, nats.errors.Error, asyncio.TimeoutError) as exc:
+            except (TimeoutError, OSError, nats.errors.Error) as exc:
                 why = self._in_words(exc)
                 if why not in failures:
                     failures.append(f"{server}: {why}")
@@ -119,6 +119,10 @@ class Connection:
             ),
             2 * _CONNECT_TIMEOUT,
         )
+        # The client goes on without TLS where the server does not ask for it.
+        if self._wants_tls and not self.client._server_info.get("tls_required"):  # noqa: SLF001 - it has no other word
+            await self.client.close()
+            raise nats.errors.SecureConnWantedError
 
     @property
     def _wants_tls(self) -> bool:
@@ -131,7 +135,7 @@ class Connection:
             return  # the client cannot be closed before
         try:
             await asyncio.wait_for(self.client.close(), _CLOSE_TIMEOUT)
-        except (OSError, nats.errors.Error, asyncio.TimeoutError):
+        except (TimeoutError, OSError, nats.errors.Error):
             pass  # the end of the loop ends it
 
     # -- asking ---------------------------------------------------------------------------------
@@ -147,7 +151,8 @@ class Connection:
                 subject, data, _ANSWER_TIMEOUT, headers=dict(headers) if headers else None
             )
         )
-        await asyncio.wait({asking, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {asking, self._lost}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             asking.cancel()
             raise SinkError(self._gone)
@@ -227,7 +232,7 @@ class Connection:
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(why)
 
-    def _in_words(self, exc: BaseException) -> str:
+    def _in_words(self, exc: BaseException) -> str:  # noqa: PLR0911 - a table
         match exc:
             case ssl.SSLCertVerificationError():
                 return f"its certificate is not trusted: {exc.verify_message}; see tls-ca="

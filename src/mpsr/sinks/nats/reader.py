@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from itertools import islice
@@ -173,7 +172,7 @@ class StreamReader:
             first = await subscription.next_msg(wait)
             more = min(subscription.pending_msgs, _MOST)
             rest = [await subscription.next_msg(wait) for _ in range(more)]
-        except (nats.errors.TimeoutError, asyncio.TimeoutError):
+        except (TimeoutError, nats.errors.TimeoutError):
             if self._connection.client.is_closed:
                 raise SinkError(f"{self._target}: the connection was lost") from None
             return []
