@@ -1,7 +1,7 @@
 """Measure what reaches a stream of NATS: ``python -m benchmarks.forwarding``.
 
-An atomic-batch publisher alone, then ``mpsr recv --to nats://…``, single and packed, with 100 bytes a
-message, one server and one replica; and how fast the receiver accepts with the sink and without.
+An atomic-batch publisher alone, then ``mpsr recv --to nats://…``, single and packed, with 100 bytes
+a message, one server and one replica; and how fast the receiver accepts with the sink and without.
 """
 
 from __future__ import annotations

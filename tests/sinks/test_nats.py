@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,8 +150,8 @@ def test_new_journal_goes_on_behind_an_old_one(funnels: Funnels, server: NatsSer
         funnel = funnels(f"{server.url}/S/events?create=1", name=name).start()
         funnel.send(name.encode())
         assert funnel.end() == 0, funnel.told
+        assert ("was not published from this journal" in funnel.told) == (name == "b")
     assert [data for *_, data in server.messages("S")] == [b"a", b"b"]
-    assert "was not published from this journal" in funnel.told
 
 
 def test_two_journals_that_share_a_subject_double_nothing(
@@ -228,7 +227,6 @@ def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_
          "-addext", "subjectAltName=IP:127.0.0.1"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
-    assert ssl.create_default_context(cafile=tmp_path / "cert.pem")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     server = serve(f'tls {{ cert_file: "{cert}", key_file: "{key}" }}')
     target = f"{server.url}/S/events?create=1"

@@ -82,11 +82,11 @@ def check(server: NatsServer, stream: str, producers: Producers) -> None:
     for _, headers, data in server.messages(stream):
         stored = unpack(headers, data)
         for seq, body in enumerate(stored.bodies, stored.first_seq):
-            name, number, _ = body.split(b" ")
+            sender, number, _ = body.decode().split(" ")
             assert seq == int(number)
             assert stored.producer is not None
-            assert stored.producer.label == name.decode()
-            found[name.decode()].append(int(number))
+            assert stored.producer.label == sender
+            found[sender].append(int(number))
     wanted = list(range(producers.count))
     assert {name: len(each) for name, each in found.items()} == {
         f"p{each}": producers.count for each in range(PRODUCERS)
