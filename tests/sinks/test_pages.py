@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sinks.conftest import Funnel, wait_until
+from tests.sinks.natsservers import PROGRAM
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 
@@ -27,6 +28,7 @@ def test_commands_of_the_page_do_what_it_shows(page: Path, tmp_path: Path) -> No
     (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o700)
+    (programs / "nats-server").symlink_to(PROGRAM)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-mec", script],

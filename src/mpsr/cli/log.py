@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from binascii import hexlify
 from contextlib import suppress
-from functools import partial
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr.cli import types
-from mpsr.cli.formats import DECODERS, FORMATS, check_decoder, syslog_item
+from mpsr.cli.formats import DECODERS, FORMATS, check_decoder
+from mpsr.cli.parts import Part, PartPrinter, form_of
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
-from mpsr.cli.stdio import Stdout, plural, printable
+from mpsr.cli.stdio import Stdout
+from mpsr.cli.streams import SCHEME, messages_of
 from mpsr.cli.trimmed import first_of, tell_trimmed
-from mpsr.errors import Explanation, JournalError, NoJournal, NotAJournal
-from mpsr.json_format import content, local_time, origin
-from mpsr.limits import KIB, MIB
+from mpsr.errors import Explanation, NoJournal, NotAJournal
+from mpsr.forwarding import forwarded
+from mpsr.json_format import to_json
+from mpsr.limits import MIB
 from mpsr.store.reader import Reader
+from mpsr.store.records import Entry
 from mpsr.store.segments import Segment, list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpsr.cli.records import Records
-    from mpsr.store.records import Entry, Record
+    from mpsr.sinks.nats.layout import Stored
+    from mpsr.sinks.nats.reader import StreamMessage
+    from mpsr.store.records import Record
 
-_WRITE: Final = 64 * KIB  # bytes that are printed at once
 _WINDOW: Final = 4 * MIB  # bytes, about, that are read at once when going backwards
 _MOST: Final = 4096  # messages of a batch that are made ready at once
 _CHECK_INTERVAL: Final = 0.1  # seconds between two checks for new messages
@@ -50,41 +52,15 @@ Examples:
   mpsr log events.journal --since yesterday --until today -o json | jq .body
   mpsr log events.journal -o text > messages
   mpsr log app.journal --decode log --level WARNING
+  mpsr log nats://localhost:4222/EVENTS -n 20 -f
 
 DIR may be in use, and be read-only: this changes nothing in it, and no receiver waits for it.
+nats://HOST:PORT/STREAM/SUBJECT, where SUBJECT may be left out, stands for a stream of NATS.
 """
 
 
-class _Part(NamedTuple):
-    """Messages of one batch that follow each other, or that messages were lost."""
-
-    position: int
-    """Of the first."""
-    seq: int
-    """Of the first."""
-    lost: int
-    """How many messages were lost before the first."""
-    bodies: list[bytes]
-    """None where messages were lost and this is all there is to tell."""
-    entry: Entry
-
-    @property
-    def size(self) -> int:
-        """How many lines it counts as."""
-        return len(self.bodies) or 1
-
-    def cut(self, begin: int, end: int) -> _Part:
-        """Return some of its messages; a loss is reported with the first."""
-        if (begin, end) == (0, self.size):
-            return self
-        lost = 0 if begin else self.lost
-        return _Part(
-            self.position + begin, self.seq + begin, lost, self.bodies[begin:end], self.entry
-        )
-
-
 if TYPE_CHECKING:
-    Choose = Callable[[Record], Iterable[_Part]]
+    Choose = Callable[[Record], Iterable[Part]]
     """Gives what is wanted of a batch."""
 
 
@@ -146,7 +122,7 @@ if TYPE_CHECKING:
     metavar="LEVEL",
     help="With --decode log: only records of this level (INFO, WARNING, 35) or a higher one.",
 )
-def log(
+def log(  # noqa: C901 - each option is a line, and each kind of source a block
     *,
     directory: str,
     lines: int | None,
@@ -182,14 +158,36 @@ def log(
             and not (output not in _TELL_LOSSES and entry.empty)
         )
 
-    def choose(record: Record) -> Iterator[_Part]:
-        for part in _parts(record) if wanted(record.entry) else ():
+    def kept(parts: Iterable[Part]) -> Iterator[Part]:
+        for part in parts:
             yield from (part,) if records is None else _kept(part, records.wanted)
 
+    def choose(record: Record) -> Iterator[Part]:
+        return kept(_parts(record) if wanted(record.entry) else ())
+
+    form = form_of(output, decode, records)
+    if directory.startswith(SCHEME):
+        if reverse:
+            raise click.UsageError(
+                Explanation("--reverse has no use with a stream", "its newest come last")
+            )
+        with immediate_end(), PartPrinter(screen, form) as printer:
+            for messages in messages_of(
+                directory,
+                lines=lines,
+                since=since,
+                follow=follow,
+                wanted=lambda message: wanted(_entry_of(message.stored)),
+                screen=screen,
+            ):
+                printer.print(part for each in messages for part in kept(_streamed(each)))
+                if follow:
+                    printer.flush()
+        return Status.OK
     with (
         immediate_end(),
         Reader(directory) as reader,
-        _Printer(screen, _form(output, decode, records)) as printer,
+        PartPrinter(screen, form) as printer,
     ):
         position = reader.trimmed
         if reverse or lines is not None:
@@ -218,7 +216,7 @@ def _is_of(entry: Entry, name: str) -> bool:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _print_rest(reader: Reader, position: int, choose: Choose, printer: _Printer) -> int:
+def _print_rest(reader: Reader, position: int, choose: Choose, printer: PartPrinter) -> int:
     """Print what follows a position; return where it ends."""
     while records := reader.read(position):
         tell_trimmed(position + 1, first_of(records[0]) - 1)
@@ -229,7 +227,7 @@ def _print_rest(reader: Reader, position: int, choose: Choose, printer: _Printer
 
 
 def _follow(
-    reader: Reader, position: int, choose: Choose, printer: _Printer, screen: Stdout
+    reader: Reader, position: int, choose: Choose, printer: PartPrinter, screen: Stdout
 ) -> None:
     """Print what comes behind a position, until a signal ends it, or nobody reads any more."""
     followed = _log_id(reader.path)
@@ -258,13 +256,13 @@ def _log_id(path: str, unknown: bytes = b"") -> bytes:
     return unknown
 
 
-def _backwards(reader: Reader, last: int, choose: Choose) -> Iterator[_Part]:
+def _backwards(reader: Reader, last: int, choose: Choose) -> Iterator[Part]:
     """Give the newest first, from windows of positions; a batch may come in pieces."""
     floor, before, window = reader.trimmed, last, 1
     while before > floor:
         after = max(floor, before - window)
         nbytes, begin = 1, before + 1
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for record in _records(reader, after, before):
             begin = min(begin, first_of(record))
             nbytes += record.entry.nbytes
@@ -299,10 +297,10 @@ def _records(reader: Reader, after: int, until: int) -> Iterator[Record]:
             return
 
 
-def _parts(record: Record) -> Iterator[_Part]:
+def _parts(record: Record) -> Iterator[Part]:
     position, entry = record
     batch = entry.batch()
-    whole = _Part(position, entry.first_seq, batch.lost, batch.raw, entry)
+    whole = Part(position, entry.first_seq, batch.lost, batch.raw, entry)
     if not batch:
         yield whole
         return
@@ -311,7 +309,7 @@ def _parts(record: Record) -> Iterator[_Part]:
         yield whole.cut(begin, min(begin + _MOST, whole.size))
 
 
-def _kept(part: _Part, wanted: Callable[[bytes], bool]) -> Iterator[_Part]:
+def _kept(part: Part, wanted: Callable[[bytes], bool]) -> Iterator[Part]:
     """Give what is left of it without the messages that are not wanted; its loss stays."""
     begin, lost = 0, part.lost
     for keep, run in groupby(part.bodies, wanted):
@@ -324,110 +322,48 @@ def _kept(part: _Part, wanted: Callable[[bytes], bool]) -> Iterator[_Part]:
         yield part._replace(bodies=[], lost=lost)
 
 
-def _single(part: _Part) -> Iterator[_Part]:
+def _single(part: Part) -> Iterator[Part]:
     """Give one message after the other, the last first."""
     return (part.cut(index, index + 1) for index in reversed(range(part.size)))
 
 
-def _last(backwards: Iterator[_Part], count: int) -> Iterator[_Part]:
+def _last(backwards: Iterator[Part], count: int) -> Iterator[Part]:
     """Give the newest ``count`` messages, the oldest first."""
-    found: list[_Part] = []
+    found: list[Part] = []
     while count > 0 and (part := next(backwards, None)) is not None:
         found.append(part.cut(max(0, part.size - count), part.size))
         count -= part.size
     return reversed(found)
 
 
-# -- printing -----------------------------------------------------------------------------------
+# -- reading a stream ---------------------------------------------------------------------------
 
 
-class _Printer:
-    """Prints in one format, much at once; at its end, what is left, also before a damage."""
-
-    def __init__(self, screen: Stdout, form: Callable[[_Part], bytes]) -> None:
-        self._screen = screen
-        self._form = form
-        self._waiting: list[bytes] = []
-        self._size = 0
-
-    def print(self, parts: Iterable[_Part]) -> None:
-        """Print messages, sooner or later."""
-        for part in parts:
-            text = self._form(part)
-            self._waiting.append(text)
-            self._size += len(text)
-            if self._size >= _WRITE:
-                self.flush()
-
-    def flush(self) -> None:
-        """Print what waits."""
-        text = b"".join(self._waiting)
-        self._waiting.clear()
-        self._size = 0
-        self._screen.write(text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or isinstance(error, JournalError):
-            self.flush()
+def _entry_of(stored: Stored) -> Entry:
+    payload = b"-" if stored.bodies else b""  # it is there
+    return Entry(
+        payload,
+        len(stored.bodies),
+        sum(map(len, stored.bodies)),
+        stored.first_seq,
+        stored.lost,
+        stored.peer,
+        stored.producer,
+        received_at=stored.received_at,
+    )
 
 
-def _form(output: str, decode: str | None, records: Records | None) -> Callable[[_Part], bytes]:
-    """Return what prints messages in a format, with what a decoder finds in them."""
-    if output == "json":
-        item = records.item if records is not None else syslog_item if decode else None
-        return partial(_json, decode=item)
-    return _FORMATS[output] if records is None else partial(_readable, records=records)
-
-
-def _readable(part: _Part, records: Records) -> bytes:
-    label = "" if part.entry.producer is None else part.entry.producer.label
-    losing = _short(part._replace(bodies=[])) if part.lost else b""
-    return losing + records.lines(part.bodies, label)
-
-
-def _short(part: _Part) -> bytes:
-    entry = part.entry
-    label = printable(entry.producer.label) if entry.producer is not None else ""
-    pid = "?" if entry.peer.pid is None else entry.peer.pid
-    head = f"{local_time(entry.received_at) or '-'} {label or '-'}[{pid}]: "
-    texts = [body.decode("utf-8", "backslashreplace") for body in part.bodies]
-    if not "".join(texts).isprintable():
-        texts = [*map(printable, texts)]
-    if part.lost:
-        texts.insert(0, f"-- {plural(part.lost, 'message')} lost --")
-    lines = [f"\n{head}".join(texts), "\n"]
-    return "".join([head, *lines] if texts else []).encode("utf-8", "backslashreplace")
-
-
-def _json(part: _Part, decode: Callable[[bytes], str | None] | None) -> bytes:
-    entry = part.entry
-    head = f',{origin(local_time(entry.received_at), entry.peer, entry.producer)[1:]},"seq":'
-    losing = f',"lost":{part.lost}' if part.lost else ""
-    if not part.bodies:
-        return f'{{"position":{part.position}{head}{part.seq}{losing}}}\n'.encode()
-    lines: list[str] = []
-    ahead = part.seq - part.position
-    for position, body in enumerate(part.bodies, part.position):
-        decoded = "" if decode is None else decode(body)
-        start = f'{{"position":{position}{head}{position + ahead}{losing},'
-        lines.append(f"{start}{content(body)}{decoded}}}\n")
-        losing = ""
-    return "".join(lines).encode()
-
-
-def _text(part: _Part) -> bytes:
-    return b"\n".join([*part.bodies, b""])
-
-
-def _hex(part: _Part) -> bytes:
-    return b"\n".join([*map(hexlify, part.bodies), b""])
-
-
-def _raw(part: _Part) -> bytes:
-    return b"".join(part.bodies)
-
-
-_FORMATS: Final = {"short": _short, "text": _text, "hex": _hex, "raw": _raw}
+def _streamed(message: StreamMessage) -> Iterator[Part]:
+    """Give each message of what may be packed; all have the number of that in the stream."""
+    stored = message.stored
+    entry, seq, lost = _entry_of(stored), stored.first_seq, stored.lost
+    known = f'"subject":{to_json(message.subject)},'
+    if stored.host is not None:
+        known += f'"host":{to_json(stored.host)},'
+    if not stored.bodies:
+        yield Part(message.seq, seq, lost, [], entry, known)
+    for number, each in enumerate(map(forwarded, stored.bodies), seq):
+        claim = each.origin or stored.origin
+        more = known if claim is None else f'{known}"origin":{to_json(claim)},'
+        yield Part(message.seq, number, lost, [each.body], entry, more)
+        lost = 0

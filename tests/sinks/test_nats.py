@@ -1,0 +1,281 @@
+"""A stream has what was sent and who sent it, and what is wrong with it is said in a line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nkeys
+import pytest
+
+import mpsr
+import mpsr.sinks
+from mpsr.errors import ConfigurationError
+from mpsr.sinks.nats.layout import unpack
+from mpsr.sinks.nats.subjects import matches, pattern_of, token
+from tests.sinks.conftest import Funnel
+from tests.sinks.natsservers import NatsServer, free_ports
+
+Funnels = Callable[..., Funnel]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
+    made: list[NatsServer] = []
+
+    def make(more: str = "") -> NatsServer:
+        server = NatsServer(tmp_path / f"nats{len(made)}", *free_ports(1), more=more)
+        made.append(server)
+        return server.start()
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+@pytest.fixture
+def server(serve: Callable[..., NatsServer]) -> NatsServer:
+    return serve()
+
+
+def log(*arguments: str) -> str:
+    command = [sys.executable, "-W", "error", "-m", "mpsr", "log", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
+    return (done.stdout + done.stderr).decode()
+
+
+def test_message_says_who_sent_it(funnels: Funnels, server: NatsServer) -> None:
+    funnel = funnels(f"{server.url}/S/events.{{label}}?create=1").start()
+    with mpsr.Producer(funnel.address, label="a b.\r\nX: y") as producer:
+        producer.send(b"hello")
+        producer.flush(30)
+    server.await_count("S", 1)
+    ((subject, headers, data),) = server.messages("S")
+    assert subject == "events.a_b___X__y"
+    stored = unpack(headers, data)
+    assert stored.bodies == [b"hello"]
+    assert stored.producer == mpsr.ProducerIdentity(producer.id, "a b.\r\nX: y")
+    assert stored.peer.pid is not None
+    assert "X" not in headers
+    funnel.await_word("has one replica")
+    assert funnel.end() == 0
+
+
+@pytest.mark.parametrize("options", ["", "&pack=100"], ids=["single", "packed"])
+def test_log_prints_a_stream(funnels: Funnels, server: NatsServer, options: str) -> None:
+    funnel = funnels(f"{server.url}/S/events?create=1{options}").start()
+    sent = [b"%d" % number for number in range(350)]
+    funnel.send(*sent)
+    assert funnel.end() == 0, funnel.told
+    assert log(f"{server.url}/S", "-o", "text").encode().split() == sent
+    assert log(f"{server.url}/S/events", "-n", "120", "-o", "text").encode().split() == sent[-120:]
+    line = json.loads(log(f"{server.url}/S/*", "-n", "1", "-o", "json"))
+    assert (line["body"], line["seq"], line["subject"]) == ("349", 349, "events")
+    assert log(f"{server.url}/S/other") == ""
+    assert "has no stream T" in log(f"{server.url}/T")
+
+
+def test_large_message_waits_and_nothing_is_lost(
+    funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    server = serve("max_payload: 4096")
+    funnel = funnels(f"{server.url}/S/events?create=1").start()
+    funnel.send(b"before", b"x" * 5000, b"after")
+    funnel.await_word("message 2 has 5000 bytes, and the server takes")
+    assert server.count("S") == 1
+    server.kill()
+    larger = NatsServer(server.directory, server.port, more="max_payload: 65536").start()
+    try:
+        larger.await_count("S", 3)
+        assert [data for *_, data in larger.messages("S")] == [b"before", b"x" * 5000, b"after"]
+        assert funnel.end() == 0
+    finally:
+        larger.kill()
+
+
+def test_what_is_wrong_with_a_stream_is_said_in_a_line(
+    funnels: Funnels, server: NatsServer
+) -> None:
+    """Each waits until somebody has changed it."""
+    server.create("PLAIN", "plain", allow_atomic=False)
+    server.create("FULL", "full", max_msgs=1, discard="new")
+    server.create("OTHER", "other.>")
+    cases = {
+        "NONE/none": "there is no stream NONE: create it, or let create=1 do so",
+        "PLAIN/plain": "does not allow atomic batches: set allow_atomic",
+        "FULL/full": "the stream is full, and refuses new messages",
+        "OTHER/mine": "stream OTHER has other.>, and so not mine",
+    }
+    funnel = funnels(*(f"{server.url}/{each}" for each in cases)).start()
+    funnel.send(b"one", b"two")
+    for each in cases.values():
+        funnel.await_word(each)
+    server.create("NONE", "none")
+    server.await_count("NONE", 2)
+    assert "Traceback" not in funnel.told
+
+
+def test_server_that_hangs_holds_up_no_end(funnels: Funnels, server: NatsServer) -> None:
+    server.create("S", "events")
+    funnel = funnels(f"{server.url}/S/events").start()
+    funnel.send(b"one")
+    server.await_count("S", 1)
+    server.pause()
+    funnel.send(b"two")
+    assert funnel.end() == 74
+    server.kill()
+    server.start()
+    funnel.start()
+    server.await_count("S", 2)
+    assert [data for *_, data in server.messages("S")] == [b"one", b"two"]
+
+
+def test_first_server_that_answers_is_used(funnels: Funnels, server: NatsServer) -> None:
+    dead = free_ports(3)
+    servers = ",".join(f"127.0.0.1:{port}" for port in [*dead, server.port])
+    funnel = funnels(f"nats://{servers}/S/events?create=1").start()
+    funnel.send(b"one")
+    server.await_count("S", 1)
+    assert funnel.end() == 0, funnel.told
+    nowhere = funnels(f"nats://127.0.0.1:{dead[0]}/S/events", name="nowhere").start()
+    nowhere.await_word(f"127.0.0.1:{dead[0]}: Connect")
+    nowhere.kill()
+
+
+def test_new_journal_goes_on_behind_an_old_one(funnels: Funnels, server: NatsServer) -> None:
+    for name in ("a", "b"):
+        funnel = funnels(f"{server.url}/S/events?create=1", name=name).start()
+        funnel.send(name.encode())
+        assert funnel.end() == 0, funnel.told
+        assert ("was not published from this journal" in funnel.told) == (name == "b")
+    assert [data for *_, data in server.messages("S")] == [b"a", b"b"]
+
+
+def test_two_journals_that_share_a_subject_double_nothing(
+    funnels: Funnels, server: NatsServer
+) -> None:
+    """They hold each other up, and find behind the other's messages what they have published."""
+    both = [funnels(f"{server.url}/S/events?create=1", name=name).start() for name in ("a", "b")]
+    for number in range(8):
+        for each in both:
+            each.send(b"%s %d" % (each.address.stem.encode(), number))
+        if number % 3 == 2:
+            both[number % 2].kill()
+            both[number % 2].start()
+    server.await_count("S", 16)
+    found = [data for *_, data in server.messages("S")]
+    for name in (b"a", b"b"):
+        wanted = [b"%s %d" % (name, number) for number in range(8)]
+        assert [data for data in found if data.startswith(name)] == wanted
+    assert len(found) == 16
+
+
+# -- who we are -----------------------------------------------------------------------------------
+
+
+def test_password_is_used_and_never_shown(
+    funnels: Funnels, serve: Callable[..., NatsServer]
+) -> None:
+    server = serve('authorization { user: "me", password: "se/cr@t" }')
+    where = f"127.0.0.1:{server.port}/S/events?create=1"
+    funnel = funnels(f"nats://me:se%2Fcr%40t@{where}").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0, funnel.told
+    wrong = funnels(f"nats://me:wrong@{where}", name="wrong").start()
+    wrong.send(b"one")
+    wrong.await_word("it refuses who we are")
+    wrong.kill()
+    for each in (funnel, wrong):
+        assert not {"se/cr@t", "se%2F", "wrong@"} & set(each.told.split())
+        assert "%2F" not in each.told
+        assert ":wrong" not in each.told
+
+
+def test_nkey_is_used(funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path) -> None:
+    seed = nkeys.encode_seed(b"0" * 32, nkeys.PREFIX_BYTE_USER)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    (tmp_path / "user.nk").write_bytes(seed)
+    server = serve(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
+    target = f"{server.url}/S/events?create=1"
+    funnel = funnels(f"{target}&nkey={tmp_path / 'user.nk'}").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0, funnel.told
+    assert log(f"{server.url}/S?nkey={tmp_path / 'user.nk'}", "-o", "text") == "one\n"
+    missing = funnels(f"{target}&nkey=missing.nk", name="missing").start()
+    missing.await_word("missing.nk cannot be read: it is to hold credentials")
+    missing.kill()
+
+
+def test_missing_permission_is_named(funnels: Funnels, serve: Callable[..., NatsServer]) -> None:
+    server = serve(
+        "authorization { users: [ { user: all, password: x }, { user: me, password: x, "
+        'permissions: { publish: ["$JS.API.>"], subscribe: ["_INBOX.>"] } } ] }'
+    )
+    funnel = funnels(f"nats://me:x@127.0.0.1:{server.port}/S/events?create=1").start()
+    funnel.send(b"one")
+    funnel.await_word('permissions violation for publish to "events"')
+    funnel.kill()
+
+
+def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=here",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    server = serve(f'tls {{ cert_file: "{cert}", key_file: "{key}" }}')
+    target = f"{server.url}/S/events?create=1"
+    funnel = funnels(f"{target}&tls-ca={cert}").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0, funnel.told
+    for options, why in {
+        "": "its certificate is not trusted",
+        "&tls-ca=missing.pem": "missing.pem cannot be read",
+    }.items():
+        refused = funnels(target + options, name=f"refused{len(options)}").start()
+        refused.await_word(why)
+        refused.kill()
+    plain = serve()
+    refused = funnels(f"{plain.url}/S/events?tls=1", name="plain").start()
+    refused.await_word("it has no TLS, which was asked for")
+    refused.kill()
+
+
+# -- texts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nats://h/S", "say which stream and which subject"),
+        ("nats:h/S/x", "say which server"),
+        ("nats://h:99999/S/x", "is no server"),
+        ("nats://h/S/x.*", "is no subject"),
+        ("nats://h/S/x.{hots}", "{hots} is no field"),
+        ("nats://h/S/x?replicas=3", "replicas= has no use without create=1"),
+        ("nats://h/S/x?packs=3", "did you mean pack=?"),
+        ("nats://h/S/x?pack=0", "pack=0"),
+        ("nats://me@h/S/x?creds=f", "exclude each other"),
+    ],
+)
+def test_text_that_makes_no_sense_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        mpsr.sinks.sink(text).make()
+    assert why in str(caught.value)
+
+
+def test_subjects_of_templates_match_their_pattern() -> None:
+    assert pattern_of("events.{host}.{uid}-{label}.x") == "events.*.*.x"
+    assert token("web1.example.com") == "web1_example_com"
+    assert token("é> *\n") == "_____"
+    assert token("") == token(None) == "_"
+    assert matches("events.a.b", "events.>")
+    assert matches("events.a.b", "*.*.b")
+    assert not matches("events", "events.>")
+    assert not matches("events.*", "events.a")
+    assert matches("events.*", "events.*")
