@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 # scheme: the module of this package that has a function `sink`
 BUILT_IN: Final = {
+    "arrow": "arrow",
     "duckdb": "duckdb",
     "exec": "exec",
     "file": "file",
     "mpsr": "funnel",
     "nats": "nats",
+    "parquet": "parquet",
     "sqlite": "sqlite",
 }
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those

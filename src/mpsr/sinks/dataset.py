@@ -1,0 +1,184 @@
+"""Keep a directory of files, each of which appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from mpsr.errors import ConfigurationError
+from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROWS_SIZE
+from mpsr.sinks.mark import Mark, MarkFile
+from mpsr.sinks.options import choice, options, seconds, size
+from mpsr.sinks.protocol import Grouping
+from mpsr.store.files import sync_directory
+from mpsr.system import primitives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from mpsr.batch import Batch
+    from mpsr.sinks.columns import Columns
+
+_MARK: Final = ".position"  # the file that says how far all is committed
+_BEGUN: Final = ".tmp"  # the ending of a file that is not whole
+_PARTITIONS: Final = {"hour": "date=%Y-%m-%d/hour=%H", "day": "date=%Y-%m-%d", "none": ""}
+
+
+class Writer(Protocol):
+    """Writes one file."""
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write a table."""
+
+    def close(self) -> None:
+        """Write what the file ends with."""
+
+
+class DatasetSink:
+    """Writes batches as tables, to files that are named for the positions which they hold.
+
+    A file is written beside its place, synced, and then renamed. The newest one says up to where
+    the directory has everything; ``.position`` says it where files were moved away.
+
+    Args:
+        target: ``DIR?size=128M&every=1m&partition=hour``, and what ``more`` takes.
+        ending: of the files.
+        writer: makes what writes a file, of its path and the options.
+        more: options of its own.
+
+    """
+
+    def __init__(
+        self,
+        target: str,
+        ending: str,
+        writer: Callable[[str, dict[str, Any]], Writer],
+        more: dict[str, Callable[[str], Any]],
+    ) -> None:
+        self._columns = _columns()
+        known = {"size": size, "every": seconds, "partition": choice(*_PARTITIONS), **more}
+        path, self._options = options(target, known)
+        if not path:
+            raise ConfigurationError("say which directory, as in parquet:events")
+        every = self._options.pop("every", SINK_FILE_TIME)
+        self.grouping: Grouping = Grouping(
+            self._options.pop("size", SINK_FILE_SIZE), every, min(every, SINK_FILE_IDLE)
+        )
+        self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
+        self._directory = os.path.abspath(path)
+        self._ending = ending
+        self._make_writer = writer
+        self._marks: MarkFile | None = None
+        self._journal = ""
+        self._folder = ""  # of the file that is being written, or is to be
+        self._writer: Writer | None = None
+        self._begun = ""  # its path
+        self._first: int | None = None  # the first position in it
+        self._last: int | None = None  # of all that was written
+
+    def open(self, journal: str) -> int | None:
+        """Remove files that a crash left unfinished; return the position that the newest has."""
+        self._journal = journal
+        os.makedirs(self._directory, exist_ok=True)
+        self._marks = MarkFile(os.path.join(self._directory, _MARK))
+        found = self._found()
+        mark = self._marks.read()
+        if mark is not None and journal and mark.journal.hex() == journal:
+            found.append(mark.position)
+        return max(found, default=None)
+
+    def _found(self) -> list[int]:
+        """Remove what is unfinished; return the last positions of the files of this journal."""
+        ours = re.compile(rf"{self._journal or '-'}-\d+-(\d+)\.{self._ending}")
+        found: list[int] = []
+        for folder, _, names in os.walk(self._directory):
+            for name in names:
+                if name.startswith(".") and name.endswith(f".{self._ending}{_BEGUN}"):
+                    os.unlink(os.path.join(folder, name))
+                elif match := ours.fullmatch(name):
+                    found.append(int(match[1]))
+        return found
+
+    def write(self, batch: Batch[Any]) -> None:
+        """Take a batch; write a table once it is large, and end a file where its hour ends."""
+        time = batch.received_at or time_ns()
+        folder = datetime.fromtimestamp(time // 10**9, UTC).strftime(self._partition)
+        if folder != self._folder:
+            self._end_file()
+            self._folder = folder
+        if self._first is None and batch.position is not None:
+            self._first = batch.position - (len(batch) or 1) + 1
+        self._columns.add(batch, time // 1000)
+        self._last = batch.position
+        if self._columns.nbytes >= SINK_ROWS_SIZE:
+            self._write_table()
+
+    def commit(self) -> None:
+        """Give the file its name, which says up to which position it reaches."""
+        self._end_file()
+        if self._last is not None and self._marks is not None:
+            self._marks.write(Mark(bytes.fromhex(self._journal), self._last))
+
+    def close(self) -> None:
+        """Drop what was not committed, and let others have the directory."""
+        self._columns.clear()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(Exception):  # it is of no use any more
+                writer.close()
+            with suppress(OSError):
+                os.unlink(self._begun)
+        if self._marks is not None:
+            self._marks.close()
+            self._marks = None
+
+    def _write_table(self) -> None:
+        if self._writer is None:
+            folder = os.path.join(self._directory, self._folder)
+            os.makedirs(folder, exist_ok=True)
+            name = f".{self._journal or os.getpid()}-{time_ns()}.{self._ending}{_BEGUN}"
+            self._begun = os.path.join(folder, name)
+            self._writer = self._make_writer(self._begun, self._options)
+        self._writer.write_table(self._columns.table())
+        self._columns.clear()
+
+    def _end_file(self) -> None:
+        if len(self._columns):
+            self._write_table()
+        if self._writer is None:
+            return
+        self._writer.close()
+        _sync(self._begun)
+        folder = os.path.dirname(self._begun)
+        os.rename(self._begun, os.path.join(folder, self._name()))
+        self._writer = self._first = None
+        while len(folder) >= len(self._directory):  # also the folders that it was made with
+            sync_directory(folder)
+            folder = os.path.dirname(folder)
+
+    def _name(self) -> str:
+        if self._first is None:
+            return f"{time_ns()}-{os.getpid()}.{self._ending}"
+        return f"{self._journal}-{self._first:020}-{self._last:020}.{self._ending}"
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        primitives.close(descriptor)
+
+
+def _columns() -> Columns:
+    try:
+        from mpsr.sinks.columns import Columns  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise ConfigurationError("it needs the package pyarrow: pip install 'mpsr[arrow]'") from exc
+    return Columns()
