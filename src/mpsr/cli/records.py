@@ -63,7 +63,7 @@ class Records:
         fields = fields_of(body)
         if fields is None:
             return ""
-        if record_of(fields).levelno < self._level:
+        if self._level and record_of(fields).levelno < self._level:
             return None
         return f',"log":{_encode(fields)}'
 
