@@ -208,8 +208,8 @@ disk. Ctrl-C prints what has arrived and ends; a second Ctrl-C ends at once.
     metavar="SINK",
     multiple=True,
     help="Give messages to SINK in place of stdout: file:PATH, sqlite:FILE, duckdb:FILE, "
-    "mpsr:ADDRESS, nats://HOST:PORT/STREAM/SUBJECT, exec:COMMAND, or - (stdout). Can be repeated, "
-    "with --journal.",
+    "parquet:DIR, arrow:DIR, nats://HOST:PORT/STREAM/SUBJECT, mpsr:ADDRESS, exec:COMMAND, or - "
+    "(stdout). Can be repeated, with --journal.",
 )
 @click.option(
     "--handover",

@@ -9,8 +9,8 @@ import random
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-import nats.aio.client
 import nats.errors
+from nats.aio.client import Client
 
 from mpsr.errors import SinkError
 
@@ -69,7 +69,7 @@ class Connection:
         self._target = target
         domain = target.options.get("domain")
         self._api = f"$JS.{domain}.API" if domain else "$JS.API"
-        self.client = nats.aio.client.Client()
+        self.client: Client = Client()
         self._lost: asyncio.Future[str] | None = None
         self._connecting = False
         self._tried = False
@@ -101,7 +101,7 @@ class Connection:
             if name in given:
                 _check_readable(given[name])
                 more[argument] = given[name]
-        self.client = nats.aio.client.Client()
+        self.client = Client()
         self._tried = True
         await asyncio.wait_for(
             self.client.connect(

@@ -33,8 +33,8 @@ class AtomicBatch:
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self.count = 0
-        self.nbytes = 0
+        self.count: int = 0
+        self.nbytes: int = 0
         self._id = token_hex(8)
         self._start = f"NATS/1.0\r\nNats-Batch-Id: {self._id}\r\nNats-Batch-Sequence: "
         self._command = f"HPUB {subject} ".encode()
