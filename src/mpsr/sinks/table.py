@@ -21,10 +21,12 @@ BUILT_IN: Final = {
     "exec": "exec",
     "file": "file",
     "mpsr": "funnel",
+    "nats": "nats",
     "sqlite": "sqlite",
 }
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those
 
+_USER: Final = re.compile(r"(?<=//)[^/?]*@")  # of a URL, with a password perhaps
 _NAME: Final = re.compile(r"([?&])name=([^&?]*)(&|$)")
 _LONGEST_NAME: Final = 200  # bytes: a journal keeps it beside each cursor
 
@@ -57,7 +59,8 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     if named is not None:
         before, after = target[: named.start()], target[named.end() :]
         target = before + (named[1] + after if after else "")
-    name = named[2] if named is not None else scheme + colon + split(target)[0]
+    text = _USER.sub("", text, count=1)  # from now on it is only shown
+    name = named[2] if named is not None else _USER.sub("", scheme + colon + split(target)[0])
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
         error = f"{text}: give it a name of 1 to {_LONGEST_NAME} bytes, with name= behind a ?"
         raise ConfigurationError(error)

@@ -1,0 +1,256 @@
+"""Connect to a NATS server, and say in words what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+import nats.aio.client
+import nats.errors
+
+from mpsr.errors import SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nats.aio.msg import Msg
+
+    from mpsr.sinks.nats.address import Target
+
+_CONNECT_TIMEOUT: Final = 3  # seconds for one server; several are tried
+_ANSWER_TIMEOUT: Final = 10.0  # seconds: a cluster elects a leader in less
+_CLOSE_TIMEOUT: Final = 1.0  # seconds that a server that hangs may hold up an end
+_PING_INTERVAL: Final = 20  # seconds: a peer that is gone without a word is found in three
+_PENDING: Final = 8 * 1024 * 1024  # bytes that wait to be written: two batches
+_NO_RESPONDERS: Final = "503"
+
+# https://github.com/nats-io/nats-server/blob/main/server/errors.json
+WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
+_NO_MESSAGE: Final = 10037
+NO_STREAM: Final = 10059
+_WORDS: Final = {
+    10039: "JetStream is not enabled for this account",
+    10076: "JetStream is not enabled on this server",
+    10047: "the servers have not the room that it needs",
+    10023: "the servers have not the room that it needs",
+    10028: "the server's storage is used up",
+    10002: "the account's storage is used up",
+    10122: "the stream has its greatest size, and refuses new messages (discard: new)",
+    10077: "the stream is full, and refuses new messages (discard: new)",
+    10054: "a message is larger than the stream's max_msg_size",
+    10060: "the subject belongs to another stream",
+    10174: "it does not allow atomic batches: set allow_atomic in its configuration",
+    10008: "the cluster has no leader now",
+    10009: "the cluster has no quorum now",
+    10074: "there are not so many servers: choose fewer replicas",
+}
+
+
+class Refused(SinkError):
+    """A server has refused a request; ``code`` is JetStream's number for the reason."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Connection:
+    """One connection to one of the servers; it is never made again by itself.
+
+    So what was sent through it is void once it is lost, and nobody has to find out what of that
+    was sent again.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        domain = target.options.get("domain")
+        self._api = f"$JS.{domain}.API" if domain else "$JS.API"
+        self.client = nats.aio.client.Client()
+        self._lost: asyncio.Future[str] | None = None
+
+    async def open(self) -> None:
+        """Connect to any of the servers."""
+        self._lost = asyncio.get_running_loop().create_future()
+        failures: list[str] = []
+        for server in random.sample(self._target.servers, len(self._target.servers)):
+            try:
+                await self._connect(server)
+            except (OSError, nats.errors.Error, asyncio.TimeoutError) as exc:
+                why = self._in_words(exc)
+                if why not in failures:
+                    failures.append(f"{server}: {why}")
+            else:
+                return
+        raise SinkError("; ".join(failures))
+
+    async def _connect(self, server: str) -> None:
+        given, target = self._target.options, self._target
+        context = _tls(given) if self._wants_tls else None
+        more: dict[str, Any] = {} if context is None else {"tls": context}
+        if "inbox" in given:
+            more["inbox_prefix"] = given["inbox"]
+        for name, argument in (("creds", "user_credentials"), ("nkey", "nkeys_seed")):
+            if name in given:
+                _check_readable(given[name])
+                more[argument] = given[name]
+        self.client = nats.aio.client.Client()
+        await asyncio.wait_for(
+            self.client.connect(
+                f"{'tls' if self._wants_tls else 'nats'}://{server}",
+                name="mpsr",
+                allow_reconnect=False,
+                connect_timeout=_CONNECT_TIMEOUT,
+                ping_interval=_PING_INTERVAL,
+                pending_size=_PENDING,
+                error_cb=self._on_error,
+                closed_cb=self._on_closed,
+                user=target.user,
+                password=target.password,
+                **more,
+            ),
+            2 * _CONNECT_TIMEOUT,
+        )
+
+    @property
+    def _wants_tls(self) -> bool:
+        given = self._target.options
+        return bool(given.get("tls") or "tls-ca" in given or "tls-cert" in given)
+
+    async def close(self) -> None:
+        """Close the connection; what is under way is void."""
+        try:
+            await asyncio.wait_for(self.client.close(), _CLOSE_TIMEOUT)
+        except (OSError, nats.errors.Error, asyncio.TimeoutError):
+            pass  # the end of the loop ends it
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        """Return the answer of a server; raise SinkError if none comes."""
+        if self._lost is None or self._lost.done():
+            raise SinkError(self._gone)
+        asking = asyncio.ensure_future(
+            self.client.request(
+                subject, data, _ANSWER_TIMEOUT, headers=dict(headers) if headers else None
+            )
+        )
+        await asyncio.wait({asking, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            asking.cancel()
+            raise SinkError(self._gone)
+        try:
+            return asking.result()
+        except nats.errors.NoRespondersError:
+            raise
+        except (OSError, nats.errors.Error) as exc:
+            raise SinkError(f"{self._where}: {self._in_words(exc)}") from exc
+
+    async def api(self, call: str, content: object = None) -> dict[str, Any]:
+        """Return what JetStream answers to one of its calls."""
+        data = b"" if content is None else json.dumps(content).encode()
+        try:
+            answer = await self.request(f"{self._api}.{call}", data)
+        except nats.errors.NoRespondersError:
+            error = f"{self._where}: JetStream is not enabled, or has no leader now"
+            raise SinkError(error) from None
+        return self.checked(answer.data)
+
+    async def last_message(self, subject: str) -> dict[str, Any] | None:
+        """Return the last message of a subject, as its stream's leader has it; None without one."""
+        return await self._message({"last_by_subj": subject})
+
+    async def message(self, seq: int) -> dict[str, Any] | None:
+        """Return the message of a number; None where it is gone."""
+        return await self._message({"seq": seq})
+
+    async def _message(self, which: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{self._target.stream}", which)
+        except Refused as exc:
+            if exc.code == _NO_MESSAGE:
+                return None
+            raise
+        found: dict[str, Any] = answer["message"]
+        return found
+
+    def checked(self, data: bytes) -> dict[str, Any]:
+        """Return the object that an answer is; raise Refused if it is an error."""
+        try:
+            answer: dict[str, Any] = json.loads(data)
+        except ValueError:
+            raise SinkError(f"{self._where}: an answer makes no sense") from None
+        failed = answer.get("error")
+        if failed:
+            code = int(failed.get("err_code", 0))
+            why = _WORDS.get(code) or failed.get("description") or f"error {code}"
+            raise Refused(f"stream {self._target.stream}: {why}", code)
+        return answer
+
+    # -- telling --------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        url = self.client.connected_url
+        return str(self._target) if url is None else f"nats://{url.hostname}:{url.port}"
+
+    @property
+    def _gone(self) -> str:
+        why = self._lost.result() if self._lost is not None and self._lost.done() else ""
+        return f"{self._target}: {why or 'it is not connected'}"
+
+    async def _on_error(self, exc: Exception) -> None:
+        if "permissions violation" in str(exc).lower():
+            self._lose(self._in_words(exc))
+
+    async def _on_closed(self) -> None:
+        why = self.client.last_error
+        self._lose("the connection was lost" if why is None else self._in_words(why))
+
+    def _lose(self, why: str) -> None:
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(why)
+
+    def _in_words(self, exc: BaseException) -> str:
+        match exc:
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is not trusted: {exc.verify_message}; see tls-ca="
+            case ssl.SSLError():
+                return f"TLS fails: {exc.reason or exc}"
+            case nats.errors.SecureConnWantedError():
+                return "it has no TLS, which was asked for"
+            case nats.errors.AuthorizationError():
+                return "it refuses who we are: see the user in the URL, creds= and nkey="
+            case nats.errors.ConnectionClosedError() | nats.errors.UnexpectedEOF():
+                return "the connection was lost"
+            case asyncio.TimeoutError():
+                return "no answer in time"
+            case OSError() if exc.strerror:
+                return exc.strerror
+        text = str(exc).removeprefix("nats: ")
+        if "certificate required" in text.lower():
+            return "it wants a certificate: see tls-cert="
+        return text or type(exc).__name__
+
+
+def _check_readable(path: str) -> None:
+    if not os.access(path, os.R_OK):
+        raise SinkError(f"{path} cannot be read: it is to hold credentials")
+
+
+def _tls(given: Mapping[str, Any]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=given.get("tls-ca"))
+        if "tls-cert" in given:
+            context.load_cert_chain(given["tls-cert"], given.get("tls-key"))
+    except ssl.SSLError as exc:
+        raise SinkError(f"the certificates of tls-ca=, tls-cert= make no sense: {exc}") from exc
+    except OSError as exc:
+        paths = [given[name] for name in ("tls-ca", "tls-cert", "tls-key") if name in given]
+        raise SinkError(f"{' or '.join(paths)} cannot be read: {exc.strerror}") from exc
+    return context

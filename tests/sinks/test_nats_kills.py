@@ -1,0 +1,251 @@
+"""Each message of each producer is in a stream once, whatever is killed or cut meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpsr.sinks.nats.layout import POSITION, unpack
+from mpsr.store.reader import Reader
+from tests.chance import Chance
+from tests.sinks.conftest import Funnel
+from tests.sinks.natsservers import Link, NatsServer, cluster, free_ports
+
+SCALE = float(os.environ.get("MPSR_NATS_SCALE", "1"))  # of the soak's counts
+PRODUCERS = 8
+_PRODUCER = """
+import sys
+import mpsr
+
+address, name, count, parts = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+messages = [b"%s %d " % (name.encode(), number) + b"x" * 80 for number in range(count)]
+with mpsr.Producer(address, label=name) as producer:
+    for part in range(parts):
+        sys.stdin.readline()
+        producer.send_many(messages[count * part // parts : count * (part + 1) // parts])
+    producer.flush(120)
+"""
+
+
+class Producers:
+    """Processes that each send a part of their messages when they are told to."""
+
+    def __init__(self, funnel: Funnel, count: int, parts: int, number: int = PRODUCERS) -> None:
+        self.count = count // number
+        self.total = self.count * number
+        arguments = [str(self.count), str(parts)]
+        self._popens = [
+            subprocess.Popen(
+                [sys.executable, "-c", _PRODUCER, str(funnel.address), f"p{each}", *arguments],
+                stdin=subprocess.PIPE,
+            )
+            for each in range(number)
+        ]
+
+    def go_on(self) -> None:
+        for each in self._popens:
+            assert each.stdin is not None
+            each.stdin.write(b"\n")
+            each.stdin.flush()
+
+    def wait(self) -> None:
+        for each in self._popens:
+            assert each.wait(300) == 0
+            assert each.stdin is not None
+            each.stdin.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    found = NatsServer(tmp_path / "nats", *free_ports(1)).start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def link(server: NatsServer) -> Iterator[Link]:
+    found = Link(server.port)
+    yield found
+    found.close()
+
+
+def check(server: NatsServer, stream: str, producers: Producers) -> None:
+    """All messages of each producer are there, once and in order."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for _, headers, data in server.messages(stream):
+        stored = unpack(headers, data)
+        for seq, body in enumerate(stored.bodies, stored.first_seq):
+            name, number, _ = body.split(b" ")
+            assert seq == int(number)
+            assert stored.producer is not None
+            assert stored.producer.label == name.decode()
+            found[name.decode()].append(int(number))
+    wanted = list(range(producers.count))
+    assert {name: len(each) for name, each in found.items()} == {
+        f"p{each}": producers.count for each in range(PRODUCERS)
+    }
+    for name, numbers in found.items():
+        assert numbers == wanted, name
+
+
+def acknowledged(funnel: Funnel) -> int:
+    """Return the position up to which the sink has told the journal that the stream has all."""
+    with Reader(str(funnel.journal)) as reader:
+        return max(reader.recover().state.cursors.values(), default=0)
+
+
+def run(
+    chance: Chance,
+    funnel: Funnel,
+    server: NatsServer,
+    events: list[Callable[[], None]],
+    count: int,
+    *,
+    packed: bool = False,
+) -> None:
+    """Send messages while this and that happens; then all must be in the stream."""
+    chance.shuffle(events)
+    producers = Producers(funnel, count, len(events) + 1)
+    for event in events:
+        producers.go_on()
+        time.sleep(chance.uniform(0, 0.3))  # anywhere in its work
+        event()
+    producers.go_on()
+    producers.wait()
+    if not packed:
+        server.await_count("S", producers.total, 60 + count / 1000)
+    assert funnel.end() == 0, funnel.told
+    check(server, "S", producers)
+
+
+def events_of(
+    chance: Chance,
+    funnel: Funnel,
+    server: NatsServer,
+    link: Link,
+    *,
+    receiver_kills: int,
+    server_kills: int,
+    cuts: int,
+    outage: tuple[float, float],
+) -> list[Callable[[], None]]:
+    def kill_receiver() -> None:
+        funnel.kill()
+        funnel.start()
+
+    def kill_server() -> None:
+        server.kill()
+        time.sleep(chance.uniform(*outage))
+        server.start()
+
+    def cut_link() -> None:
+        link.cut()
+        time.sleep(chance.uniform(*outage))
+        link.restore()
+
+    return [
+        *[kill_receiver] * receiver_kills,
+        *[kill_server] * server_kills,
+        *[cut_link] * cuts,
+    ]
+
+
+@pytest.mark.parametrize("options", ["", "?pack=100"], ids=["single", "packed"])
+def test_messages_are_in_the_stream_once_though_all_is_killed(
+    funnels: Callable[..., Funnel],
+    server: NatsServer,
+    link: Link,
+    chance: Chance,
+    options: str,
+) -> None:
+    """Few of each; with -m soak, many."""
+    server.create("S", "events", duplicate_window=100_000_000)
+    funnel = funnels(f"nats://127.0.0.1:{link.port}/S/events{options}").start()
+    events = events_of(
+        chance, funnel, server, link, receiver_kills=2, server_kills=2, cuts=2, outage=(0, 0.3)
+    )
+    run(chance, funnel, server, events, 20_000, packed=bool(options))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("window", "outage"), [(120.0, (0, 0.5)), (1.0, (1.1, 2.5))], ids=["two-minutes", "a-second"]
+)
+@pytest.mark.parametrize("subject", ["events", "events.{label}"], ids=["one", "several"])
+def test_a_million_messages_are_in_the_stream_once_though_all_is_killed(
+    funnels: Callable[..., Funnel],
+    server: NatsServer,
+    link: Link,
+    chance: Chance,
+    window: float,
+    outage: tuple[float, float],
+    subject: str,
+) -> None:
+    """Outages are longer than the window in which the server knows repeated ids, or shorter."""
+    pattern = subject.replace("{label}", "*")
+    server.create("S", pattern, duplicate_window=int(window * 1e9))
+    funnel = funnels(f"nats://127.0.0.1:{link.port}/S/{subject}").start()
+    events = events_of(
+        chance, funnel, server, link, receiver_kills=20, server_kills=10, cuts=10, outage=outage
+    )
+    run(chance, funnel, server, events, int(1_000_000 * SCALE))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_million_messages_are_in_a_cluster_once_though_its_nodes_are_killed(
+    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance
+) -> None:
+    """What was acknowledged is looked for after each."""
+    nodes = cluster(tmp_path)
+    for node in nodes:
+        node.start()
+    try:
+        nodes[0].create("S", "events", num_replicas=3)
+        servers = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        funnel = funnels(f"nats://{servers}/S/events").start()
+
+        def kill_node() -> None:
+            node = chance.choice(nodes)
+            node.kill()
+            time.sleep(chance.uniform(0, 2))
+            safe = acknowledged(funnel)
+            other = chance.choice([each for each in nodes if each is not node])
+            other.await_count("S", safe)
+            node.start()
+
+        run(chance, funnel, nodes[0], [kill_node] * 20, int(1_000_000 * SCALE))
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def test_positions_of_each_subject_rise_and_are_its_own(
+    funnels: Callable[..., Funnel], server: NatsServer
+) -> None:
+    server.create("S", "events.>")
+    funnel = funnels(f"{server.url}/S/events.{{label}}").start()
+    for _ in range(2):
+        producers = Producers(funnel, 4000, 4)
+        for _ in range(4):
+            producers.go_on()
+        producers.wait()
+        funnel.kill()
+        funnel.start()
+    server.await_count("S", 8000)
+    assert funnel.end() == 0, funnel.told
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for subject, headers, _ in server.messages("S"):
+        if POSITION in headers:
+            positions[subject].append(int(headers[POSITION]))
+    assert set(positions) == {f"events.p{each}" for each in range(PRODUCERS)}
+    for each in positions.values():
+        assert each == sorted(set(each))
