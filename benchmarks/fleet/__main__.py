@@ -162,8 +162,7 @@ class Fleet:
                 f"fault: {FAULTS[self._options.fault]}; {fault[1] - fault[0]:.0f} s",
                 f"acceptance of a tenth of a second's messages: median {_ms(took, 0.5)}, "
                 f"99 % {_ms(took, 0.99)}, most {_ms(took, 1)}",
-                f"lag: at most {before:,} messages before the fault, "
-                f"{most:,} in all",
+                f"lag: at most {before:,} messages before the fault, {most:,} in all",
                 f"caught up {after} after the end of the fault; the stream stood still for "
                 f"{pause:.1f} s at most",
             )
