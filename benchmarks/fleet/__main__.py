@@ -81,7 +81,7 @@ class Fleet:
         watching = asyncio.create_task(self._watch(client))
         await asyncio.sleep(options.seconds / 3)
         fault = await self._hurt(await leader(client, STREAM), options.seconds / 3)
-        while any(each.producing for each in self._funnels):
+        while any(each.producing for each in self._funnels):  # noqa: ASYNC110 - processes
             await asyncio.sleep(LOOK)
         accepted = {
             name: ticks for each in self._funnels for name, ticks in each.accepted().items()
@@ -154,19 +154,14 @@ class Fleet:
         after = "not" if caught_up is None else f"{max(0.0, caught_up - fault[1]):.1f} s"
         down = [each for each in itertools.pairwise(self._samples) if each[1].at > fault[0]]
         pause = max((b.at - a.at for a, b in _still(down)), default=0.0)
-        return "\n".join(
-            (
-                f"{len(self._funnels)} funnels, {len(accepted)} producers, "
-                f"{total:,} messages accepted in {last - first:.0f} s: "
-                f"{total / (last - first):,.0f}/s",
-                f"fault: {FAULTS[self._options.fault]}; {fault[1] - fault[0]:.0f} s",
-                f"acceptance of a tenth of a second's messages: median {_ms(took, 0.5)}, "
-                f"99 % {_ms(took, 0.99)}, most {_ms(took, 1)}",
-                f"lag: at most {before:,} messages before the fault, {most:,} in all",
-                f"caught up {after} after the end of the fault; the stream stood still for "
-                f"{pause:.1f} s at most",
-            )
-        )
+        return f"""\
+{len(self._funnels)} funnels, {len(accepted)} producers, {total:,} messages accepted in \
+{last - first:.0f} s: {total / (last - first):,.0f}/s
+fault: {FAULTS[self._options.fault]}; {fault[1] - fault[0]:.0f} s
+acceptance of a tenth of a second's messages: median {_ms(took, 0.5)}, 99 % {_ms(took, 0.99)}, \
+most {_ms(took, 1)}
+lag: at most {before:,} messages before the fault, {most:,} in all
+caught up {after} after the end of the fault; the stream stood still for {pause:.1f} s at most"""
 
 
 def _lag(

@@ -38,11 +38,15 @@ def daily(rate: float) -> Arrivals:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--batch-cost", type=float, default=Setting.batch_cost, metavar="SECONDS")
-    parser.add_argument("--message-cost", type=float, default=Setting.message_cost, metavar="SECONDS")  # fmt: skip
+    parser.add_argument(
+        "--message-cost", type=float, default=Setting.message_cost, metavar="SECONDS"
+    )
     parser.add_argument("--journal", type=int, default=JOURNAL, metavar="MESSAGES")
     options = parser.parse_args()
-    print("hosts  rate/host  arrivals  outage                     "
-          "lag at most   caught up after   back-pressure after   doubled with message ids")  # fmt: skip
+    print(
+        "hosts  rate/host  arrivals  outage                     "
+        "lag at most   caught up after   back-pressure after   doubled by ids"
+    )
     for hosts, rate, shape, name in (
         (10, 1000.0, "steady", "all nodes"),
         (10, 1000.0, "bursts", "all nodes"),
@@ -65,7 +69,8 @@ def main() -> None:
                 message_cost=options.message_cost,
             )
         )
-        print(f"{hosts:5}  {rate:9,.0f}  {shape:8}  {name:25}  {_line(outcome, hosts * rate)}", flush=True)  # fmt: skip
+        begin = f"{hosts:5}  {rate:9,.0f}  {shape:8}  {name:25}"
+        print(f"{begin}  {_line(outcome, hosts * rate)}", flush=True)
     _herd()
 
 
@@ -79,7 +84,7 @@ def _line(outcome: Outcome, usual: float) -> str:
     return (
         f"{outcome.most_lag():11,}   {_seconds(caught_up):>15}   "
         f"{_seconds(None if pressure is None else pressure - BEGIN):>19}   "
-        f"{outcome.doubled_with_ids:24,}"
+        f"{outcome.doubled_with_ids:14,}"
     )
 
 

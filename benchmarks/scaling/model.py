@@ -3,8 +3,8 @@
 What is assumed:
 
 - Streams do not disturb each other, so one stands for all that are laid out alike.
-- A stream's leader spends a fixed time on a batch, and more on each of its messages. The hosts that
-  are connected take turns, a batch each.
+- A stream's leader spends a fixed time on a batch, and more on each of its messages. Connected
+  hosts take turns, a batch each.
 - A message costs a fixed number of bytes in a journal. A full journal holds producers back.
 - Where the stream cannot be reached, an attempt fails after a fixed time, and the next one follows
   the back-off of the sinks (``mpsr.limits``). A node takes a limited number of connections a second.

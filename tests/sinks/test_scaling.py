@@ -48,7 +48,7 @@ def test_catch_up_agrees_with_arithmetic() -> None:
     expected = 300 * 10_000 / (capacity - 10_000)
     caught_up = outcome.caught_up(310, 20_000)
     assert caught_up is not None
-    assert expected <= caught_up <= expected + SINK_BACKOFF_MOST + 5
+    assert expected - 2 <= caught_up <= expected + SINK_BACKOFF_MOST + 5
 
 
 def test_full_journals_hold_producers_back_from_the_expected_second() -> None:
