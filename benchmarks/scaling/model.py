@@ -7,8 +7,8 @@ What is assumed:
   hosts take turns, a batch each.
 - A message costs a fixed number of bytes in a journal. A full journal holds producers back.
 - Where the stream cannot be reached, an attempt fails after a fixed time, and the next one follows
-  the back-off of the sinks (``mpsr.limits``). A node takes a limited number of connections a second.
-- When a host loses the stream, its last batch may have been stored without an answer. The sink asks
+- Where the stream cannot be reached, an attempt fails after a fixed time, and the next follows
+  the back-off of the sinks (`mpsr.limits`). A node takes a limited number of connections a second.
   the stream which message it has last; a publisher with message ids sends the batch again, and the
   stream stores it a second time once the duplicate window is over.
 """
