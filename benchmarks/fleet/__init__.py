@@ -1,0 +1,1 @@
+"""Run a fleet of funnels against a cluster of nats-server, on one machine."""
