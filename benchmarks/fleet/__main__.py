@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 import nats.errors
+from nats.aio.client import Client
 
 from benchmarks.fleet.audit import Findings, audit
 from benchmarks.fleet.cluster import Cluster, connect, leader, make_stream
@@ -123,7 +124,7 @@ class Fleet:
                 await asyncio.sleep(seconds)
         return begun, time.monotonic()
 
-    async def _watch(self, client: nats.NATS) -> NoReturn:
+    async def _watch(self, client: Client) -> NoReturn:
         context = client.jetstream(timeout=1)
         while True:
             try:
