@@ -19,7 +19,6 @@ from typing import Final, NamedTuple, NoReturn
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.client import Client
 
 from benchmarks.fleet.audit import Findings, audit
 from benchmarks.fleet.cluster import Cluster, connect, leader, make_stream

@@ -132,8 +132,6 @@ def sink_backoff(failures: int, chance: random.Random) -> float:
     doubled: float = SINK_BACKOFF_FIRST * 2.0 ** min(failures - 1, 16)
     longest = min(SINK_BACKOFF_FIRST * float(2**exponent), SINK_BACKOFF_MOST)
     return longest * chance.uniform(0.5, 1.0)
-        0.5, 1.0
-    )
 
 
 def fixed_backoff(seconds: float) -> Backoff:
