@@ -130,8 +130,7 @@ class Outcome:
 def sink_backoff(failures: int, chance: random.Random) -> float:
     """Return the pause of a sink: doubled each time, and of that a random half left out."""
     doubled: float = SINK_BACKOFF_FIRST * 2.0 ** min(failures - 1, 16)
-    longest = min(SINK_BACKOFF_FIRST * float(2**exponent), SINK_BACKOFF_MOST)
-    return longest * chance.uniform(0.5, 1.0)
+    return min(doubled, SINK_BACKOFF_MOST) * chance.uniform(0.5, 1.0)
 
 
 def fixed_backoff(seconds: float) -> Backoff:
