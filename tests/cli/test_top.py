@@ -429,6 +429,7 @@ def test_many_producers_do_not_keep_a_processor_busy(cli: Cli) -> None:
 
     async def script(pilot: Pilot[None]) -> None:
         await until(pilot, lambda text: "consumer" in text)
+        cast("Top", pilot.app)._source.stop()  # what it sees is no more to be drawn
         for at in range(2):
             told = (producer(pid, messages=at * pid) for pid in range(1, 1001))
             pilot.app.post_message(Seen(document(1000.0 + at, *told)))

@@ -96,10 +96,12 @@ def test_blocking_sink_without_a_journal_keeps_messages_with_the_producer(
     funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
 ) -> None:
     import mpsr
+    from mpsr import observe
 
     funnel = funnels("blocking:x", journal=False).start()
     with mpsr.Producer(funnel.address) as producer:
         producer.send(b"one")
+        wait_until(lambda: observe.status(str(funnel.address))["stats"]["messages"] == 1)
         assert funnel.end() == 74
         funnel.arguments = [str(funnel.address), "--to=file:b.txt?format=lines"]
         funnel.start()
