@@ -6,9 +6,9 @@ What is assumed:
 - A stream's leader spends a fixed time on a batch, and more on each of its messages. Connected
   hosts take turns, a batch each.
 - A message costs a fixed number of bytes in a journal. A full journal holds producers back.
-- Where the stream cannot be reached, an attempt fails after a fixed time, and the next one follows
-- Where the stream cannot be reached, an attempt fails after a fixed time, and the next follows
-  the back-off of the sinks (`mpsr.limits`). A node takes a limited number of connections a second.
+- Where the stream cannot be reached, an attempt fails after a fixed time, and the next follows the
+  back-off of the sinks (`mpsr.limits`). The nodes take a limited number of connections a second.
+- When a host loses the stream, its last batch may have been stored without an answer. The sink asks
   the stream which message it has last; a publisher with message ids sends the batch again, and the
   stream stores it a second time once the duplicate window is over.
 """
