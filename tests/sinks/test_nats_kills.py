@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from mpsr import observe
 from mpsr.sinks.nats.layout import POSITION, unpack
 from mpsr.store.reader import Reader
 from tests.chance import Chance
-from tests.sinks.conftest import Funnel
+from tests.sinks.conftest import Funnel, wait_until
 from tests.sinks.natsservers import Link, NatsServer, cluster, free_ports
 
 SCALE = float(os.environ.get("MPSR_NATS_SCALE", "1"))  # of the soak's counts
@@ -101,6 +102,12 @@ def acknowledged(funnel: Funnel) -> int:
         return max(reader.recover().state.cursors.values(), default=0)
 
 
+def lag_of(funnel: Funnel) -> int:
+    """Return how many messages the sink has not committed."""
+    (seen,) = observe.status(str(funnel.address))["sinks"]
+    return seen["lag"]
+
+
 def run(
     chance: Chance,
     funnel: Funnel,
@@ -121,6 +128,7 @@ def run(
     producers.wait()
     if not packed:
         server.await_count("S", producers.total, 60 + count / 1000)
+    wait_until(lambda: not lag_of(funnel), "for the sink")
     assert funnel.end() == 0, funnel.told
     check(server, "S", producers)
 
