@@ -7,38 +7,21 @@ also while its handler is stuck, and loses nothing by it.
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import closing
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
 
 from mpsr import arguments
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.errors import (
-    AddressDenied,
-    AddressOccupied,
-    Closed,
-    ConfigurationError,
-    NoReceiver,
-    ReceiverBusy,
-    RemoteProtocolError,
-    TimedOut,
-    WrongSocketType,
-)
-from mpsr.limits import MAX_SAMPLE, MAX_TAP_RATE, MIN_STATUS_INTERVAL, READ_SIZE
-from mpsr.system.address import Address, SocketType, parse_address
-from mpsr.system.endpoint import reach
-from mpsr.system.poller import wait_readable
-from mpsr.system.sockets import peer_of
-from mpsr.wire.frames import Reject, RejectCode
+from mpsr.errors import RemoteProtocolError
+from mpsr.front.observing import Observation
+from mpsr.limits import MAX_SAMPLE, MAX_TAP_RATE, MIN_STATUS_INTERVAL
+from mpsr.wire.frames import RejectCode
 from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Generator, Iterator
     from typing import Self
-
-    from mpsr.wire.observing import Seen
 
 __all__ = [
     "BatchInHand",
@@ -268,7 +251,7 @@ def status(address: str | os.PathLike[str], *, timeout: float | None = _TIMEOUT)
         WrongSocketType: it receives datagrams alone, which have no way back.
 
     """
-    with closing(_Observation(address, ObservingSession(), timeout)) as observation:
+    with closing(Observation(address, ObservingSession(), timeout)) as observation:
         while True:
             for seen in observation.read():
                 if isinstance(seen, StatusSeen):
@@ -296,7 +279,7 @@ def watch(
     seconds = max(arguments.seconds("interval", interval), MIN_STATUS_INTERVAL)
     session = ObservingSession(round(seconds * 1000))
     patience = None if timeout is None else timeout + seconds
-    with closing(_Observation(address, session, timeout)) as observation:
+    with closing(Observation(address, session, timeout)) as observation:
         while True:
             for seen in observation.read():
                 observation.timeout = patience
@@ -319,7 +302,7 @@ class Tap:
         self.passed: int = 0
         self.status: Status | None = None
         self._first: int | None = None
-        self._observation = _Observation(
+        self._observation = Observation(
             address, ObservingSession(1000, rate, clip), timeout, patience=1.0
         )
 
@@ -377,131 +360,6 @@ def tap(
     rate = arguments.integer("rate", rate, "messages", most=MAX_TAP_RATE)
     clip = arguments.integer("clip", clip, "bytes", least=0, most=MAX_SAMPLE)
     return Tap(address, rate, clip, timeout)
-
-
-class _Observation:
-    """An observer's connection."""
-
-    def __init__(
-        self,
-        address: str | os.PathLike[str],
-        session: ObservingSession,
-        timeout: float | None,
-        *,
-        patience: float = 0.0,
-    ) -> None:
-        self._address = parse_address(address)
-        self._session = session
-        self.timeout: float | None = arguments.timeout(timeout)
-        self._patience = patience
-        self._answered = False
-        self._socket = _reach(self._address)
-        try:
-            self._socket.send(session.opening)
-        except OSError as exc:
-            self._socket.close()
-            error = f"the receiver at {self._address} has closed the connection; is it ending?"
-            raise NoReceiver(error, address=str(self._address)) from exc
-
-    def read(self) -> list[Seen]:
-        """Return what comes next."""
-        until = None if self.timeout is None else monotonic() + self.timeout + self._patience
-        while True:
-            try:
-                data = self._socket.recv(READ_SIZE)
-            except BlockingIOError:
-                left = None if until is None else until - monotonic()
-                if left is not None and left <= 0:
-                    raise TimedOut(self._why_silent()) from None
-                wait_readable(self._socket, left)
-                continue
-            except OSError:
-                data = b""
-            if not data:
-                raise self._ended()
-            try:
-                self._session.receive_data(data)
-            except RemoteProtocolError as exc:
-                where = str(self._address)
-                error = f"whoever listens at {where} does not speak mpsr's protocol ({exc})"
-                raise AddressOccupied(error, address=where) from exc
-            seen = self._session.events_received()
-            for each in seen:
-                if isinstance(each, Reject):
-                    raise self._rejected(each)
-            if seen:
-                self._answered = True
-                return seen
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _ended(self) -> Exception:
-        where = str(self._address)
-        if self._answered:
-            return Closed(f"the receiver at {where} has ended, or handed over to another")
-        error = (
-            f"whoever listens at {where} has closed the connection without an answer: it is no "
-            "receiver of mpsr's, or is ending"
-        )
-        return AddressOccupied(error, address=where)
-
-    def _rejected(self, reject: Reject) -> Exception:
-        where = str(self._address)
-        if reject.code == RejectCode.DENIED:
-            error = f"the receiver at {where} lets nobody look but its own user, root and its "
-            error += f"observers= (mpsr recv --observer); this is uid {os.geteuid()}"
-            return AddressDenied(error, address=where)
-        if reject.code in (RejectCode.BUSY, RejectCode.DEADLINE):
-            return ReceiverBusy(f"the receiver at {where}: {reject.text}", address=where)
-        if reject.code in (RejectCode.MALFORMED, RejectCode.UNEXPECTED, RejectCode.VERSION):
-            error = f"the receiver at {where} runs an mpsr that cannot be looked into "
-            error += f"({reject.text}); start it with this version"
-            return ConfigurationError(error)
-        return ConfigurationError(f"the receiver at {where} refuses: {reject.text}")
-
-    def _why_silent(self) -> str:
-        """Return why there is no answer, as far as the system tells."""
-        timeout = self.timeout or 0.0
-        begin = f"the receiver at {self._address} did not answer within {timeout:g} s"
-        pid = peer_of(self._socket).pid
-        if pid is None:
-            return begin
-        who = f"its process {pid}"
-        state = _state_of(pid)
-        if state is None:
-            return f"{begin}: {who} cannot be seen from here, or has ended"
-        if state in "Tt":
-            return f"{begin}: {who} is stopped (SIGSTOP, Ctrl-Z or a debugger); kill -CONT {pid}"
-        if state == "D":
-            return f"{begin}: {who} waits for a disk or another device"
-        return (
-            f"{begin}: {who} has not called receive() yet, or holds Python's interpreter lock, "
-            "or is no receiver of mpsr's"
-        )
-
-
-def _reach(address: Address) -> socket.socket:
-    """Connect, whatever kind of connections the receiver takes."""
-    kinds: tuple[SocketType, ...] = ("stream", "seqpacket")
-    for kind in kinds:
-        try:
-            return reach(address, type=kind)
-        except WrongSocketType:
-            if kind == kinds[-1]:
-                break
-    error = f"the receiver at {address} takes datagrams alone, which have no way back: give it a "
-    error += "second address of type stream to look at it there"
-    raise WrongSocketType(error, address=str(address))
-
-
-def _state_of(pid: int) -> str | None:
-    """Return the letter by which proc(5) calls the state of a process."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return None
 
 
 def _sample(seen: SampleSeen) -> Sample:

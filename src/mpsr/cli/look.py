@@ -32,6 +32,15 @@ alone cannot be asked.
 """
 
 
+answer_timeout = click.option(  # of what asks a receiver
+    "--timeout",
+    type=types.duration,
+    metavar="TIME",
+    default="2s",
+    help="Give up (exit 124), and say why, when there is no answer for so long.  [default: 2s]",
+)
+
+
 @click.command(
     help=_HELP,
     short_help="Tell what a receiver is doing.",
@@ -45,13 +54,7 @@ alone cannot be asked.
     default="text",
     help="text: for people. json: an object with everything.  [default: text]",
 )
-@click.option(
-    "--timeout",
-    type=types.duration,
-    metavar="TIME",
-    default="2s",
-    help="Give up (exit 124), and say why, when there is no answer for so long.  [default: 2s]",
-)
+@answer_timeout
 def status(*, address: str, output: str, timeout: float) -> Status:
     """Run ``mpsr status``."""
     from mpsr import observe  # noqa: PLC0415 - loaded once the command line makes sense

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mpsr.cli import types
-from mpsr.cli.look import consumer
+from mpsr.cli.look import answer_timeout, consumer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, printable, say
@@ -68,13 +67,7 @@ shows only gets fewer. --match chooses among the samples: it finds nothing in wh
     help="text: the message, its sender before it. json: an object a message, with the keys of "
     "mpsr recv -o json, size and skipped.  [default: text]",
 )
-@click.option(
-    "--timeout",
-    type=types.duration,
-    metavar="TIME",
-    default="2s",
-    help="Give up (exit 124), and say why, when there is no answer for so long.  [default: 2s]",
-)
+@answer_timeout
 @click.option("-q", "--quiet", is_flag=True, help="Tell nothing but messages and errors.")
 def tap(
     *,

@@ -14,7 +14,7 @@ from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROW
 from mpsr.sinks.mark import Mark, MarkFile
 from mpsr.sinks.options import choice, options, seconds, size
 from mpsr.sinks.protocol import Grouping
-from mpsr.store.files import sync_directory
+from mpsr.store import files
 from mpsr.system import primitives
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class DatasetSink:
         os.rename(self._begun, os.path.join(folder, self._name()))
         self._writer = self._first = None
         while len(folder) >= len(self._directory):  # also the folders that it was made with
-            sync_directory(folder)
+            files.sync_directory(folder)
             folder = os.path.dirname(folder)
 
     def _name(self) -> str:
@@ -171,7 +171,7 @@ class DatasetSink:
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        files.sync(descriptor)
     finally:
         primitives.close(descriptor)
 

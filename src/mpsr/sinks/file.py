@@ -14,6 +14,7 @@ from mpsr.sinks.mark import HEAD, Mark, MarkFile
 from mpsr.sinks.options import choice, count, options, seconds, size
 from mpsr.sinks.records import RECORDS
 from mpsr.sinks.rotation import Rotation
+from mpsr.store import files
 from mpsr.system import primitives
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class FileSink:
     def commit(self) -> None:
         """Put what was written on the disk, and then how far it goes."""
         self._flush()
-        os.fdatasync(self._file)
+        files.sync(self._file)
         self._put_mark()
         if self._rotation.is_large(self._written):
             self._rotate()
@@ -154,7 +155,7 @@ class FileSink:
         if mark is None or self._mark is not mark or found.st_size < mark.size:
             if mark is not None and mark.journal == self._journal:
                 self._position = mark.position
-            self._sync_directory()
+            files.sync_directory(os.path.dirname(self._path))
             self._put_mark(mark.journal if mark is not None else None)
 
     def _put_mark(self, journal: bytes | None = None) -> None:
@@ -190,13 +191,6 @@ class FileSink:
         self._close_file()
         self._begin(self._mark)
         self._rotation.tidy()
-
-    def _sync_directory(self) -> None:
-        directory = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            primitives.close(directory)
 
     def _close_file(self) -> None:
         if self._descriptor is not None:

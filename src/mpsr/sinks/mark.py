@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from mpsr.errors import SinkError
+from mpsr.store import files
 from mpsr.system import primitives
 
 _SLOT: Final = 512  # bytes: a disk writes as much whole
@@ -96,7 +97,7 @@ class MarkFile:
         fields = _FIELDS.pack(_MAGIC, self._serial, *mark)
         data = _CRC.pack(crc32(fields)) + fields
         os.pwrite(self._descriptor, data.ljust(_SLOT, b"\0"), self._serial % 2 * _SLOT)
-        os.fdatasync(self._descriptor)
+        files.sync(self._descriptor)
 
     def close(self) -> None:
         """Close the file, and so unlock it."""

@@ -1,0 +1,157 @@
+"""Hold an observer's connection to a receiver, and say why there is no answer."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mpsr import arguments
+from mpsr.errors import (
+    AddressDenied,
+    AddressOccupied,
+    Closed,
+    ConfigurationError,
+    NoReceiver,
+    ReceiverBusy,
+    RemoteProtocolError,
+    TimedOut,
+    WrongSocketType,
+)
+from mpsr.limits import READ_SIZE
+from mpsr.system.address import Address, SocketType, parse_address
+from mpsr.system.endpoint import reach
+from mpsr.system.poller import wait_readable
+from mpsr.system.sockets import peer_of
+from mpsr.wire.frames import Reject, RejectCode
+
+if TYPE_CHECKING:
+    import socket
+
+    from mpsr.wire.observing import ObservingSession, Seen
+
+
+class Observation:
+    """An observer's connection."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        session: ObservingSession,
+        timeout: float | None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self._address = parse_address(address)
+        self._session = session
+        self.timeout: float | None = arguments.timeout(timeout)
+        self._patience = patience
+        self._answered = False
+        self._socket = _reach(self._address)
+        try:
+            self._socket.send(session.opening)
+        except OSError as exc:
+            self._socket.close()
+            error = f"the receiver at {self._address} has closed the connection; is it ending?"
+            raise NoReceiver(error, address=str(self._address)) from exc
+
+    def read(self) -> list[Seen]:
+        """Return what comes next."""
+        until = None if self.timeout is None else monotonic() + self.timeout + self._patience
+        while True:
+            try:
+                data = self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                left = None if until is None else until - monotonic()
+                if left is not None and left <= 0:
+                    raise TimedOut(self._why_silent()) from None
+                wait_readable(self._socket, left)
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                raise self._ended()
+            try:
+                self._session.receive_data(data)
+            except RemoteProtocolError as exc:
+                where = str(self._address)
+                error = f"whoever listens at {where} does not speak mpsr's protocol ({exc})"
+                raise AddressOccupied(error, address=where) from exc
+            seen = self._session.events_received()
+            for each in seen:
+                if isinstance(each, Reject):
+                    raise self._rejected(each)
+            if seen:
+                self._answered = True
+                return seen
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _ended(self) -> Exception:
+        where = str(self._address)
+        if self._answered:
+            return Closed(f"the receiver at {where} has ended, or handed over to another")
+        error = (
+            f"whoever listens at {where} has closed the connection without an answer: it is no "
+            "receiver of mpsr's, or is ending"
+        )
+        return AddressOccupied(error, address=where)
+
+    def _rejected(self, reject: Reject) -> Exception:
+        where = str(self._address)
+        if reject.code == RejectCode.DENIED:
+            error = f"the receiver at {where} lets nobody look but its own user, root and its "
+            error += f"observers= (mpsr recv --observer); this is uid {os.geteuid()}"
+            return AddressDenied(error, address=where)
+        if reject.code in (RejectCode.BUSY, RejectCode.DEADLINE):
+            return ReceiverBusy(f"the receiver at {where}: {reject.text}", address=where)
+        if reject.code in (RejectCode.MALFORMED, RejectCode.UNEXPECTED, RejectCode.VERSION):
+            error = f"the receiver at {where} runs an mpsr that cannot be looked into "
+            error += f"({reject.text}); start it with this version"
+            return ConfigurationError(error)
+        return ConfigurationError(f"the receiver at {where} refuses: {reject.text}")
+
+    def _why_silent(self) -> str:
+        """Return why there is no answer, as far as the system tells."""
+        timeout = self.timeout or 0.0
+        begin = f"the receiver at {self._address} did not answer within {timeout:g} s"
+        pid = peer_of(self._socket).pid
+        if pid is None:
+            return begin
+        who = f"its process {pid}"
+        state = _state_of(pid)
+        if state is None:
+            return f"{begin}: {who} cannot be seen from here, or has ended"
+        if state in "Tt":
+            return f"{begin}: {who} is stopped (SIGSTOP, Ctrl-Z or a debugger); kill -CONT {pid}"
+        if state == "D":
+            return f"{begin}: {who} waits for a disk or another device"
+        return (
+            f"{begin}: {who} has not called receive() yet, or holds Python's interpreter lock, "
+            "or is no receiver of mpsr's"
+        )
+
+
+def _reach(address: Address) -> socket.socket:
+    """Connect, whatever kind of connections the receiver takes."""
+    kinds: tuple[SocketType, ...] = ("stream", "seqpacket")
+    for kind in kinds:
+        try:
+            return reach(address, type=kind)
+        except WrongSocketType:
+            if kind == kinds[-1]:
+                break
+    error = f"the receiver at {address} takes datagrams alone, which have no way back: give it a "
+    error += "second address of type stream to look at it there"
+    raise WrongSocketType(error, address=str(address))
+
+
+def _state_of(pid: int) -> str | None:
+    """Return the letter by which proc(5) calls the state of a process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None
