@@ -71,6 +71,7 @@ STUCK_AFTER: Final = (
 )
 STANDSTILL: Final = 0.25  # seconds without a round, while somebody waits to be accepted
 LOOK_AGAIN: Final = 0.05  # seconds between two looks at a connection that has not said what it is
+OBSERVE_AGAIN: Final = 0.5  # seconds without an answer until an observer connects once more
 UNDECIDED_TIME: Final = 2.0  # seconds that a connection has to say that it is an observer's
 MAX_HELD: Final = 1024  # connections accepted while the engine stood still: as many as are served
 MAX_OBSERVERS: Final = 16  # observers at a time: people who look, and what watches for them

@@ -20,6 +20,7 @@ import pytest
 import mpsr
 from mpsr import observe
 from mpsr.engine.receiving import observer as observer_module
+from mpsr.front.observing import Observation
 from mpsr.limits import MAX_OBSERVERS_PER_UID, STUCK_AFTER
 from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
 from mpsr.wire.observing import ObservingSession, StatusSeen
@@ -259,6 +260,19 @@ def test_newer_connection_of_a_producer_counts_however_both_were_accepted(addres
         answer = older.recv(4096)
         assert answer[4] == FrameType.REJECT
         assert answer[8] == RejectCode.FENCED
+
+
+def test_observer_that_was_accepted_and_not_read_is_answered(address: str) -> None:
+    """The receiver accepts it beside a producer whose batch its caller then keeps."""
+    with ExitStack() as clients, mpsr.Receiver(address) as receiver:
+        connect(clients, address).sendall(b"kept in hand\n")
+        asking = clients.enter_context(closing(Observation(address, ObservingSession(), PATIENCE)))
+        assert list(receiver.receive_batch(PATIENCE)) == [b"kept in hand"]
+        begin = time.monotonic()
+        (seen,) = asking.read()
+        assert time.monotonic() - begin < 3 * AT_ONCE
+        assert isinstance(seen, StatusSeen)
+        assert seen.document["consumer"]["batch"]["messages"] == 1
 
 
 def test_frozen_process_is_named(address: str) -> None:

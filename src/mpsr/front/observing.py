@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,14 @@ from mpsr.errors import (
     AddressOccupied,
     Closed,
     ConfigurationError,
+    MpsrError,
     NoReceiver,
     ReceiverBusy,
     RemoteProtocolError,
     TimedOut,
     WrongSocketType,
 )
-from mpsr.limits import READ_SIZE
+from mpsr.limits import OBSERVE_AGAIN, READ_SIZE
 from mpsr.system.address import Address, SocketType, parse_address
 from mpsr.system.endpoint import reach
 from mpsr.system.poller import wait_readable
@@ -47,28 +50,27 @@ class Observation:
         self.timeout: float | None = arguments.timeout(timeout)
         self._patience = patience
         self._answered = False
-        self._socket = _reach(self._address)
+        self._socket = self._connected()
+
+    def _connected(self) -> socket.socket:
+        """Connect, and say what is wanted."""
+        sock = _reach(self._address)
         try:
-            self._socket.send(session.opening)
+            sock.send(self._session.opening)
         except OSError as exc:
-            self._socket.close()
+            sock.close()
             error = f"the receiver at {self._address} has closed the connection; is it ending?"
             raise NoReceiver(error, address=str(self._address)) from exc
+        return sock
 
     def read(self) -> list[Seen]:
         """Return what comes next."""
-        until = None if self.timeout is None else monotonic() + self.timeout + self._patience
+        begun = monotonic()
+        until = inf if self.timeout is None else begun + self.timeout + self._patience
+        again = inf if self._answered else begun + OBSERVE_AGAIN
         while True:
-            try:
-                data = self._socket.recv(READ_SIZE)
-            except BlockingIOError:
-                left = None if until is None else until - monotonic()
-                if left is not None and left <= 0:
-                    raise TimedOut(self._why_silent()) from None
-                wait_readable(self._socket, left)
-                continue
-            except OSError:
-                data = b""
+            data = self._receive(until, again)
+            again = inf
             if not data:
                 raise self._ended()
             try:
@@ -84,6 +86,35 @@ class Observation:
             if seen:
                 self._answered = True
                 return seen
+
+    def _receive(self, until: float, again: float) -> bytes:
+        """Wait for bytes, at most ``until`` a time; return b"" at the end of the connection."""
+        while True:
+            try:
+                return self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                now = monotonic()
+            except OSError:
+                return b""
+            if now >= until:
+                raise TimedOut(self._why_silent())
+            if now >= again:
+                again = inf
+                self._connect_again()
+                continue
+            due = min(until, again)
+            wait_readable(self._socket, None if due == inf else due - now)
+
+    def _connect_again(self) -> None:
+        """Have another connection in the place of one that is not answered, if there can be one.
+
+        Its receiver may have accepted the first just before its caller was stuck, and has not
+        read it. What connects from then on is accepted by the thread that answers observers.
+        """
+        with suppress(MpsrError):  # the first one may be answered yet
+            fresh = self._connected()
+            self._socket.close()
+            self._socket = fresh
 
     def close(self) -> None:
         """Close the connection."""
