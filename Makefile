@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The tests sync files some ten thousand times, which takes milliseconds on a disk: they use /dev/shm if it
 # has 2 GB of room. TMPDIR=… overrides it.
 IN_MEMORY = TMPDIR=$${TMPDIR:-$$(df --output=avail,target -t tmpfs /dev/shm 2>/dev/null \
-	| awk '$$1 >= 2000000 {print $$2}')}
+	| awk 'NR == 2 && $$1 >= 2000000 {print $$2}')}
 # Four processes on two cores: the tests wait more than they compute.
 IN_PARALLEL := -n 4 --dist worksteal
 
