@@ -1,4 +1,4 @@
-"""Run the command as a process of its own."""
+"""Run the command as a process of its own, or in this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 import pytest
+
+from mpsr.cli.entry import run
 
 COMMAND = (sys.executable, "-W", "error", "-m", "mpsr")
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -141,10 +145,50 @@ class Cli:
         out, err = running.popen.communicate(feed, timeout=PATIENCE)
         return running.popen.returncode, out or b"", (err or b"").decode()
 
+    def call(
+        self,
+        *arguments: str | bytes,
+        feed: bytes = b"",
+        env: Mapping[str, str | None] | None = None,
+    ) -> tuple[int, bytes, str]:
+        """Run a command to its end as ``run`` does, but in this process: ten times as quick.
+
+        It has its own directory, environment and standard streams. A test of start, signals, exit,
+        locks or the process itself takes ``run``.
+        """
+        with ExitStack() as own:
+            streams = [own.enter_context(_memory()) for _ in range(3)]
+            os.write(streams[0].fileno(), feed)
+            os.lseek(streams[0].fileno(), 0, os.SEEK_SET)
+            for name, memory in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+                # A descriptor of its own: a command may replace that of a stdout that fails.
+                stream = own.enter_context(os.fdopen(os.dup(memory.fileno()), "r+", buffering=1))
+                own.enter_context(mock.patch.object(sys, name, stream))
+            own.enter_context(chdir(self.directory))
+            own.enter_context(mock.patch.dict(os.environ))
+            for variable, value in (env or {}).items():
+                os.environ.pop(variable, None)
+                if value is not None:
+                    os.environ[variable] = value
+            status = run([os.fsdecode(each) for each in arguments])
+            sys.stdout.flush()
+            out, err = (os.pread(each.fileno(), _size(each), 0) for each in streams[1:])
+        return status, out, err.decode()
+
     @property
     def address(self) -> Path:
         """Where ``app.sock`` is."""
         return self.directory / "app.sock"
+
+
+def _memory() -> IO[bytes]:
+    """Open a file in memory."""
+    return os.fdopen(os.memfd_create("stream"), "r+b", buffering=0)
+
+
+def _size(file: IO[bytes]) -> int:
+    """Return how many bytes a file has."""
+    return os.fstat(file.fileno()).st_size
 
 
 @pytest.fixture

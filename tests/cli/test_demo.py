@@ -83,7 +83,7 @@ def test_demo_ends_quietly_with_its_reader(cli: Cli) -> None:
 
 def test_text_that_could_be_torn_is_refused(cli: Cli) -> None:
     """A line longer than a pipe takes at once is a usage error."""
-    status, out, told = cli.run("demo", "--text", "x" * 5000)
+    status, out, told = cli.call("demo", "--text", "x" * 5000)
     assert (status, out) == (2, b"")
     assert told == (
         "mpsr: --text is longer than 2048 bytes\n  why: its lines could be torn in a pipe\n"

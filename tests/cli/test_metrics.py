@@ -155,12 +155,12 @@ def test_path_is_for_its_user_and_group_unless_told_otherwise(cli: Cli) -> None:
 def test_path_of_somebody_else_is_left_alone(cli: Cli) -> None:
     """A file at the path, or another receiver: one line, and the receiver does not start."""
     (cli.directory / "file").write_text("mine")
-    status, _, err = cli.run("recv", "app.sock", "--metrics", "unix:file")
+    status, _, err = cli.call("recv", "app.sock", "--metrics", "unix:file")
     assert (status, err.count("\n")) == (78, 3)
     assert "is a regular file" in err
     assert (cli.directory / "file").read_text() == "mine"
     cli.recv("--metrics", "unix:metrics.sock")
-    status, _, err = cli.run("recv", "other.sock", "--metrics", "unix:metrics.sock")
+    status, _, err = cli.call("recv", "other.sock", "--metrics", "unix:metrics.sock")
     assert (status, err.count("\n")) == (75, 3)
     assert not (cli.directory / "other.sock").exists()
 
@@ -168,7 +168,7 @@ def test_path_of_somebody_else_is_left_alone(cli: Cli) -> None:
 def test_port_in_use_is_an_error_and_the_receiver_gives_its_address_up(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        status, _, err = cli.run("recv", "app.sock", "--metrics", f"127.0.0.1:{port}")
+        status, _, err = cli.call("recv", "app.sock", "--metrics", f"127.0.0.1:{port}")
     assert status == 75
     assert err == (
         f"mpsr: cannot serve metrics at 127.0.0.1:{port}\n"
@@ -206,7 +206,7 @@ def test_page_is_handed_over_with_the_receiver(cli: Cli, where: str) -> None:
 )
 def test_what_is_no_place_is_refused_with_a_hint(cli: Cli, where: str, hint: str) -> None:
     """A bare port would listen at every address of the machine, which is to be said."""
-    status, _, err = cli.run("recv", "app.sock", "--metrics", where)
+    status, _, err = cli.call("recv", "app.sock", "--metrics", where)
     assert (status, err.count("\n")) == (2, 3)
     assert hint in err
 

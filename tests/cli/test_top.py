@@ -202,7 +202,7 @@ def test_piped_it_prints_once_how_things_stand(cli: Cli) -> None:
     with mpsr.Producer(cli.address, label=EVIL) as producer:
         producer.send(b"one")
         producer.flush()
-        code, out, err = cli.run("top", "app.sock")
+        code, out, err = cli.call("top", "app.sock")
     assert (code, err) == (0, "")
     text = out.decode()
     assert "consumer waiting" in text
@@ -226,7 +226,7 @@ def test_stuck_consumer_is_told_within_a_second(cli: Cli) -> None:
         assert monotonic() - begun < 1
         assert found["batch"] is not None
         assert found["batch"]["label"] == "flood"
-        out = cli.run("top", "app.sock", "--once", "--filter", "nobody")[1].decode()
+        out = cli.call("top", "app.sock", "--once", "--filter", "nobody")[1].decode()
         assert "consumer STUCK for " in out
         assert f'of "flood" (pid {os.getpid()})' in out
         assert "no producers with 'nobody'" in out
@@ -237,7 +237,7 @@ def test_stuck_consumer_is_told_within_a_second(cli: Cli) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--once",)])
 def test_nobody_there_is_an_error_and_no_screen(cli: Cli, options: tuple[str, ...]) -> None:
-    code, out, err = cli.run("top", "app.sock", *options)
+    code, out, err = cli.call("top", "app.sock", *options)
     assert (code, out) == (69, b"")
     assert err == (
         "mpsr: cannot reach app.sock\n"
