@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from mpsr.cli.entry import run
+from tests.processes import await_signal_taken
 
 COMMAND = (sys.executable, "-W", "error", "-m", "mpsr")
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -52,14 +53,7 @@ class Running:
 
     def await_signal_seen(self) -> None:
         """Return once a signal that was sent has been taken, and it sleeps again."""
-        status = Path(f"/proc/{self.pid}/status")
-        while True:
-            fields = dict(
-                line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
-            )
-            pending = int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
-            if not pending and fields["State"].split()[0] == "S":
-                return
+        await_signal_taken(self.pid)
 
     def finish(self, signum: int | None = None) -> tuple[int, bytes, str]:
         """Wait for its end; return the exit status, the rest of stdout, and all of stderr."""

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import mpsr
 from mpsr.limits import MAX_SCRAPES, SCRAPE_DEADLINE
 from tests.cli.conftest import PATIENCE, Cli, Running
+from tests.ports import free_port
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PRODUCERS, EACH = 4, 5_000
@@ -181,8 +182,7 @@ def test_port_in_use_is_an_error_and_the_receiver_gives_its_address_up(cli: Cli)
 @pytest.mark.parametrize("where", ["unix:metrics.sock", "127.0.0.1:{port}"])
 def test_page_is_handed_over_with_the_receiver(cli: Cli, where: str) -> None:
     """The new one serves it as soon as the one before has ended."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        where = where.format(port=free.getsockname()[1])
+    where = where.format(port=free_port())
     before = cli.recv("--metrics", where)
     after = cli.start("recv", "app.sock", "--handover", "--metrics", where)
     assert before.finish()[0] == 0

@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 
 import mpsr
+from tests.processes import eventually_by
 
 PATIENCE = 30  # seconds: longer means that it hangs
-
-
-def wait_until(holds: Callable[[], bool], what: str = "") -> None:
-    """Return once it holds."""
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until, f"waited in vain {what}"
-        time.sleep(0.01)
 
 
 class Funnel:
@@ -56,7 +49,7 @@ class Funnel:
                 stderr=err,
                 env={**os.environ, **self.environment},
             )
-        wait_until(lambda: self.told.count("listening on") > before, self.told)
+        self._await(lambda: self.told.count("listening on") > before)
         return self
 
     @property
@@ -70,7 +63,10 @@ class Funnel:
         return self.err.read_text() if self.err.exists() else ""
 
     def await_word(self, text: str) -> None:
-        wait_until(lambda: text in self.told, f"for {text!r} in {self.told!r}")
+        self._await(lambda: text in self.told)
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        eventually_by(self.process, condition, reason=lambda: self.told)
 
     def kill(self) -> None:
         self.process.kill()

@@ -16,8 +16,9 @@ import mpsr.sinks
 from mpsr.errors import ConfigurationError
 from mpsr.sinks.nats.layout import unpack
 from mpsr.sinks.nats.subjects import matches, pattern_of, token
+from tests.ports import free_port, free_ports
 from tests.sinks.conftest import Funnel
-from tests.sinks.natsservers import NatsServer, free_ports
+from tests.sinks.natsservers import NatsServer
 
 Funnels = Callable[..., Funnel]
 
@@ -27,7 +28,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
     made: list[NatsServer] = []
 
     def make(more: str = "") -> NatsServer:
-        server = NatsServer(tmp_path / f"nats{len(made)}", *free_ports(1), more=more)
+        server = NatsServer(tmp_path / f"nats{len(made)}", free_port(), more=more)
         made.append(server)
         return server.start()
 

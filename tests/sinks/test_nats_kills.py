@@ -16,8 +16,10 @@ from mpsr import observe
 from mpsr.sinks.nats.layout import POSITION, unpack
 from mpsr.store.reader import Reader
 from tests.chance import Chance
-from tests.sinks.conftest import Funnel, wait_until
-from tests.sinks.natsservers import Link, NatsServer, cluster, free_ports
+from tests.eventually import eventually
+from tests.ports import free_port
+from tests.sinks.conftest import Funnel
+from tests.sinks.natsservers import Link, NatsServer, cluster
 
 SCALE = float(os.environ.get("MPSR_NATS_SCALE", "1"))  # of the soak's counts
 PRODUCERS = 8
@@ -65,7 +67,7 @@ class Producers:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
-    found = NatsServer(tmp_path / "nats", *free_ports(1)).start()
+    found = NatsServer(tmp_path / "nats", free_port()).start()
     yield found
     found.kill()
 
@@ -128,7 +130,7 @@ def run(
     producers.wait()
     if not packed:
         server.await_count("S", producers.total, 60 + count / 1000)
-    wait_until(lambda: not lag_of(funnel), "for the sink")
+    eventually(lambda: not lag_of(funnel))
     assert funnel.end() == 0, funnel.told
     check(server, "S", producers)
 
