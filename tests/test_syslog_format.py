@@ -682,11 +682,11 @@ def test_what_is_written_is_read(
     ],
 )
 def test_no_message_takes_long(before: bytes, repeated: bytes, after: bytes) -> None:
-    """A message of 1 MiB is taken apart at once, whatever is in it."""
+    """A message of 1 MiB is parsed in linear time, whatever is in it."""
     raw = before + repeated * (MIB // len(repeated)) + after
     start = time.process_time()
     message = syslog(raw)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 2  # seconds of CPU; a quadratic parser takes minutes
     assert message.raw is raw
 
 

@@ -16,9 +16,10 @@ from unittest import mock
 import pytest
 
 from mpsr.cli.entry import run
+from tests.commands import command
 from tests.processes import await_signal_taken
 
-COMMAND = (sys.executable, "-W", "error", "-m", "mpsr")
+COMMAND = tuple(command())
 PATIENCE = 30  # seconds: longer means that it hangs
 
 
@@ -105,12 +106,12 @@ class Cli:
         stderr: int | IO[bytes] = subprocess.PIPE,
         **options: Any,
     ) -> Running:
-        """Start a command; signals reach it alone."""
+        """Start a command, as ``limits={"NAME": value}`` with other limits, in its own session."""
         changes = options.pop("env", {})  # None removes a variable
         environment = {k: v for k, v in {**os.environ, **changes}.items() if v is not None}
-        command = [*options.pop("before", ()), *COMMAND, *arguments]
+        words = [*options.pop("before", ()), *command(**options.pop("limits", {})), *arguments]
         popen = subprocess.Popen(
-            command,
+            words,
             bufsize=0,
             cwd=self.directory,
             env=environment,

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,13 @@ import pytest
 import mpsr
 from mpsr.system import passing
 from tests.cli.conftest import PATIENCE, Cli
+from tests.eventually import eventually
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 activates = pytest.mark.needs("systemd-socket-activate")
-
-
-def await_file(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.01)
 
 
 @activates
@@ -42,7 +36,7 @@ def test_message_starts_the_receiver_that_prints_it(
     """The first message activates it and is printed; the path stays when it has ended."""
     before = ["systemd-socket-activate", "-l", str(cli.address), *([option] if option else [])]
     receiver = cli.start("recv", "systemd:", "--count", "1", before=before)
-    await_file(cli.address)
+    eventually_by(receiver.popen, cli.address.exists)
     status, _, _ = cli.call("send", "app.sock", "--type", kind, "activated")
     assert status == 0
     assert receiver.finish()[:2] == (0, b"activated\n")
@@ -70,7 +64,7 @@ def test_several_sockets_have_names(cli: Cli) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as started:
         for path in names.values():
-            await_file(path)
+            eventually(path.exists)
         for name, path in names.items():
             with mpsr.Producer(path) as producer:
                 producer.send(name.encode())

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.clients.conftest import PATIENCE, ROOT, wait_for
+from tests.clients.conftest import PATIENCE, ROOT
+from tests.eventually import eventually
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_nothing_is_lost_through_a_receiver_that_is_killed(
         with receiving(address, first) as receiver:
             sending.stdin.writelines(LINES[: len(LINES) // 2])
             sending.stdin.flush()
-            wait_for(lambda: first.stat().st_size > 0, sending)
+            eventually_by(sending, lambda: first.stat().st_size > 0)
             receiver.send_signal(signal.SIGKILL)
             receiver.wait()
         with receiving(address, second):
@@ -180,10 +181,7 @@ def test_simplest_sender_of_the_page_is_received(
     command = built(language, source, tmp_path)
     with receiving(address, tmp_path / "received"):
         subprocess.run(command, check=True, timeout=PATIENCE)
-        deadline = monotonic() + PATIENCE
-        while not (tmp_path / "received").stat().st_size:
-            assert monotonic() < deadline
-            sleep(0.005)
+        eventually(lambda: (tmp_path / "received").stat().st_size)
     assert (tmp_path / "received").read_bytes() == b"hello\n"
 
 

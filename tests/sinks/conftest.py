@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mpsr
+from tests.commands import command
 from tests.processes import eventually_by
 
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -32,17 +32,18 @@ class Funnel:
         if journal:
             self.arguments += ["--journal", str(self.journal)]
         self.environment: dict[str, str] = {}
+        self.limits: dict[str, float] = {}
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str, limit: int | None = None) -> Funnel:
         """Start it; return once it listens."""
-        command = [sys.executable, "-W", "error", "-m", "mpsr", "recv", *self.arguments, *more]
+        words = [*command(**self.limits), "recv", *self.arguments, *more]
         if limit is not None:
-            command = ["prlimit", f"--fsize={limit}", *command]
+            words = ["prlimit", f"--fsize={limit}", *words]
         before = self.told.count("listening on")
         with self.err.open("ab") as err, self.out.open("ab") as out:
             self.popen = subprocess.Popen(
-                command,
+                words,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -44,7 +44,9 @@ def test_command_that_is_not_found_is_told(funnels: Callable[..., Funnel]) -> No
 def test_program_that_never_reads_holds_up_no_other_sink(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw").start()
+    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw")
+    funnel.limits |= {"SINK_STOP_TIMEOUT": 0.5, "SINK_CLOSE_TIMEOUT": 0.5}
+    funnel.start()
     funnel.send(b"x" * 1_000_000)
     eventually(lambda: (tmp_path / "b.txt").stat().st_size == 1_000_000)
     funnel.process.send_signal(signal.SIGTERM)

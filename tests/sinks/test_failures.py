@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,27 +71,27 @@ def test_sink_with_a_defect_is_told_by_its_exception(
 def test_sink_that_blocks_for_ever_holds_up_nobody_and_no_end(
     funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
 ) -> None:
-    funnel = funnels("blocking:x", "file:b.txt?format=lines").start()
+    funnel = funnels("blocking:x", "file:b.txt?format=lines")
+    funnel.limits["SINK_STOP_TIMEOUT"] = 0.5
+    funnel.start()
     funnel.send(b"one")
     eventually(lambda: lines_in(tmp_path / "b.txt") == [b"one"])
     funnel.send(b"two")
     eventually(lambda: lines_in(tmp_path / "b.txt") == [b"one", b"two"])
-    begun = time.monotonic()
     assert funnel.end() == 74
-    assert time.monotonic() - begun < 20
     assert "blocking:x has not had 2 messages" in funnel.told
 
 
 def test_second_signal_ends_at_once_whatever_blocks(
     funnels: Callable[..., Funnel], plugin: None
 ) -> None:
-    funnel = funnels("blocking:x").start()
+    funnel = funnels("blocking:x")
+    funnel.limits["SINK_STOP_TIMEOUT"] = 1000
+    funnel.start()
     funnel.send(b"one")
     funnel.process.send_signal(signal.SIGTERM)
     await_signal_taken(funnel.process.pid)  # so that the next is a second one
-    begun = time.monotonic()
     assert funnel.end() == 143
-    assert time.monotonic() - begun < 5
 
 
 def test_blocking_sink_without_a_journal_keeps_messages_with_the_producer(
@@ -101,7 +100,9 @@ def test_blocking_sink_without_a_journal_keeps_messages_with_the_producer(
     import mpsr
     from mpsr import observe
 
-    funnel = funnels("blocking:x", journal=False).start()
+    funnel = funnels("blocking:x", journal=False)
+    funnel.limits["SINK_STOP_TIMEOUT"] = 0.5
+    funnel.start()
     with mpsr.Producer(funnel.address) as producer:
         producer.send(b"one")
         eventually(lambda: observe.status(str(funnel.address))["stats"]["messages"] == 1)

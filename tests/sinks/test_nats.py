@@ -121,7 +121,9 @@ def test_what_is_wrong_with_a_stream_is_said_in_a_line(
 
 def test_server_that_hangs_holds_up_no_end(funnels: Funnels, server: NatsServer) -> None:
     server.create("S", "events")
-    funnel = funnels(f"{server.url}/S/events").start()
+    funnel = funnels(f"{server.url}/S/events")
+    funnel.limits["SINK_STOP_TIMEOUT"] = 0.5
+    funnel.start()
     funnel.send(b"one")
     server.await_count("S", 1)
     server.pause()
