@@ -378,12 +378,12 @@ def test_receiver_starts_at_once_while_many_follow(cli: Cli, events: Path) -> No
 
 
 def test_much_is_printed_in_no_time(cli: Cli) -> None:
-    """A million short messages, the text of each as it was."""
-    each = 10_000
-    batches = [entry(*(b"%d" % n for n in range(at, at + each))) for at in range(0, 10**6, each)]
+    """Many short messages, the text of each as it was."""
+    each, count = 10_000, 200_000
+    batches = [entry(*(b"%d" % n for n in range(at, at + each))) for at in range(0, count, each)]
     make(cli.directory / "events.journal", batches)
     out = cli.run("log", "events.journal", "-o", "text")[1]
-    assert out == b"".join(b"%d\n" % n for n in range(10**6))
+    assert out == b"".join(b"%d\n" % n for n in range(count))
 
 
 RECORDS = [

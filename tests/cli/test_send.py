@@ -252,8 +252,9 @@ def test_receiver_with_a_full_backlog_is_told_from_one_that_is_not_there(cli: Cl
                 client.connect(str(cli.address))
         except BlockingIOError:
             pass
-        for options in ((), ("--timeout", "30s")):
-            sender = cli.start("send", "app.sock", "one", *options)
+        for sender in [
+            cli.start("send", "app.sock", "one", *options) for options in ((), ("--timeout", "30s"))
+        ]:
             sender.await_word("mpsr: waiting for the receiver at app.sock, whose backlog is full\n")
             assert "waiting for a receiver" not in sender.told
 
@@ -403,15 +404,13 @@ def test_first_signal_delivers_what_was_read(
 
 
 def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
-    """Who does not want to wait for the delivery interrupts again; what is lost is told."""
-    sender = cli.start("send", "app.sock", stdin=PIPE)
+    """A user who does not want to wait interrupts again; the number of lost messages is printed."""
+    sender = cli.start("send", "app.sock", stdin=PIPE, limits={"CLOSE_TIMEOUT": 1000})
     sender.write(b"one\n")
     assert receiver.receive(timeout=PATIENCE) == b"one"
     sender.kill(signal.SIGINT)
-    sender.await_word("mpsr: 1 message to deliver: waiting for up to 5 s; or interrupt again\n")
-    began = monotonic()
+    sender.await_word("mpsr: 1 message to deliver: waiting for up to 1000 s; or interrupt again\n")
     status, _, told = sender.finish(signal.SIGINT)
-    assert monotonic() - began < 3
     assert status == 130
     assert "mpsr: 1 message to app.sock not delivered\n" in told
     assert told.endswith("mpsr: sent 1, accepted 0\n")

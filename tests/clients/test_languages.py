@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,9 +70,20 @@ languages = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def producer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give the command of a language's producer."""
+    """Return the command of a language's producer, which is built once for all workers."""
     (source,) = (PROGRAMS / request.param).glob("producer.*")
-    return built(request.param, source, tmp_path_factory.mktemp(request.param))
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    to = directory / f"producer-{request.param}"
+    to.mkdir(exist_ok=True)
+    with (to / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        finished = to / "command"
+        if not finished.exists():
+            finished.write_text(json.dumps(built(request.param, source, to)))
+        command: list[str] = json.loads(finished.read_text())
+    return command
 
 
 @contextmanager
