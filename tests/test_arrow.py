@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpsr
@@ -35,6 +35,7 @@ def native(messages: list[bytes], *, skip: int = 0, shift: int = 0) -> Batch:
     return Batch(split, len(rest), sum(map(len, rest)), first_seq=skip, payload=payload)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=40), min_size=1, max_size=50),
     st.integers(0, 49),

@@ -558,7 +558,7 @@ HEADERS: Final = st.sampled_from([raw[: len(raw) // 2] for _, raw, _ in VECTORS]
 CHARACTERS: Final = st.text(st.sampled_from(list('<>0123456789 1-[]="\\:.TZ+aN\0\n\x1bé')))
 
 
-@settings(derandomize=True, max_examples=500)
+@settings(derandomize=True, max_examples=500, deadline=None)
 @given(st.builds(bytes.__add__, HEADERS | st.just(b""), st.binary() | CHARACTERS.map(str.encode)))
 @example(b"<13>Feb 29 24:00:00 x")
 def test_any_bytes_decode(raw: bytes) -> None:
@@ -593,7 +593,7 @@ def escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("]", r"\]")
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(
     priority=st.integers(0, 191),
     stamp=st.none() | st.datetimes(timezones=OFFSETS),
@@ -682,11 +682,11 @@ def test_what_is_written_is_read(
     ],
 )
 def test_no_message_takes_long(before: bytes, repeated: bytes, after: bytes) -> None:
-    """A message of 1 MiB is taken apart at once, whatever is in it."""
+    """A message of 1 MiB is parsed in linear time, whatever is in it."""
     raw = before + repeated * (MIB // len(repeated)) + after
     start = time.process_time()
     message = syslog(raw)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 2  # seconds of CPU; a quadratic parser takes minutes
     assert message.raw is raw
 
 

@@ -1,4 +1,4 @@
-"""Run the command as a process of its own."""
+"""Run the command as a process of its own, or in this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 import pytest
 
-COMMAND = (sys.executable, "-W", "error", "-m", "mpsr")
+from mpsr.cli.entry import run
+from tests.commands import command
+from tests.processes import await_signal_taken
+
+COMMAND = tuple(command())
 PATIENCE = 30  # seconds: longer means that it hangs
 
 
@@ -48,14 +54,7 @@ class Running:
 
     def await_signal_seen(self) -> None:
         """Return once a signal that was sent has been taken, and it sleeps again."""
-        status = Path(f"/proc/{self.pid}/status")
-        while True:
-            fields = dict(
-                line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
-            )
-            pending = int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
-            if not pending and fields["State"].split()[0] == "S":
-                return
+        await_signal_taken(self.pid)
 
     def finish(self, signum: int | None = None) -> tuple[int, bytes, str]:
         """Wait for its end; return the exit status, the rest of stdout, and all of stderr."""
@@ -107,12 +106,12 @@ class Cli:
         stderr: int | IO[bytes] = subprocess.PIPE,
         **options: Any,
     ) -> Running:
-        """Start a command; signals reach it alone."""
+        """Start a command, as ``limits={"NAME": value}`` with other limits, in its own session."""
         changes = options.pop("env", {})  # None removes a variable
         environment = {k: v for k, v in {**os.environ, **changes}.items() if v is not None}
-        command = [*options.pop("before", ()), *COMMAND, *arguments]
+        words = [*options.pop("before", ()), *command(**options.pop("limits", {})), *arguments]
         popen = subprocess.Popen(
-            command,
+            words,
             bufsize=0,
             cwd=self.directory,
             env=environment,
@@ -141,10 +140,50 @@ class Cli:
         out, err = running.popen.communicate(feed, timeout=PATIENCE)
         return running.popen.returncode, out or b"", (err or b"").decode()
 
+    def call(
+        self,
+        *arguments: str | bytes,
+        feed: bytes = b"",
+        env: Mapping[str, str | None] | None = None,
+    ) -> tuple[int, bytes, str]:
+        """Run a command to its end as ``run`` does, but in this process: ten times as quick.
+
+        It has its own directory, environment and standard streams. A test of start, signals, exit,
+        locks or the process itself takes ``run``.
+        """
+        with ExitStack() as own:
+            streams = [own.enter_context(_memory()) for _ in range(3)]
+            os.write(streams[0].fileno(), feed)
+            os.lseek(streams[0].fileno(), 0, os.SEEK_SET)
+            for name, memory in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+                # A descriptor of its own: a command may replace that of a stdout that fails.
+                stream = own.enter_context(os.fdopen(os.dup(memory.fileno()), "r+", buffering=1))
+                own.enter_context(mock.patch.object(sys, name, stream))
+            own.enter_context(chdir(self.directory))
+            own.enter_context(mock.patch.dict(os.environ))
+            for variable, value in (env or {}).items():
+                os.environ.pop(variable, None)
+                if value is not None:
+                    os.environ[variable] = value
+            status = run([os.fsdecode(each) for each in arguments])
+            sys.stdout.flush()
+            out, err = (os.pread(each.fileno(), _size(each), 0) for each in streams[1:])
+        return status, out, err.decode()
+
     @property
     def address(self) -> Path:
         """Where ``app.sock`` is."""
         return self.directory / "app.sock"
+
+
+def _memory() -> IO[bytes]:
+    """Open a file in memory."""
+    return os.fdopen(os.memfd_create("stream"), "r+b", buffering=0)
+
+
+def _size(file: IO[bytes]) -> int:
+    """Return how many bytes a file has."""
+    return os.fstat(file.fileno()).st_size
 
 
 @pytest.fixture

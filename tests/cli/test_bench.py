@@ -154,6 +154,7 @@ def test_batches_are_measured(cli: Cli) -> None:
     assert {count % 50 for count in document["throughput"]["messages_by_producer"]} == {0}
 
 
+@pytest.mark.timing
 def test_rate_is_kept(cli: Cli) -> None:
     """With --rate one phase tells both, and what is due is sent, but for the last at the end."""
     document = measured(cli, *SHORT, "--rate", "1000", "--producers", "3")
@@ -172,9 +173,12 @@ def test_rate_that_is_too_high_is_told(cli: Cli) -> None:
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_terminal_shows_how_it_gets_on(cli: Cli, term: str) -> None:
     """A line with the phase, the time and the rates, which vanishes; none on a dumb terminal."""
+    duration = "4s" if term == "xterm" else "300ms"
     master, slave = pty.openpty()
     environment: dict[str, str | None] = {"TERM": term, "COLUMNS": "100", "NO_COLOR": "1"}
-    bench = cli.start("bench", "--duration", "4s", stderr=slave, env=environment)
+    bench = cli.start(
+        "bench", "--producers", "1", "--duration", duration, stderr=slave, env=environment
+    )
     os.close(slave)
     shown = Screen(master).rest().decode()
     os.close(master)
@@ -270,14 +274,15 @@ def test_second_interruption_ends_at_once(cli: Cli) -> None:
 
 def test_killed_producer_is_told(cli: Cli) -> None:
     """The others go on; its end is a failure, whatever was measured."""
-    bench, screen = begun(cli, "--duration", "3s")
+    bench, screen = begun(cli, "--duration", "2s")
     os.kill(children_of(bench)[1], signal.SIGKILL)  # the first is the display
     status, out, _ = bench.finish()
     document = json.loads(out)
     assert status == 1
     assert document["failures"] == ["producer 0 was killed by SIGKILL"]
     assert screen.rest().endswith(b"mpsr: producer 0 was killed by SIGKILL\r\n")
-    assert all(600 < count <= 750 for count in document["throughput"]["messages_by_producer"][1:])
+    killed, *others = document["throughput"]["messages_by_producer"]
+    assert all(killed < count <= 500 for count in others)
 
 
 def test_producer_that_never_comes_is_told(cli: Cli) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Screen
+from tests.cli.conftest import Cli, Screen
 
 PATIENCE = 30  # seconds: longer means that it hangs
 
@@ -115,12 +115,6 @@ def test_zsh_completes(shell: dict[str, str], typed: bytes, completed: bytes) ->
         os.close(master)
 
 
-def answered(shell: dict[str, str], words: str) -> list[str]:
-    asked = {"_MPSR_COMPLETE": "bash_complete", "COMP_WORDS": words}
-    asked["COMP_CWORD"] = str(len(words.split()))
-    return output({**shell, **asked}, "mpsr")
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -134,13 +128,15 @@ def answered(shell: dict[str, str], words: str) -> list[str]:
     ],
 )
 def test_addresses_are_files_and_journals_directories(
-    shell: dict[str, str], words: str, expected: list[str]
+    cli: Cli, words: str, expected: list[str]
 ) -> None:
-    assert answered(shell, words) == expected
+    asked = {"_MPSR_COMPLETE": "bash_complete", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(len(words.split()))
+    assert cli.call(env=asked) == (0, "".join(f"{each}\n" for each in expected).encode(), "")
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_script_says_how_to_install_it(shell: dict[str, str], name: str) -> None:
-    text = " ".join(output(shell, "mpsr", "completion", name))
+def test_script_says_how_to_install_it(cli: Cli, name: str) -> None:
+    text = " ".join(cli.call("completion", name)[1].decode().split())
     assert f"# To install it: mpsr completion {name} > ~/" in text
     assert text.startswith("#compdef mpsr" if name == "zsh" else "# To install")

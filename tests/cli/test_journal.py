@@ -76,7 +76,7 @@ def test_damaged_journal_is_told(cli: Cli, events: Path, torn: bool) -> None:
             (events / name).write_bytes(data)
     damage(events, b"<5>")
     before = files(events)
-    status, out, told = cli.run("journal", "verify", "events.journal")
+    status, out, told = cli.call("journal", "verify", "events.journal")
     assert (status, told.count("\n")) == (65, 4)
     assert "mpsr journal salvage" in told
     count = b"9 messages in 5 batches" if torn else b"8 messages in 4 batches"
@@ -89,13 +89,13 @@ def test_damaged_header_is_told(cli: Cli, events: Path) -> None:
     """Status 65, though every message can be read, and salvaged."""
     damage(events, b"MPSRJ")
     line = b"events.journal is damaged: 10 messages in 5 batches can be read\n"
-    status, out, told = cli.run("journal", "verify", "events.journal")
+    status, out, told = cli.call("journal", "verify", "events.journal")
     assert (status, out) == (65, line)
     assert "the header of 00000000000000000001.mpsr is not what was written" in told
-    assert cli.run("journal", "stats", "events.journal")[:2] == (65, b"")
-    assert cli.run("journal", "salvage", "events.journal")[0] == 0
+    assert cli.call("journal", "stats", "events.journal")[:2] == (65, b"")
+    assert cli.call("journal", "salvage", "events.journal")[0] == 0
     line = b"events.journal.salvaged is whole: 10 messages in 5 batches, positions 1 to 10\n"
-    assert cli.run("journal", "verify", "events.journal.salvaged") == (0, line, "")
+    assert cli.call("journal", "verify", "events.journal.salvaged") == (0, line, "")
 
 
 def test_damaged_state_is_told(cli: Cli, events: Path) -> None:
@@ -106,7 +106,7 @@ def test_damaged_state_is_told(cli: Cli, events: Path) -> None:
     (segment,) = segments(events)
     data = segment.read_bytes().rstrip(b"\0")
     segment.write_bytes(data[:-1])  # cut short, too
-    status, out, told = cli.run("journal", "verify", "events.journal")
+    status, out, told = cli.call("journal", "verify", "events.journal")
     assert status == 65
     assert out == b"events.journal is damaged: 11 messages in 6 batches can be read\n"
     assert "what follows position 11 is missing" in told
@@ -120,7 +120,7 @@ def test_missing_segment_is_told(cli: Cli) -> None:
     make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=0)
     _, gone, behind, *_ = segments(path)
     gone.unlink()
-    status, _, told = cli.run("journal", "verify", "events.journal")
+    status, _, told = cli.call("journal", "verify", "events.journal")
     assert status == 65
     first, last = int(gone.stem), int(behind.stem) - 1
     assert f"mpsr: {last - first + 1} positions missing: {first} to {last}\n" in told
@@ -130,7 +130,7 @@ def test_empty_journal_is_whole(cli: Cli) -> None:
     """Nothing is nothing to complain of."""
     make(cli.directory / "events.journal", [])
     line = b"events.journal is whole: 0 messages in 0 batches\n"
-    assert cli.run("journal", "verify", "events.journal") == (0, line, "")
+    assert cli.call("journal", "verify", "events.journal") == (0, line, "")
 
 
 @pytest.mark.parametrize("name", ["verify", "stats", "salvage"])
@@ -158,7 +158,7 @@ def test_journal_is_verified_while_segments_come_and_go(cli: Cli) -> None:
             status, _, told = running.finish()
             assert status == 0
             assert all(" trimmed while " in line for line in told.splitlines())
-    status, out, told = cli.run("journal", "verify", "events.journal.salvaged")
+    status, out, told = cli.call("journal", "verify", "events.journal.salvaged")
     assert (status, told) == (0, "")
     assert b"missing" not in out
 
@@ -166,7 +166,7 @@ def test_journal_is_verified_while_segments_come_and_go(cli: Cli) -> None:
 @pytest.mark.parametrize("name", ["verify", "stats", "trim", "salvage"])
 def test_missing_journal_is_not_made(cli: Cli, name: str) -> None:
     """Status 78, three lines, no file."""
-    status, out, told = cli.run("journal", name, "events.journal")
+    status, out, told = cli.call("journal", name, "events.journal")
     assert (status, out, told.count("\n")) == (78, b"", 3)
     assert os.listdir(cli.directory) == []
 
@@ -176,7 +176,7 @@ def test_what_is_no_journal_is_left_alone(cli: Cli, name: str) -> None:
     """Status 78, three lines; a file stays as it is, and a directory of other things."""
     (cli.directory / "other").write_bytes(b"something else")
     for path in ("other", "."):
-        status, out, told = cli.run("journal", name, path)
+        status, out, told = cli.call("journal", name, path)
         assert (status, out, told.count("\n")) == (78, b"", 3)
     assert os.listdir(cli.directory) == ["other"]
 
@@ -184,14 +184,14 @@ def test_what_is_no_journal_is_left_alone(cli: Cli, name: str) -> None:
 def test_read_only_journal_is_read(cli: Cli, read_only: Path) -> None:
     """Verified, measured, and salvaged to elsewhere; it cannot be trimmed, nor salvaged there."""
     path = str(read_only)
-    assert cli.run("journal", "verify", path)[::2] == (0, "")
-    assert cli.run("journal", "stats", path)[::2] == (0, "")
-    assert cli.run("log", path, "-n", "2", "-o", "text") == (0, b"two\nend\n", "")
-    status, out, told = cli.run("journal", "salvage", path, "--output", "new.journal")
+    assert cli.call("journal", "verify", path)[::2] == (0, "")
+    assert cli.call("journal", "stats", path)[::2] == (0, "")
+    assert cli.call("log", path, "-n", "2", "-o", "text") == (0, b"two\nend\n", "")
+    status, out, told = cli.call("journal", "salvage", path, "--output", "new.journal")
     assert (status, out, told) == (0, b"saved 3 messages in 3 batches to new.journal\n", "")
-    assert cli.run("log", "new.journal", "-o", "text") == (0, b"one\ntwo\nend\n", "")
+    assert cli.call("log", "new.journal", "-o", "text") == (0, b"one\ntwo\nend\n", "")
     for command in ("trim", "salvage"):
-        status, out, told = cli.run("journal", command, path)
+        status, out, told = cli.call("journal", command, path)
         assert (status, out, told.count("\n")) == (77, b"", 3)
         assert "Read-only file system" in told
     assert sorted(os.listdir(read_only.parent)) == ["events.journal"]
@@ -202,13 +202,13 @@ def test_read_only_journal_is_read(cli: Cli, read_only: Path) -> None:
 
 def test_stats_tell_who_and_how_far(cli: Cli, events: Path) -> None:
     """Messages, bytes, times, cursors and producers, in words and as JSON."""
-    status, out, told = cli.run("journal", "stats", "events.journal", env={"TZ": "UTC0"})
+    status, out, told = cli.call("journal", "stats", "events.journal", env={"TZ": "UTC0"})
     assert (status, told) == (0, "")
     text = " ".join(out.decode().split())
     assert "messages 10 messages in 5 batches, 30 bytes positions 1 to 10" in text
     assert "cursor reader at 1, 9 behind" in text
     assert "producer web 000102030405060708090a0b0c0d0e0f of uid 34: 10 messages, 30 bytes" in text
-    document = json.loads(cli.run("journal", "stats", "events.journal", "--json")[1])
+    document = json.loads(cli.call("journal", "stats", "events.journal", "--json")[1])
     assert document["cursors"] == {"reader": 1}
     assert (document["messages"], document["bytes"], document["batches"]) == (10, 30, 5)
     assert document["producers"][0]["label"] == "web"
@@ -224,17 +224,17 @@ def test_trim_removes_what_all_cursors_have_passed(cli: Cli) -> None:
     bodies = [b"x" * 50_000] * 30
     make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=1, archive=20)
     begins = [int(segment.stem) for segment in segments(path)]
-    status, out, told = cli.run("journal", "trim", "events.journal")
+    status, out, told = cli.call("journal", "trim", "events.journal")
     assert (status, told) == (0, "")
     assert out.partition(b",")[0] == b"trimmed 0 positions; 30 left"
     trimmed = max(begin for begin in begins if begin <= 21) - 1
-    status, out, _ = cli.run("journal", "trim", "events.journal", "--drop", "reader")
+    status, out, _ = cli.call("journal", "trim", "events.journal", "--drop", "reader")
     text = b"trimmed %d positions; %d left" % (trimmed, 30 - trimmed)
     assert (status, out.partition(b",")[0]) == (0, text)
     with Journal(path) as journal:
         assert (journal.trimmed, journal.cursors()) == (trimmed, {"archive": 20})
         journal.move("archive", 30)
-    assert b" 0 left" in cli.run("journal", "trim", "events.journal")[1]
+    assert b" 0 left" in cli.call("journal", "trim", "events.journal")[1]
 
 
 def test_trim_removes_what_a_killed_process_left(cli: Cli) -> None:
@@ -250,7 +250,7 @@ def test_trim_removes_what_a_killed_process_left(cli: Cli) -> None:
     for name in before.keys() - kept.keys():
         (path / name).write_bytes(before[name])
     first = int(min(kept).partition(".")[0])
-    status, out, _ = cli.run("journal", "trim", "events.journal")
+    status, out, _ = cli.call("journal", "trim", "events.journal")
     assert (status, out.partition(b";")[0]) == (0, b"trimmed %d positions" % (first - 1))
     assert files(path).keys() == kept.keys()
 
@@ -265,7 +265,7 @@ def test_journal_in_use_is_not_trimmed(cli: Cli, events: Path) -> None:
 
 def test_unknown_cursor_is_not_dropped(cli: Cli, events: Path) -> None:
     """Status 78, and which there are."""
-    status, out, told = cli.run("journal", "trim", "events.journal", "--drop", "archive")
+    status, out, told = cli.call("journal", "trim", "events.journal", "--drop", "archive")
     assert (status, out) == (78, b"")
     assert told == (
         "mpsr: events.journal has no cursor 'archive'\n  why: there are: 'reader'\n"
@@ -276,7 +276,7 @@ def test_unknown_cursor_is_not_dropped(cli: Cli, events: Path) -> None:
 def test_trimming_without_cursors_says_why_nothing_happens(cli: Cli) -> None:
     """Nobody has said what may go."""
     make(cli.directory / "events.journal", [entry(b"one")])
-    status, out, told = cli.run("journal", "trim", "events.journal")
+    status, out, told = cli.call("journal", "trim", "events.journal")
     assert (status, out.partition(b",")[0]) == (0, b"trimmed 0 positions; 1 left")
     assert "has no cursor" in told
 
@@ -292,7 +292,7 @@ def test_salvaged_journal_takes_the_place_of_the_damaged_one(cli: Cli, events: P
         known = journal.producers()
     damage(events, b"<7>")
     before = files(events)
-    status, out, told = cli.run("journal", "salvage", "events.journal/")
+    status, out, told = cli.call("journal", "salvage", "events.journal/")
     assert (status, out) == (0, b"saved 9 messages in 5 batches to events.journal.salvaged\n")
     assert told == "mpsr: 2 positions missing: 7 to 8\n"
     assert files(events) == before
@@ -315,7 +315,7 @@ def test_salvaged_journal_takes_the_place_of_the_damaged_one(cli: Cli, events: P
         assert journal.append([entry(b"next")]) == [12]
     line = b"events.journal.salvaged is whole: 10 messages in 6 batches, positions 1 to 12\n"
     line += b"2 positions missing: 7 to 8, as they were when it was salvaged\n"
-    assert cli.run("journal", "verify", "events.journal.salvaged") == (0, line, "")
+    assert cli.call("journal", "verify", "events.journal.salvaged") == (0, line, "")
 
 
 def test_salvaged_journal_begins_where_the_damaged_one_did(cli: Cli) -> None:
@@ -323,11 +323,11 @@ def test_salvaged_journal_begins_where_the_damaged_one_did(cli: Cli) -> None:
     path = cli.directory / "events.journal"
     bodies = [b"%d:" % n + b"x" * 50_000 for n in range(1, 31)]
     make(path, [entry(each) for each in bodies], limit=MIN_JOURNAL_LIMIT, reader=20)
-    assert cli.run("journal", "trim", "events.journal")[0] == 0
+    assert cli.call("journal", "trim", "events.journal")[0] == 0
     damage(path, b"25:x")
     first = int(segments(path)[0].stem)
     assert 1 < first <= 21
-    status, _, told = cli.run("journal", "salvage", "events.journal")
+    status, _, told = cli.call("journal", "salvage", "events.journal")
     assert (status, told) == (0, "mpsr: 1 position missing: 25\n")
     with Journal(f"{path}.salvaged") as journal:
         assert (journal.trimmed, journal.last, journal.cursors()) == (first - 1, 30, {"reader": 20})
@@ -339,7 +339,7 @@ def test_salvaged_spool_is_the_same_spool(cli: Cli) -> None:
     with Journal(path, use=Use.SPOOL) as journal:
         journal.append([entry(b"one", producer=ProducerIdentity(journal.id, "web"))])
         log_id = journal.id
-    assert cli.run("journal", "salvage", "unsent.spool", "--output", "new.spool")[0] == 0
+    assert cli.call("journal", "salvage", "unsent.spool", "--output", "new.spool")[0] == 0
     with Journal(cli.directory / "new.spool", use=Use.SPOOL) as journal:
         assert (journal.id, journal.last) == (log_id, 1)
 
@@ -366,12 +366,12 @@ def test_salvage_of_a_journal_in_use_is_as_it_was_then(cli: Cli, events: Path) -
 def test_salvaging_overwrites_nothing(cli: Cli, events: Path) -> None:
     """Status 78 if the new one is there already, or something is where it is to be made."""
     (cli.directory / "events.journal.salvaged").write_bytes(b"mine")
-    assert cli.run("journal", "salvage", "events.journal")[0] == 78
+    assert cli.call("journal", "salvage", "events.journal")[0] == 78
     assert (cli.directory / "events.journal.salvaged").read_bytes() == b"mine"
     beside = cli.directory / "new.journal.unfinished"
     beside.mkdir()
     (beside / "mine").write_bytes(b"mine")
-    assert cli.run("journal", "salvage", "events.journal", "--output", "new.journal")[0] == 78
+    assert cli.call("journal", "salvage", "events.journal", "--output", "new.journal")[0] == 78
     assert os.listdir(beside) == ["mine"]
 
 

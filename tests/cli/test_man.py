@@ -27,13 +27,13 @@ def test_every_command_has_a_page_with_every_option() -> None:
 
 
 def test_pages_are_printed_and_written(cli: Cli) -> None:
-    status, page, told = cli.run("man", "journal", "verify")
+    status, page, told = cli.call("man", "journal", "verify")
     assert (status, told) == (0, "")
-    status, out, told = cli.run("man", "--directory", "man1")
+    status, out, told = cli.call("man", "--directory", "man1")
     assert (status, out) == (0, b"")
     assert told.startswith("mpsr: wrote ")
     assert (cli.directory / "man1" / "mpsr-journal-verify.1").read_bytes() == page
-    assert cli.run("man")[1] == (cli.directory / "man1" / "mpsr.1").read_bytes()
+    assert cli.call("man")[1] == (cli.directory / "man1" / "mpsr.1").read_bytes()
 
 
 def test_directory_that_cannot_be_written_is_told(cli: Cli) -> None:

@@ -83,6 +83,6 @@ def test_colours_obey_the_environment(cli: Cli, variable: str, coloured: bool) -
 )
 def test_options_that_make_no_sense_are_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
     """With what to choose instead."""
-    status, output, complaint = cli.run("recv", "app.sock", *arguments)
+    status, output, complaint = cli.call("recv", "app.sock", *arguments)
     assert (status, output) == (2, b"")
     assert "Traceback" not in complaint

@@ -165,7 +165,7 @@ def test_no_receiver_is_told_before_anything_is_typed(cli: Cli) -> None:
 def test_timeout_waits_for_a_receiver_in_vain(cli: Cli) -> None:
     """With --timeout a missing receiver is waited for; then it is status 69."""
     began = monotonic()
-    status, _, told = cli.run("send", "app.sock", "one", "--timeout", "500ms")
+    status, _, told = cli.call("send", "app.sock", "one", "--timeout", "500ms")
     assert monotonic() - began > 0.5
     assert (status, told.count("\n")) == (69, 4)
 
@@ -184,7 +184,7 @@ def test_timeout_waits_for_a_receiver_with_success(cli: Cli) -> None:
 def test_wrong_kind_of_address_is_told_at_once(cli: Cli) -> None:
     """What waiting cannot heal is not waited for, even with --timeout."""
     cli.address.write_text("mine")
-    status, _, told = cli.run("send", "app.sock", "one", "--timeout", "30s")
+    status, _, told = cli.call("send", "app.sock", "one", "--timeout", "30s")
     assert status == 78
     assert "what is there is a regular file, not a socket\n  try: check the path\n" in told
 
@@ -252,8 +252,9 @@ def test_receiver_with_a_full_backlog_is_told_from_one_that_is_not_there(cli: Cl
                 client.connect(str(cli.address))
         except BlockingIOError:
             pass
-        for options in ((), ("--timeout", "30s")):
-            sender = cli.start("send", "app.sock", "one", *options)
+        for sender in [
+            cli.start("send", "app.sock", "one", *options) for options in ((), ("--timeout", "30s"))
+        ]:
             sender.await_word("mpsr: waiting for the receiver at app.sock, whose backlog is full\n")
             assert "waiting for a receiver" not in sender.told
 
@@ -365,7 +366,7 @@ def test_foreign_datagrams(cli: Cli) -> None:
     """A datagram is a message."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(cli.address))
-        status, _, told = cli.run("send", "app.sock", "--type", "dgram", "one\ntwo", "")
+        status, _, told = cli.call("send", "app.sock", "--type", "dgram", "one\ntwo", "")
         assert [server.recv(100), server.recv(100)] == [b"one\ntwo", b""]
     assert (status, told) == (0, "mpsr: sent 2, written 2 (datagrams have no acknowledgements)\n")
 
@@ -375,7 +376,7 @@ def test_framing_that_cannot_carry_it(cli: Cli) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(cli.address))
         server.listen()
-        status, _, told = cli.run("send", "app.sock", "--framing", "lines", "one\ntwo")
+        status, _, told = cli.call("send", "app.sock", "--framing", "lines", "one\ntwo")
     assert status == 65
     assert "the message holds the delimiter b'\\n': choose another framing" in told
 
@@ -403,15 +404,13 @@ def test_first_signal_delivers_what_was_read(
 
 
 def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
-    """Who does not want to wait for the delivery interrupts again; what is lost is told."""
-    sender = cli.start("send", "app.sock", stdin=PIPE)
+    """A user who does not want to wait interrupts again; the number of lost messages is printed."""
+    sender = cli.start("send", "app.sock", stdin=PIPE, limits={"CLOSE_TIMEOUT": 1000})
     sender.write(b"one\n")
     assert receiver.receive(timeout=PATIENCE) == b"one"
     sender.kill(signal.SIGINT)
-    sender.await_word("mpsr: 1 message to deliver: waiting for up to 5 s; or interrupt again\n")
-    began = monotonic()
+    sender.await_word("mpsr: 1 message to deliver: waiting for up to 1000 s; or interrupt again\n")
     status, _, told = sender.finish(signal.SIGINT)
-    assert monotonic() - began < 3
     assert status == 130
     assert "mpsr: 1 message to app.sock not delivered\n" in told
     assert told.endswith("mpsr: sent 1, accepted 0\n")

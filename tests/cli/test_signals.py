@@ -13,7 +13,9 @@ import pytest
 from tests.chance import Chance
 from tests.cli.conftest import COMMAND, PATIENCE, Cli
 from tests.cli.test_recv import speak
+from tests.eventually import eventually
 
+SHORT = 0.0005  # seconds: Python starts in some milliseconds
 IGNORING_INTERRUPTS = ("sh", "-c", 'trap "" INT; exec "$0" "$@"')
 
 
@@ -30,10 +32,10 @@ def await_start(pid: int) -> None:
 
     It takes SIGINT from Python, which has a handler of its own for it.
     """
-    while not caught(pid, signal.SIGINT):
-        pass
-    while caught(pid, signal.SIGINT) and not caught(pid, signal.SIGTERM):
-        pass
+    eventually(lambda: caught(pid, signal.SIGINT), interval=SHORT)
+    eventually(
+        lambda: not caught(pid, signal.SIGINT) or caught(pid, signal.SIGTERM), interval=SHORT
+    )
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -85,9 +87,10 @@ def test_background_receiver_of_a_script_ignores_interrupts_and_can_be_terminate
     assert not cli.address.exists()
 
 
-def test_interrupt_at_any_moment_shows_no_traceback(cli: Cli, chance: Chance) -> None:
-    """From its first line on, it is ended by the signal, or ends in order, and leaves nothing."""
-    for _ in range(40):
+@pytest.mark.parametrize("count", [8, pytest.param(400, marks=pytest.mark.soak)])
+def test_interrupt_at_any_moment_shows_no_traceback(cli: Cli, chance: Chance, count: int) -> None:
+    """From its first line on, the signal ends it, or it ends in order, and leaves nothing."""
+    for _ in range(count):
         with subprocess.Popen(
             [*COMMAND, "recv", "app.sock"],
             cwd=cli.directory,

@@ -57,7 +57,7 @@ def test_documented_options_are_the_options(name: str) -> None:
 
 def test_help_shows_the_table(cli: Cli) -> None:
     """`mpsr --help` shows commands and statuses, and is status 0."""
-    status, out, told = cli.run("--help")
+    status, out, told = cli.call("--help")
     assert (status, told) == (0, "")
     for name in COMMANDS:
         assert f"\n  {name} ".encode() in out
@@ -77,7 +77,7 @@ def test_help_begins_with_examples(capfd: pytest.CaptureFixture[str], name: str)
 
 def test_version_tells_what_runs(cli: Cli) -> None:
     """The versions of mpsr and Python, and which parts in C are in use."""
-    _, out, _ = cli.run("--version")
+    _, out, _ = cli.call("--version")
     python = ".".join(map(str, sys.version_info[:3]))
     codec, packets = (rf"{part}: (pure Python|C); " for part in ("codec", "packets"))
     direct, mask, ring, timer = (
@@ -230,10 +230,10 @@ def test_help_tells_of_a_full_disk(cli: Cli) -> None:
 
 def test_shells_can_complete(cli: Cli) -> None:
     """The script for bash is there, and it completes commands."""
-    _, script, _ = cli.run(env={"_MPSR_COMPLETE": "bash_source"})
+    _, script, _ = cli.call(env={"_MPSR_COMPLETE": "bash_source"})
     assert b"complete -o nosort -F" in script
     words = {"_MPSR_COMPLETE": "bash_complete", "COMP_WORDS": "mpsr re", "COMP_CWORD": "1"}
-    _, found, _ = cli.run(env=words)
+    _, found, _ = cli.call(env=words)
     assert found.startswith(b"plain,recv\n")
 
 
@@ -252,7 +252,7 @@ def test_help_imports_no_command(cli: Cli) -> None:
 
 def test_newcomer_is_told_what_to_try(cli: Cli) -> None:
     """`mpsr` alone fits on a screen, and names commands that there are."""
-    status, out, told = cli.run()
+    status, out, told = cli.call()
     assert (status, told) == (0, "")
     assert len(out.splitlines()) <= 16
     named = set(re.findall(r"mpsr ([a-z]+)\b", out.decode())) - {"sends"}

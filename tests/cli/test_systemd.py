@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,13 @@ import pytest
 import mpsr
 from mpsr.system import passing
 from tests.cli.conftest import PATIENCE, Cli
+from tests.eventually import eventually
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 activates = pytest.mark.needs("systemd-socket-activate")
-
-
-def await_file(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.01)
 
 
 @activates
@@ -42,8 +36,8 @@ def test_message_starts_the_receiver_that_prints_it(
     """The first message activates it and is printed; the path stays when it has ended."""
     before = ["systemd-socket-activate", "-l", str(cli.address), *([option] if option else [])]
     receiver = cli.start("recv", "systemd:", "--count", "1", before=before)
-    await_file(cli.address)
-    status, _, _ = cli.run("send", "app.sock", "--type", kind, "activated")
+    eventually_by(receiver.popen, cli.address.exists)
+    status, _, _ = cli.call("send", "app.sock", "--type", kind, "activated")
     assert status == 0
     assert receiver.finish()[:2] == (0, b"activated\n")
     assert cli.address.exists()
@@ -70,7 +64,7 @@ def test_several_sockets_have_names(cli: Cli) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as started:
         for path in names.values():
-            await_file(path)
+            eventually(path.exists)
         for name, path in names.items():
             with mpsr.Producer(path) as producer:
                 producer.send(name.encode())
@@ -191,7 +185,7 @@ def test_watchdog_leaves_the_time_out_alone(cli: Cli, manager: socket.socket) ->
 
 def units(cli: Cli, *arguments: str) -> dict[str, str]:
     """Return the units by name, without the comments that name them."""
-    status, out, told = cli.run("systemd", *arguments)
+    status, out, told = cli.call("systemd", *arguments)
     assert (status, told) == (0, "")
     parts = re.split(r"^# (\S+)\n", out.decode(), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
@@ -203,7 +197,7 @@ def units(cli: Cli, *arguments: str) -> dict[str, str]:
 def test_units_are_accepted_and_rated_safe(cli: Cli, address: str, kind: str) -> None:
     """`systemd-analyze verify` has nothing to say, and `security` rates them below 2.0."""
     arguments = [address, "--type", kind, "--name", "events", "--mode", "660", "--group", "adm"]
-    status, _, told = cli.run("systemd", *arguments, "--directory", ".")
+    status, _, told = cli.call("systemd", *arguments, "--directory", ".")
     assert status == 0
     assert "now: systemctl enable --now events.socket" in told
     files = ["./events.socket", "./events.service"]
@@ -231,9 +225,9 @@ def test_units_say_what_was_asked_for(cli: Cli) -> None:
 
 
 def test_units_overwrite_none(cli: Cli) -> None:
-    assert cli.run("systemd", "/run/log.sock", "--directory", ".")[0] == 0
+    assert cli.call("systemd", "/run/log.sock", "--directory", ".")[0] == 0
     (cli.directory / "log.socket").unlink()
-    status, _, told = cli.run("systemd", "@log", "--directory", ".")
+    status, _, told = cli.call("systemd", "@log", "--directory", ".")
     assert (status, told) == (
         78,
         "mpsr: cannot write ./log.service\n  why: it exists\n  try: remove it, or pass --name\n",
@@ -251,7 +245,7 @@ def test_units_overwrite_none(cli: Cli) -> None:
     ],
 )
 def test_wrong_arguments_are_told(cli: Cli, arguments: list[str], status: int, error: str) -> None:
-    found, out, told = cli.run("systemd", *arguments)
+    found, out, told = cli.call("systemd", *arguments)
     assert (found, out) == (status, b"")
     assert error in told
     assert told.count("\n") == 3
@@ -268,9 +262,9 @@ def test_command_receives_at_several_addresses(cli: Cli) -> None:
     )  # fmt: skip
     receiver.await_word("listening on app.sock, log.sock, a,b.sock")
     assert (cli.directory / "log.sock").stat().st_mode & 0o777 == 0o666
-    assert cli.run("send", "app.sock", "one")[0] == 0
-    assert cli.run("send", "log.sock", "--type", "dgram", "two")[0] == 0
-    assert cli.run("send", "a,b.sock", "--framing", "null", "three\nlines")[0] == 0
+    assert cli.call("send", "app.sock", "one")[0] == 0
+    assert cli.call("send", "log.sock", "--type", "dgram", "two")[0] == 0
+    assert cli.call("send", "a,b.sock", "--framing", "null", "three\nlines")[0] == 0
     status, out, _ = receiver.finish()
     found = {item["address"]: item["body"] for item in map(json.loads, out.splitlines())}
     assert status == 0
@@ -286,7 +280,7 @@ def test_command_receives_at_several_addresses(cli: Cli) -> None:
     ],
 )
 def test_wrong_option_of_an_address_is_refused(cli: Cli, address: str, error: str) -> None:
-    status, _, told = cli.run("recv", address)
+    status, _, told = cli.call("recv", address)
     assert status == 2
     assert error in told
 

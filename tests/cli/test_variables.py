@@ -46,13 +46,13 @@ def test_variable_stands_for_its_option(cli: Cli) -> None:
         "MPSR_RECV_QUIET": "yes",
     }
     receiver = cli.start("recv", "app.sock", "--count", "1", env=variables)
-    assert cli.run("send", "app.sock", "one", "--timeout", "20s")[0] == 0
+    assert cli.call("send", "app.sock", "one", "--timeout", "20s")[0] == 0
     assert receiver.finish() == (0, b"one\0", "")
 
 
 def test_empty_variable_is_none(cli: Cli) -> None:
     """As in a unit file whose variable is not set."""
-    status, _, told = cli.run(
+    status, _, told = cli.call(
         "recv", "app.sock", env={"MPSR_RECV_COUNT": "", "MPSR_RECV_TIMEOUT": "0.1"}
     )
     assert status == 124, told
@@ -82,7 +82,7 @@ def test_help_tells_of_variables(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_version_has_no_variable(cli: Cli) -> None:
     """A variable that some script has set for itself changes no command."""
-    assert cli.run(env={"MPSR_VERSION": "1", "MPSR_HELP": "1"}) == cli.run()
+    assert cli.call(env={"MPSR_VERSION": "1", "MPSR_HELP": "1"}) == cli.call()
 
 
 def test_documented_rule_is_the_rule() -> None:

@@ -12,18 +12,19 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import pytest
 
+from tests.processes import eventually_by
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = ROOT / "docs" / "clients"
 DIRECTORY: Final = "/run/app"  # where the pages have their sockets
-PATIENCE: Final = 40.0  # seconds: far beyond what anything here takes, below the test's own limit
+PATIENCE: Final = 20.0  # seconds: far beyond what anything here takes, below the test's own limit
 
 
 class Message(NamedTuple):
@@ -171,7 +172,7 @@ def beside(command: list[str], listens_at: str) -> Iterator[int]:
     """Run a server beside the block, which begins when it listens; give its process id."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        wait_for(lambda: listens(listens_at), server)
+        eventually_by(server, lambda: listens(listens_at))
         yield server.pid
     finally:
         server.terminate()
@@ -179,15 +180,6 @@ def beside(command: list[str], listens_at: str) -> Iterator[int]:
             server.wait(PATIENCE)
         finally:
             server.kill()
-
-
-def wait_for(condition: Callable[[], bool], program: subprocess.Popen[bytes]) -> None:
-    """Return once a condition holds, which the program is to bring about."""
-    deadline = monotonic() + PATIENCE
-    while not condition():
-        assert program.poll() is None
-        assert monotonic() < deadline
-        sleep(0.005)
 
 
 def listens(path: str) -> bool:

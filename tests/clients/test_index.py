@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients.conftest import PAGES, listens, run, wait_for
+from tests.clients.conftest import PAGES, listens, run
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Show
@@ -28,7 +29,7 @@ def test_program_on_the_index_tells_who_sent(show: Show) -> None:
     ) as program:
         assert program.stdout is not None
         try:
-            wait_for(lambda: listens(path), program)
+            eventually_by(program, lambda: listens(path))
             pid = run(["logger", "--socket", path, "--tag", "me", "hello"])
             line = program.stdout.readline().decode()
             status = os.stat(path)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.clients.conftest import PATIENCE, ROOT, wait_for
+from tests.clients.conftest import PATIENCE, ROOT
+from tests.eventually import eventually
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +70,20 @@ languages = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def producer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give the command of a language's producer."""
+    """Return the command of a language's producer, which is built once for all workers."""
     (source,) = (PROGRAMS / request.param).glob("producer.*")
-    return built(request.param, source, tmp_path_factory.mktemp(request.param))
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    to = directory / f"producer-{request.param}"
+    to.mkdir(exist_ok=True)
+    with (to / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        finished = to / "command"
+        if not finished.exists():
+            finished.write_text(json.dumps(built(request.param, source, to)))
+        command: list[str] = json.loads(finished.read_text())
+    return command
 
 
 @contextmanager
@@ -124,7 +138,7 @@ def test_nothing_is_lost_through_a_receiver_that_is_killed(
         with receiving(address, first) as receiver:
             sending.stdin.writelines(LINES[: len(LINES) // 2])
             sending.stdin.flush()
-            wait_for(lambda: first.stat().st_size > 0, sending)
+            eventually_by(sending, lambda: first.stat().st_size > 0)
             receiver.send_signal(signal.SIGKILL)
             receiver.wait()
         with receiving(address, second):
@@ -180,10 +194,7 @@ def test_simplest_sender_of_the_page_is_received(
     command = built(language, source, tmp_path)
     with receiving(address, tmp_path / "received"):
         subprocess.run(command, check=True, timeout=PATIENCE)
-        deadline = monotonic() + PATIENCE
-        while not (tmp_path / "received").stat().st_size:
-            assert monotonic() < deadline
-            sleep(0.005)
+        eventually(lambda: (tmp_path / "received").stat().st_size)
     assert (tmp_path / "received").read_bytes() == b"hello\n"
 
 

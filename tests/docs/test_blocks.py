@@ -13,22 +13,26 @@ import stat
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.docs.pages import MARKS, ROOT, RUN, Page, pages
+from tests.eventually import eventually
+from tests.ports import free_port
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.docs.pages import Block
 
-PATIENCE: Final = 30.0  # seconds: far beyond what any block takes
+PATIENCE: Final = 20.0  # seconds: far beyond what any block takes
 DIRECTORIES: Final = ("/run/app", "/var/lib/app")  # on pages; here, directories of the test's own
+PORT: Final = ":9464"  # on pages; here, a free one
+NAME: Final = '"@fast"'  # on a page; here, an abstract name of this process
 _ENDED: Final = {0, 130, -signal.SIGINT, -signal.SIGTERM, 143}  # statuses of what was ended
 
 _COLON_COMMENT: Final = re.compile(r"^<!-- ([\w -]+):(?! generated)", re.MULTILINE)
@@ -64,7 +68,10 @@ def test_blocks_of_the_page_run_as_they_stand(page: Page, directory: Path) -> No
     for name in DIRECTORIES:
         (directory / name.removeprefix("/")).mkdir(parents=True)
 
+    port, name_here = f":{free_port()}", f'"@mpsr-{os.getpid()}-fast"'
+
     def local(text: str) -> str:
+        text = text.replace(PORT, port).replace(NAME, name_here)
         for name in DIRECTORIES:
             text = text.replace(name, str(directory / name.removeprefix("/")))
         return text
@@ -115,6 +122,7 @@ def environment() -> dict[str, str]:
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
         "COLUMNS": "100",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
     }
 
 
@@ -158,14 +166,19 @@ def running_beside(
             return output.read()
 
         try:
-            wait_until(lambda: is_socket(path) or program.poll() is not None)
-            assert program.poll() is None, f"{where}: ended at once\n{printed()}"
+            eventually_by(program, lambda: is_socket(path), reason=lambda: f"{where}\n{printed()}")
             yield program
             wanted = expected_lines(block, code)
-            wait_until(lambda: not missing_lines(wanted, printed()), within=5)
+            with suppress(AssertionError):  # check_printed() says more
+                eventually(lambda: not missing_lines(wanted, printed()), within=10)
             if program.poll() is None:
                 os.killpg(program.pid, signal.SIGINT)
-            program.wait(PATIENCE)
+            try:
+                program.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(program.pid, signal.SIGABRT)  # faulthandler prints where it waits
+                program.wait(PATIENCE)
+                pytest.fail(f"{where}: not ended by SIGINT\n{printed()}")
         finally:
             if program.poll() is None:
                 os.killpg(program.pid, signal.SIGKILL)
@@ -175,14 +188,6 @@ def running_beside(
 
 def is_socket(path: Path) -> bool:
     return path.exists() and stat.S_ISSOCK(path.stat().st_mode)
-
-
-def wait_until(condition: object, within: float = PATIENCE) -> None:
-    """Return once a condition holds, or after so many seconds."""
-    assert callable(condition)
-    deadline = monotonic() + within
-    while not condition() and monotonic() < deadline:
-        sleep(0.01)
 
 
 def expected_lines(block: Block, code: str) -> list[str]:

@@ -14,14 +14,16 @@ import threading
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Final
+
+from tests.ports import free_port
+from tests.processes import eventually_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-PATIENCE: Final = 40.0  # seconds: longer means that it hangs
+PATIENCE: Final = 20.0  # seconds: longer means that it hangs
 PER_REQUEST: Final = 3  # records
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "logging.md"
@@ -152,8 +154,7 @@ def serving(
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run a server of the application; ``{port}`` in its command is the port."""
     (directory / "application.py").write_text(APPLICATION)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {**os.environ, "LOG_SOCKET": address, "PYTHONPATH": path_with(directory)}
     told = (directory / "server.log").open("ab")
     server = subprocess.Popen(
@@ -165,7 +166,7 @@ def serving(
         start_new_session=True,
     )
     try:
-        await_port(port)
+        eventually_by(server, lambda: listens(port), reason=(directory / "server.log").read_text)
         yield server, port
         server.terminate()
         server.wait(PATIENCE)
@@ -181,16 +182,10 @@ def path_with(directory: Path) -> str:
     return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
 
 
-def await_port(port: int) -> None:
-    """Return once somebody listens."""
-    deadline = monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert monotonic() < deadline
-        else:
-            return
+def listens(port: int) -> bool:
+    """Return whether a program listens at a port."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def numbers(lines: list[bytes]) -> dict[int, list[int]]:

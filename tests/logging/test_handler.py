@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -272,6 +272,7 @@ def test_mpsrs_own_warnings_do_not_come_back(address: str) -> None:
         handler.close()
 
 
+@pytest.mark.timing
 def test_without_a_receiver_log_calls_stay_fast(address: str, log: logging.Logger) -> None:
     """The 99th percentile of a call grows by less than a millisecond, with a full buffer, too."""
     handler = mpsr.logging.Handler(address, buffer=1_000_000)
@@ -303,14 +304,12 @@ ENDING = """if True:
 
 
 def test_without_a_receiver_the_end_does_not_wait(address: str) -> None:
-    """SIGTERM ends the program well within the handler's second, which says what is lost."""
-    process = begin(ENDING, address)
+    """SIGTERM ends the program at once, whatever the handler's time-out; it prints the loss."""
+    process = begin(ENDING.replace("[1]", "[1], timeout=1000"), address)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    since = monotonic()
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=PATIENCE)
-    assert monotonic() - since < 0.8
     assert process.returncode == 0
     assert complaint.startswith(f"mpsr: 1000 messages to {address} not delivered")
     assert complaint.count("\n") == 1

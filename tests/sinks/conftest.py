@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +13,10 @@ from pathlib import Path
 import pytest
 
 import mpsr
+from tests.commands import command
+from tests.processes import eventually_by
 
 PATIENCE = 30  # seconds: longer means that it hangs
-
-
-def wait_until(holds: Callable[[], bool], what: str = "") -> None:
-    """Return once it holds."""
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until, f"waited in vain {what}"
-        time.sleep(0.01)
 
 
 class Funnel:
@@ -39,24 +32,25 @@ class Funnel:
         if journal:
             self.arguments += ["--journal", str(self.journal)]
         self.environment: dict[str, str] = {}
+        self.limits: dict[str, float] = {}
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str, limit: int | None = None) -> Funnel:
         """Start it; return once it listens."""
-        command = [sys.executable, "-W", "error", "-m", "mpsr", "recv", *self.arguments, *more]
+        words = [*command(**self.limits), "recv", *self.arguments, *more]
         if limit is not None:
-            command = ["prlimit", f"--fsize={limit}", *command]
+            words = ["prlimit", f"--fsize={limit}", *words]
         before = self.told.count("listening on")
         with self.err.open("ab") as err, self.out.open("ab") as out:
             self.popen = subprocess.Popen(
-                command,
+                words,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **self.environment},
             )
-        wait_until(lambda: self.told.count("listening on") > before, self.told)
+        self._await(lambda: self.told.count("listening on") > before)
         return self
 
     @property
@@ -70,7 +64,10 @@ class Funnel:
         return self.err.read_text() if self.err.exists() else ""
 
     def await_word(self, text: str) -> None:
-        wait_until(lambda: text in self.told, f"for {text!r} in {self.told!r}")
+        self._await(lambda: text in self.told)
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        eventually_by(self.process, condition, reason=lambda: self.told)
 
     def kill(self) -> None:
         self.process.kill()

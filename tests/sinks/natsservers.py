@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sysconfig
 import threading
-import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,17 +18,14 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 
+from tests.eventually import eventually
+from tests.ports import free_port, free_ports
+from tests.processes import eventually_by
+
 T = TypeVar("T")
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 PATIENCE = 30.0  # seconds: longer means that it hangs
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+INTERVAL = 0.02  # seconds: each check is a connection to the server
 
 
 async def _ignore(_: Exception) -> None:
@@ -70,14 +66,13 @@ class NatsServer:
         """Start it; return once it listens."""
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen([PROGRAM, "-c", self._config], stdout=log, stderr=log)
-        until = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return self
-            assert self.popen.poll() is None, self.log.read_text()
-            assert time.monotonic() < until, self.log.read_text()
-            time.sleep(0.02)
+        eventually_by(self.popen, self._listens, reason=self.log.read_text)
+        return self
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            sock.settimeout(1)
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         if self.popen is not None:
@@ -109,16 +104,16 @@ class NatsServer:
     def create(self, stream: str, subject: str, **config: Any) -> None:
         """Create a stream, once the server or its cluster can."""
         wanted = {"name": stream, "subjects": [subject], "allow_atomic": True, **config}
-        until = time.monotonic() + PATIENCE
-        while True:
+
+        def created() -> bool:
             try:
                 answer = self.call(f"STREAM.CREATE.{stream}", {"storage": "file", **wanted})
             except (nats.errors.Error, OSError) as exc:
                 answer = {"error": repr(exc)}
-            if "error" not in answer:
-                return
-            assert time.monotonic() < until, answer
-            time.sleep(0.1)
+            assert "error" not in answer, answer
+            return True
+
+        eventually(created, within=PATIENCE, interval=INTERVAL)
 
     def count(self, stream: str, **more: Any) -> int:
         """Return how many messages a stream has; -1 while nobody tells."""
@@ -129,10 +124,14 @@ class NatsServer:
             return -1
 
     def await_count(self, stream: str, count: int, patience: float = PATIENCE) -> None:
-        until = time.monotonic() + patience
-        while self.count(stream) < count:
-            assert time.monotonic() < until, f"{self.count(stream)} of {count} came"
-            time.sleep(0.1)
+        """Return when a stream has this many messages."""
+
+        def stored() -> bool:
+            found = self.count(stream)
+            assert found >= count, f"{found} of {count} messages are stored"
+            return True
+
+        eventually(stored, within=patience, interval=INTERVAL)
 
     def messages(self, stream: str) -> list[tuple[str, Mapping[str, str], bytes]]:
         """Return all messages of a stream, oldest first: subject, headers and body."""
@@ -182,7 +181,7 @@ class Link:
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self.restore()
 
     def restore(self) -> None:

@@ -25,13 +25,15 @@ class Base:
 
 
 class Raising(Base):
-    """Raises while its file is there; else appends."""
+    """Raises while its file is there, and counts that; else appends."""
 
     def __init__(self, target: str) -> None:
         self.target = target
 
     def write(self, batch: Batch[Any], /) -> None:
         if os.path.exists(f"{self.target}.broken"):
+            with open(f"{self.target}.attempts", "ab") as attempts:
+                attempts.write(b".")
             raise mpsr.SinkError("the flux is low: raise it")
         with open(self.target, "ab") as file:
             file.writelines(body + b"\n" for body in batch)

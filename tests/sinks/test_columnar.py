@@ -23,7 +23,8 @@ from mpsr.sinks.arrow import sink as arrow_sink
 from mpsr.sinks.dataset import DatasetSink
 from mpsr.sinks.parquet import sink as parquet_sink
 from tests.chance import Chance
-from tests.sinks.conftest import Funnel, send_while_killed, wait_until
+from tests.eventually import eventually
+from tests.sinks.conftest import Funnel, send_while_killed
 
 JOURNAL = "ab" * 16
 NOON = 1_767_268_800_000_000_000  # 2026-01-01 12:00 UTC
@@ -246,7 +247,7 @@ def test_failing_directory_is_told_and_tried_again(
     funnel.send(b"one")
     funnel.await_word("parquet:out")
     (tmp_path / "out").unlink()
-    wait_until(lambda: list((tmp_path / "out").rglob("*.parquet")) != [], "for the file")
+    eventually(lambda: list((tmp_path / "out").rglob("*.parquet")) != [])
     assert funnel.end() == 0
     assert [row["body"] for row in rows_of(tmp_path / "out", "parquet")] == [b"one"]
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sinks.conftest import Funnel, wait_until
+from tests.eventually import eventually
+from tests.sinks.conftest import Funnel
 
 
 def test_program_reads_every_message(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_program_that_ends_is_started_again_with_what_it_has_not_read(
     for begin in range(0, 200, 20):
         funnel.send(*sent[begin : begin + 20])
         time.sleep(0.1)  # beyond the life of the first ones
-    wait_until(lambda: {*sent} <= {*(tmp_path / "a.txt").read_bytes().split()})
+    eventually(lambda: {*sent} <= {*(tmp_path / "a.txt").read_bytes().split()})
     funnel.await_word("(status 124); what it has not read comes again; it is tried again")
 
 
@@ -43,14 +44,16 @@ def test_command_that_is_not_found_is_told(funnels: Callable[..., Funnel]) -> No
 def test_program_that_never_reads_holds_up_no_other_sink(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw").start()
+    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw")
+    funnel.limits |= {"SINK_STOP_TIMEOUT": 0.5, "SINK_CLOSE_TIMEOUT": 0.5}
+    funnel.start()
     funnel.send(b"x" * 1_000_000)
-    wait_until(lambda: (tmp_path / "b.txt").stat().st_size == 1_000_000)
+    eventually(lambda: (tmp_path / "b.txt").stat().st_size == 1_000_000)
     funnel.process.send_signal(signal.SIGTERM)
     assert funnel.process.wait(30) == 74
     assert "exec sleep 1000 has not had 1 message" in funnel.told
     program = Path("/proc", (tmp_path / "pid").read_text().strip())
-    wait_until(lambda: not program.exists())  # it does not outlive the receiver
+    eventually(lambda: not program.exists())  # it does not outlive the receiver
 
 
 def test_ctrl_c_is_not_for_the_program(funnels: Callable[..., Funnel], tmp_path: Path) -> None:

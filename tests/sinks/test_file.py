@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sinks.conftest import Funnel, wait_until
+from tests.eventually import eventually
+from tests.sinks.conftest import Funnel
 
 
 def bodies(file: Path) -> list[str]:
@@ -71,14 +72,14 @@ def test_sighup_goes_on_in_a_new_file_once_the_old_one_was_moved(
 ) -> None:
     funnel = funnels("file:a.jsonl").start()
     funnel.send(b"one")
-    wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one"])
+    eventually(lambda: bodies(tmp_path / "a.jsonl") == ["one"])
     funnel.send(b"two")
-    wait_until(lambda: bodies(tmp_path / "a.jsonl") == ["one", "two"])
+    eventually(lambda: bodies(tmp_path / "a.jsonl") == ["one", "two"])
     (tmp_path / "a.jsonl").rename(tmp_path / "a.old")
     funnel.send(b"three")
-    wait_until(lambda: bodies(tmp_path / "a.old") == ["one", "two", "three"])
+    eventually(lambda: bodies(tmp_path / "a.old") == ["one", "two", "three"])
     funnel.process.send_signal(signal.SIGHUP)
-    wait_until((tmp_path / "a.jsonl").exists)
+    eventually((tmp_path / "a.jsonl").exists)
     funnel.send(b"four")
     assert funnel.end() == 0
     assert bodies(tmp_path / "a.jsonl") == ["four"]
@@ -127,10 +128,10 @@ def test_logrotate_loses_and_doubles_nothing(
         part = [b"%d-%d" % (number, i) for i in range(100)]
         funnel.send(*part)
         sent += part
-        wait_until(lambda: log.exists() and log.stat().st_size > 0)
+        eventually(lambda: log.exists() and log.stat().st_size > 0)
         state = str(tmp_path / "state")
         subprocess.run(["logrotate", "-f", "-s", state, str(configuration)], check=True)
-        wait_until(log.exists)
+        eventually(log.exists)
     assert funnel.end() == 0
     found = []
     for file in logs.glob("a.txt*"):
@@ -148,7 +149,7 @@ def test_rotated_files_are_compressed_and_the_oldest_removed(
     for number in range(5):
         before = set(tmp_path.glob("a.txt.2*.gz"))
         funnel.send(b"%d" % number * 2000)
-        wait_until(lambda: bool({*tmp_path.glob("a.txt.2*.gz")} - before))  # noqa: B023 - waited for here
+        eventually(lambda: bool({*tmp_path.glob("a.txt.2*.gz")} - before))  # noqa: B023 - waited for here
     assert funnel.end() == 0
     names = sorted(each.name for each in tmp_path.glob("a.txt.2*"))
     assert len(names) == 2

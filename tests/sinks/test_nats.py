@@ -16,8 +16,9 @@ import mpsr.sinks
 from mpsr.errors import ConfigurationError
 from mpsr.sinks.nats.layout import unpack
 from mpsr.sinks.nats.subjects import matches, pattern_of, token
+from tests.ports import free_port, free_ports
 from tests.sinks.conftest import Funnel
-from tests.sinks.natsservers import NatsServer, free_ports
+from tests.sinks.natsservers import NatsServer
 
 Funnels = Callable[..., Funnel]
 
@@ -27,7 +28,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
     made: list[NatsServer] = []
 
     def make(more: str = "") -> NatsServer:
-        server = NatsServer(tmp_path / f"nats{len(made)}", *free_ports(1), more=more)
+        server = NatsServer(tmp_path / f"nats{len(made)}", free_port(), more=more)
         made.append(server)
         return server.start()
 
@@ -120,7 +121,9 @@ def test_what_is_wrong_with_a_stream_is_said_in_a_line(
 
 def test_server_that_hangs_holds_up_no_end(funnels: Funnels, server: NatsServer) -> None:
     server.create("S", "events")
-    funnel = funnels(f"{server.url}/S/events").start()
+    funnel = funnels(f"{server.url}/S/events")
+    funnel.limits["SINK_STOP_TIMEOUT"] = 0.5
+    funnel.start()
     funnel.send(b"one")
     server.await_count("S", 1)
     server.pause()

@@ -16,11 +16,13 @@ from mpsr import observe
 from mpsr.sinks.nats.layout import POSITION, unpack
 from mpsr.store.reader import Reader
 from tests.chance import Chance
-from tests.sinks.conftest import Funnel, wait_until
-from tests.sinks.natsservers import Link, NatsServer, cluster, free_ports
+from tests.eventually import eventually
+from tests.ports import free_port
+from tests.sinks.conftest import Funnel
+from tests.sinks.natsservers import Link, NatsServer, cluster
 
 SCALE = float(os.environ.get("MPSR_NATS_SCALE", "1"))  # of the soak's counts
-PRODUCERS = 8
+PRODUCERS, MANY_PRODUCERS = 4, 8
 _PRODUCER = """
 import sys
 import mpsr
@@ -39,6 +41,7 @@ class Producers:
     """Processes that each send a part of their messages when they are told to."""
 
     def __init__(self, funnel: Funnel, count: int, parts: int, number: int = PRODUCERS) -> None:
+        self.number = number
         self.count = count // number
         self.total = self.count * number
         arguments = [str(self.count), str(parts)]
@@ -65,7 +68,7 @@ class Producers:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
-    found = NatsServer(tmp_path / "nats", *free_ports(1)).start()
+    found = NatsServer(tmp_path / "nats", free_port()).start()
     yield found
     found.kill()
 
@@ -90,7 +93,7 @@ def check(server: NatsServer, stream: str, producers: Producers) -> None:
             found[sender].append(int(number))
     wanted = list(range(producers.count))
     assert {name: len(each) for name, each in found.items()} == {
-        f"p{each}": producers.count for each in range(PRODUCERS)
+        f"p{each}": producers.count for each in range(producers.number)
     }
     for name, numbers in found.items():
         assert numbers == wanted, name
@@ -116,10 +119,11 @@ def run(
     count: int,
     *,
     packed: bool = False,
+    number: int = PRODUCERS,
 ) -> None:
     """Send messages while this and that happens; then all must be in the stream."""
     chance.shuffle(events)
-    producers = Producers(funnel, count, len(events) + 1)
+    producers = Producers(funnel, count, len(events) + 1, number)
     for event in events:
         producers.go_on()
         time.sleep(chance.uniform(0, 0.3))  # anywhere in its work
@@ -128,7 +132,7 @@ def run(
     producers.wait()
     if not packed:
         server.await_count("S", producers.total, 60 + count / 1000)
-    wait_until(lambda: not lag_of(funnel), "for the sink")
+    eventually(lambda: not lag_of(funnel))
     assert funnel.end() == 0, funnel.told
     check(server, "S", producers)
 
@@ -179,7 +183,7 @@ def test_messages_are_in_the_stream_once_though_all_is_killed(
     events = events_of(
         chance, funnel, server, link, receiver_kills=2, server_kills=2, cuts=2, outage=(0, 0.3)
     )
-    run(chance, funnel, server, events, 20_000, packed=bool(options))
+    run(chance, funnel, server, events, 10_000, packed=bool(options))
 
 
 @pytest.mark.soak
@@ -204,7 +208,7 @@ def test_a_million_messages_are_in_the_stream_once_though_all_is_killed(  # noqa
     events = events_of(
         chance, funnel, server, link, receiver_kills=20, server_kills=10, cuts=10, outage=outage
     )
-    run(chance, funnel, server, events, int(1_000_000 * SCALE))
+    run(chance, funnel, server, events, int(1_000_000 * SCALE), number=MANY_PRODUCERS)
 
 
 @pytest.mark.soak
@@ -230,7 +234,8 @@ def test_a_million_messages_are_in_a_cluster_once_though_its_nodes_are_killed(
             other.await_count("S", safe)
             node.start()
 
-        run(chance, funnel, nodes[0], [kill_node] * 20, int(1_000_000 * SCALE))
+        count = int(1_000_000 * SCALE)
+        run(chance, funnel, nodes[0], [kill_node] * 20, count, number=MANY_PRODUCERS)
     finally:
         for node in nodes:
             node.kill()

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.sinks.conftest import Funnel, wait_until
+from tests.eventually import eventually
+from tests.ports import free_port
+from tests.sinks.conftest import Funnel
 from tests.sinks.natsservers import PROGRAM
 
+PORT = "42220"  # on a page; here, a free one
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 
 
@@ -21,6 +24,7 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 def test_commands_of_the_page_do_what_it_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
     (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    script = script.replace(PORT, str(free_port()))
     (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -85,7 +89,7 @@ def test_delivery_of_the_page_runs_in_a_program_of_its_own(tmp_path: Path) -> No
     with mpsr.Producer(tmp_path / "app.sock") as producer:
         producer.send(b"hello")
         producer.flush(30)
-    wait_until((tmp_path / "ready").exists)
+    eventually((tmp_path / "ready").exists)
     program.terminate()
     assert program.wait(30) == 0
     assert b'"body":"hello"' in (tmp_path / "app.jsonl").read_bytes()

@@ -11,7 +11,8 @@ import mpsr
 from mpsr import observe
 from mpsr.metrics import Collector
 from mpsr.sinks import Delivery
-from tests.sinks.conftest import Funnel, wait_until
+from tests.eventually import eventually
+from tests.sinks.conftest import Funnel
 
 
 def test_status_shows_lag_and_error_of_each_sink(
@@ -24,7 +25,7 @@ def test_status_shows_lag_and_error_of_each_sink(
     def seen() -> dict[str, observe.Sink]:
         return {each["name"]: each for each in observe.status(str(funnel.address))["sinks"]}
 
-    wait_until(lambda: seen()["file:a.jsonl"]["lag"] == 0, "for the first sink")
+    eventually(lambda: seen()["file:a.jsonl"]["lag"] == 0)
     failing = seen()["file:missing/b.jsonl"]
     assert (failing["state"], failing["lag"]) == ("failing", 2)
     assert "No such file" in (failing["error"] or "")
@@ -44,12 +45,12 @@ def test_metrics_show_lag_and_error_of_each_sink(tmp_path: Path) -> None:
             producer.send(b"one")
             producer.flush(20)
         labels = {"address": path, "sink": name}
-        wait_until(lambda: registry.get_sample_value("mpsr_sink_lag_messages", labels) == 1)
+        eventually(lambda: registry.get_sample_value("mpsr_sink_lag_messages", labels) == 1)
 
         def errors() -> list[str]:
             (family,) = [f for f in registry.collect() if f.name == "mpsr_sink_failing"]
             return [each.labels["error"] for each in family.samples if each.value == 1]
 
-        wait_until(lambda: bool(errors()))
+        eventually(lambda: bool(errors()))
         assert "No such file" in errors()[0]
         delivery.abandon()
