@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tests.eventually import eventually
 from tests.sinks.conftest import Funnel, wait_until
 
 
@@ -43,14 +46,30 @@ def test_command_that_is_not_found_is_told(funnels: Callable[..., Funnel]) -> No
 def test_program_that_never_reads_holds_up_no_other_sink(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw").start()
+    command = "sleep 1000 & echo $$ $! > pid; exec sleep 1000"
+    funnel = funnels(f"exec:{command}", "file:b.txt?format=raw").start()
     funnel.send(b"x" * 1_000_000)
     wait_until(lambda: (tmp_path / "b.txt").stat().st_size == 1_000_000)
     funnel.process.send_signal(signal.SIGTERM)
     assert funnel.process.wait(30) == 74
     assert "exec sleep 1000 has not had 1 message" in funnel.told
-    program = Path("/proc", (tmp_path / "pid").read_text().strip())
-    wait_until(lambda: not program.exists())  # it does not outlive the receiver
+    pids = (tmp_path / "pid").read_text().split()
+    assert len(pids) == 2
+    # Neither the program nor its background job outlives the receiver.
+    eventually(lambda: not any(Path("/proc", pid).exists() for pid in pids))
+
+
+@pytest.mark.parametrize("ignores", ["", "trap '' TERM; "], ids=["heeds", "ignores"])
+def test_end_of_the_sink_ends_every_process_of_the_program(
+    funnels: Callable[..., Funnel], tmp_path: Path, ignores: str
+) -> None:
+    """A background job ends with its program, even if the job ignores SIGTERM."""
+    funnel = funnels(f"exec:{ignores}sleep 1000 & echo $! > pid; cat > a.txt").start()
+    eventually((tmp_path / "pid").exists)
+    child = Path("/proc", eventually((tmp_path / "pid").read_text).strip())
+    assert child.exists()
+    funnel.end()
+    eventually(lambda: not child.exists())
 
 
 def test_ctrl_c_is_not_for_the_program(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
