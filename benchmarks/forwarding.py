@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import mpsr
-from tests.sinks.natsservers import NatsServer, connected, free_ports
+from tests.ports import free_ports
+from tests.sinks.natsservers import NatsServer, connected
 
 COUNT = 300_000  # messages
 BATCH = 1000

@@ -138,6 +138,7 @@ SINK_REMINDER: Final = 60.0  # seconds until the same failure is told again
 SINK_STUCK: Final = 10.0  # seconds that a call of a sink may take before that is told
 SINK_STOP_TIMEOUT: Final = 5.0  # seconds that an end waits for sinks, as close() does
 SINK_CLOSE_TIMEOUT: Final = 5.0  # seconds that a program has to end once its input has
+SINK_KILL_TIMEOUT: Final = 1.0  # seconds from SIGTERM to SIGKILL: its input ended long before
 
 # -- producer -------------------------------------------------------------------------------
 

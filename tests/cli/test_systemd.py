@@ -251,6 +251,48 @@ def test_wrong_arguments_are_told(cli: Cli, arguments: list[str], status: int, e
     assert told.count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("/run/a.sock\nExecStartPre=/bin/evil", "--name", "a"),
+        ("/run/a.sock\rExecStartPre=/bin/evil", "--name", "a"),
+        ("/run/a.sock\\", "--name", "a"),
+        ("/run/a.sock ", "--name", "a"),
+        (b"/run/\xff.sock", "--name", "a"),
+        ("@a\nExecStartPre=/bin/evil", "--name", "a"),
+        ("/run/a.sock", "--group", "g\nExecStartPre=/bin/evil"),
+        ("/run/a.sock", "--group", "g h"),
+        ("/run/a.sock", "--name", "a\nExecStartPre=/bin/evil"),
+        ("/run/a.sock", "--name", "a:b"),
+    ],
+)
+def test_no_argument_adds_a_line_to_a_unit(cli: Cli, arguments: tuple[str | bytes, ...]) -> None:
+    """What a unit cannot hold is refused, in one error."""
+    status, out, told = cli.run("systemd", *arguments)
+    assert (status, out) == (2, b"")
+    assert told.count("\n") == 3
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_command_of_any_bytes_is_one_line_of_the_unit(cli: Cli) -> None:
+    """As systemd reads it: control characters, quotes, specifiers and other bytes are escaped."""
+    word = b"a b\n\r\t\"'\\$HOME %h \xff\x1b"
+    status, _, told = cli.run(
+        "systemd", "/run/app.sock", "--directory", ".", "--", "/bin/echo", word
+    )
+    assert status == 0, told
+    text = (cli.directory / "app.service").read_bytes()
+    (line,) = [each for each in text.split(b"\n") if each.startswith(b"ExecStart=")]
+    assert line == rb"""ExecStart=/bin/echo "a b\x0a\x0d\x09\"'\\$$HOME %%h \xff\x1b""" + b'"'
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "./app.socket", "./app.service"],
+        cwd=cli.directory,
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b"", done.stderr
+
+
 # -- several addresses, and syslog ------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.eventually import eventually
 from tests.sinks.conftest import Funnel
 
@@ -44,7 +46,8 @@ def test_command_that_is_not_found_is_told(funnels: Callable[..., Funnel]) -> No
 def test_program_that_never_reads_holds_up_no_other_sink(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    funnel = funnels("exec:echo $$ > pid; exec sleep 1000", "file:b.txt?format=raw")
+    command = "sleep 1000 & echo $$ $! > pid; exec sleep 1000"
+    funnel = funnels(f"exec:{command}", "file:b.txt?format=raw")
     funnel.limits |= {"SINK_STOP_TIMEOUT": 0.5, "SINK_CLOSE_TIMEOUT": 0.5}
     funnel.start()
     funnel.send(b"x" * 1_000_000)
@@ -52,8 +55,25 @@ def test_program_that_never_reads_holds_up_no_other_sink(
     funnel.process.send_signal(signal.SIGTERM)
     assert funnel.process.wait(30) == 74
     assert "exec sleep 1000 has not had 1 message" in funnel.told
-    program = Path("/proc", (tmp_path / "pid").read_text().strip())
-    eventually(lambda: not program.exists())  # it does not outlive the receiver
+    pids = (tmp_path / "pid").read_text().split()
+    assert len(pids) == 2
+    # Neither the program nor its background job outlives the receiver.
+    eventually(lambda: not any(Path("/proc", pid).exists() for pid in pids))
+
+
+@pytest.mark.parametrize("ignores", ["", "trap '' TERM; "], ids=["heeds", "ignores"])
+def test_end_of_the_sink_ends_every_process_of_the_program(
+    funnels: Callable[..., Funnel], tmp_path: Path, ignores: str
+) -> None:
+    """A background job ends with its program, even if the job ignores SIGTERM."""
+    funnel = funnels(f"exec:{ignores}sleep 1000 & echo $! > pid; cat > a.txt")
+    funnel.limits |= {"SINK_KILL_TIMEOUT": 0.2}
+    funnel.start()
+    eventually((tmp_path / "pid").exists)
+    child = Path("/proc", eventually((tmp_path / "pid").read_text).strip())
+    assert child.exists()
+    funnel.end()
+    eventually(lambda: not child.exists())
 
 
 def test_ctrl_c_is_not_for_the_program(funnels: Callable[..., Funnel], tmp_path: Path) -> None:

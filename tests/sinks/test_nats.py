@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from mpsr.sinks.nats.layout import unpack
 from mpsr.sinks.nats.subjects import matches, pattern_of, token
 from tests.ports import free_port, free_ports
 from tests.sinks.conftest import Funnel
-from tests.sinks.natsservers import NatsServer
+from tests.sinks.natsservers import PATIENCE, NatsServer
 
 Funnels = Callable[..., Funnel]
 
@@ -249,6 +252,40 @@ def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_
     refused.kill()
 
 
+@pytest.mark.parametrize("secure", ["tls=1", "tls-ca={cert}"])
+def test_no_password_is_sent_to_a_server_without_the_tls_that_was_requested(
+    funnels: Funnels, tmp_path: Path, secure: str
+) -> None:
+    """A server that offers no TLS, such as an impostor, learns nothing; stderr has one line."""
+    cert = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    heard: list[bytes] = []
+    info = b'INFO {"server_id":"x","version":"2.12.0","auth_required":true,"max_payload":1000}\r\n'
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return
+            with client:
+                client.sendall(info)
+                client.settimeout(PATIENCE)
+                while data := client.recv(4096):
+                    heard.append(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        where = f"127.0.0.1:{listening.getsockname()[1]}/S/events"
+        funnel = funnels(f"nats://me:S3cret@{where}?{secure.format(cert=cert)}").start()
+        funnel.await_word("it has no TLS, which was asked for")
+        funnel.kill()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+    assert heard == []
+    assert funnel.told.count("\n") == 2
+
+
 # -- texts ----------------------------------------------------------------------------------------
 
 
@@ -264,12 +301,26 @@ def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_
         ("nats://h/S/x?packs=3", "did you mean pack=?"),
         ("nats://h/S/x?pack=0", "pack=0"),
         ("nats://me@h/S/x?creds=f", "exclude each other"),
+        ("nats://bob:S3c?ret@h/S/x", "it is ambiguous"),
+        ("nats://bob:S3c/ret@h/S/x", "it is ambiguous"),
+        ("nats://bob:S3c#ret@h/S/x", "it is ambiguous"),
+        ("nats://bob:S3c@ret@h/S/x", "it is ambiguous"),
+        ("nats://bob:S3c?a=ret@h/S/x", "it is ambiguous"),
     ],
 )
 def test_text_that_makes_no_sense_is_refused(text: str, why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         mpsr.sinks.sink(text).make()
     assert why in str(caught.value)
+    assert "S3c" not in str(caught.value)
+
+
+def test_password_is_in_no_name() -> None:
+    """Neither as written nor percent-encoded, in a URL or in a command."""
+    for secret in ("S3cret", "S3%3Fret", "S3%2Fc%40ret"):
+        name = mpsr.sinks.sink(f"nats://bob:{secret}@h:1/S/x?create=1").name
+        assert name == "nats://h:1/S/x"
+    assert "S3c" not in mpsr.sinks.sink("exec:curl -T - http://bob:S3c?ret@h/").name
 
 
 def test_subjects_of_templates_match_their_pattern() -> None:

@@ -34,7 +34,13 @@ COMMAND behind -- is what it starts: it receives at systemd:NAME, and says when 
 mpsr.systemd does. Without one it is mpsr recv, whose output goes to the journal of systemd.
 """
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")  # of those that need no escapes in systemd
+# FileDescriptorName= allows no colon; other characters would have to be escaped.
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}\$?")
+# ListenStream= has no escapes: a control character would end the line, a backslash at its end would
+# join it with the next one, and systemd removes white space around a value.
+_UNWRITABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\\$|^\s|\s$")
+_NOT_TEXT: Final = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")  # control characters, other bytes
 _LISTEN: Final[dict[SocketType, str]] = {
     "stream": "ListenStream",
     "dgram": "ListenDatagram",
@@ -156,16 +162,33 @@ def systemd(
                 "pass a path or @name",
             )
         )
+    listening = ("@" if where.kind == "abstract" else "") + where.value
+    if _UNWRITABLE.search(listening):
+        raise click.UsageError(
+            Explanation(
+                f"a unit cannot hold the address {listening!r}",
+                "the address has a control character, bytes that are not UTF-8, white space at an "
+                "end, or a backslash at the end",
+                "choose another path",
+            )
+        )
+    if group is not None and _GROUP.fullmatch(group) is None:
+        raise click.UsageError(
+            Explanation(
+                f"{group!r} is not the name or number of a group",
+                "systemd accepts letters, digits and any of _.-",
+                "pass a group of this machine to --group, as listed by getent group",
+            )
+        )
     name = _name_of(where) if name is None else name
     if _NAME.fullmatch(name) is None:
-        why = "a name of units has letters, digits and any of _.:-"
+        why = "a unit's name consists of letters, digits and any of _.-"
         raise click.UsageError(Explanation(f"{name!r} cannot name units", why, "pass --name"))
-    prefix = "@" if where.kind == "abstract" else ""
     argv = command or (*_ourselves(), "recv", f"systemd:{name}")
     socket_unit = _SOCKET.format(
         name=name,
         listen=_LISTEN[kind],
-        address=_escaped(prefix + where.value),
+        address=_escaped(listening),
         mode=mode,
         group=f"SocketGroup={group}\n" if group is not None else "",
     )
@@ -217,4 +240,5 @@ def _quoted(word: str) -> str:
     word = _escaped(word).replace("$", "$$")
     if shlex.quote(word) == word:
         return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    word = word.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + _NOT_TEXT.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", word) + '"'

@@ -9,12 +9,11 @@ import select
 import signal
 import struct
 import termios
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, SinkError
-from mpsr.limits import MIB, SINK_CLOSE_TIMEOUT
+from mpsr.limits import MIB, SINK_CLOSE_TIMEOUT, SINK_KILL_TIMEOUT
 from mpsr.sinks.options import choice, options
 from mpsr.sinks.records import RECORDS
 from mpsr.system import primitives
@@ -39,14 +38,16 @@ class ExecSink:
     """Runs a command, and writes records to its standard input.
 
     A commit waits until the program has read all that was written: whether it has dealt with
-    that nobody knows. So a message comes at least once. The program is in a process group of its
-    own; Ctrl-C does not end it, but the end of its input is to.
+    that is unknown. So a message comes at least once. The program is in a process group of its
+    own: Ctrl-C does not end it. ``close`` ends its input, and then every process that is left in
+    the group.
     """
 
     def __init__(self, command: str, form: str) -> None:
         self._command = command
         self._records = RECORDS[form]
         self._pid: int | None = None
+        self._group: int | None = None  # of the program and its children
         self._pipe: int | None = None
         self._ended: int | None = None  # with this wait status
 
@@ -69,7 +70,8 @@ class ExecSink:
         finally:
             primitives.close(reader)
         self._pipe = writer
-        atexit.register(self._terminate)  # where it does not read, and so hears of no end
+        self._group = self._pid
+        atexit.register(self._end_group)  # for a program that does not read, and so sees no end
 
     def write(self, batch: Batch[Any]) -> None:
         """Write a batch, waiting for the program to read."""
@@ -93,17 +95,14 @@ class ExecSink:
             raise self._failure("it ended")
 
     def close(self) -> None:
-        """End the program's input, and wait for it; end it where that takes too long."""
-        atexit.unregister(self._terminate)
+        """End the input, wait for the program, then end all that is left of its group."""
         if self._pipe is not None:
             primitives.close(self._pipe)
             self._pipe = None
-        for signum in (None, signal.SIGTERM, signal.SIGKILL):
-            if self._pid is None:
-                return
-            if signum is not None:
-                self._terminate(signum)
-            self._wait(SINK_CLOSE_TIMEOUT)
+        self._wait(SINK_CLOSE_TIMEOUT)
+        self._end_group()
+        self._wait(SINK_KILL_TIMEOUT)
+        atexit.unregister(self._end_group)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -113,10 +112,25 @@ class ExecSink:
             raise SinkError("the program was not started")
         return self._pipe
 
-    def _terminate(self, signum: int = signal.SIGTERM) -> None:
-        if self._pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signum)
+    def _end_group(self) -> None:
+        """End every process of the program's group: the program and its children."""
+        self._signal(signal.SIGTERM)
+        until = monotonic() + SINK_KILL_TIMEOUT
+        while self._signal(0) and monotonic() < until:
+            self._wait(0.0)
+            primitives.sleep(_LONGEST_LOOK)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, signum: int) -> bool:
+        """Send a signal to the group; return whether a process is left in it."""
+        if self._group is None:
+            return False
+        try:
+            os.killpg(self._group, signum)
+        except ProcessLookupError:
+            self._group = None  # from now on, the system may give the number to another group
+            return False
+        return True
 
     def _unread(self) -> int:
         (count,) = struct.unpack("i", fcntl.ioctl(self._input, termios.FIONREAD, bytes(4)))
@@ -131,7 +145,7 @@ class ExecSink:
         return SinkError(f"{what}{how}; what it has not read comes again")
 
     def _wait(self, seconds: float) -> None:
-        """Wait for the end of the program, at most so long."""
+        """Wait at most ``seconds`` for the end of the program."""
         if self._pid is None:
             return
         until = monotonic() + seconds
@@ -146,6 +160,10 @@ class ExecSink:
             poll.poll(max(0.0, until - monotonic()) * 1000)
         finally:
             primitives.close(handle)
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        try:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+        except ChildProcessError:  # at the end of mpsr, the main thread was first
+            self._pid = None
+            return
         if pid:
             self._pid, self._ended = None, status

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _QUERY: Final = re.compile(r"[a-z][a-z0-9-]*=[^&?]*(?:&[a-z][a-z0-9-]*=[^&?]*)*")
 _SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
 _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_USER: Final = re.compile(r"(?<=//)[^/\s]*@")  # of a URL that a command contains
 _TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -24,6 +25,29 @@ def split(target: str) -> tuple[str, str]:
     """Return what stands before the query, and the query, which may be empty."""
     before, mark, query = target.rpartition("?")
     return (before, query) if mark and _QUERY.fullmatch(query) else (target, "")
+
+
+def without_user(target: str) -> str:
+    """Return a target without the user and password that a URL may contain.
+
+    Args:
+        target: the text after the scheme; a URL begins with ``//``.
+
+    Raises:
+        ConfigurationError: it is a URL, and another program may read another part of it as the
+            password. The error does not repeat the text, which may contain one.
+
+    """
+    if not target.startswith("//"):
+        return _USER.sub("", target)
+    authority = target[2:].partition("/")[0].partition("?")[0].partition("#")[0]
+    user, at, _ = authority.rpartition("@")
+    if authority and target.count("@") > len(at):
+        raise ConfigurationError(
+            "it is ambiguous where the user and password of this URL end: write %2F for /, %3F for "
+            "?, %23 for # and %40 for @, except for the @ before the host"
+        )
+    return "//" + target[2 + len(user) + len(at) :]
 
 
 def options(target: str, known: Mapping[str, Callable[[str], Any]]) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpsr.errors import ConfigurationError
-from mpsr.sinks.options import split
+from mpsr.sinks.options import split, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,6 @@ BUILT_IN: Final = {
 }
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those
 
-_USER: Final = re.compile(r"(?<=//)[^/?]*@")  # of a URL, with a password perhaps
 _NAME: Final = re.compile(r"([?&])name=([^&?]*)(&|$)")
 _LONGEST_NAME: Final = 200  # bytes: a journal keeps it beside each cursor
 
@@ -44,7 +43,7 @@ class NamedSink(NamedTuple):
 def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> NamedSink:
     """Return the sink that a text like ``file:events.jsonl?rotate=100M`` names.
 
-    Its name is the text without its options, or what ``name=`` says among these.
+    The option ``name=`` sets the sink's name. Default: the text without options, user and password.
 
     Args:
         text: a scheme, a colon, and what that scheme makes of the rest.
@@ -61,18 +60,21 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     if named is not None:
         before, after = target[: named.start()], target[named.end() :]
         target = before + (named[1] + after if after else "")
-    text = _USER.sub("", text, count=1)  # from now on it is only shown
-    name = named[2] if named is not None else _USER.sub("", scheme + colon + split(target)[0])
+    try:
+        shown = scheme + colon + without_user(target)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{scheme}: {exc}") from None
+    name = named[2] if named is not None else split(shown)[0]
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
-        error = f"{text}: give it a name of 1 to {_LONGEST_NAME} bytes, with name= behind a ?"
+        error = f"{shown}: give it a name of 1 to {_LONGEST_NAME} bytes, with ?name=NAME at the end"
         raise ConfigurationError(error)
-    factory = own.get(scheme) or _factory(text, [*own])
+    factory = own.get(scheme) or _factory(shown, [*own])
 
     def make() -> Sink:
         try:
             return factory(target)
         except ConfigurationError as exc:
-            raise ConfigurationError(f"{text}: {exc}") from exc.__cause__
+            raise ConfigurationError(f"{shown}: {exc}") from exc.__cause__
 
     return NamedSink(name, make)
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError
 from mpsr.sinks.nats.subjects import check_filter, check_template
-from mpsr.sinks.options import choice, count, options, seconds, size
+from mpsr.sinks.options import choice, count, options, seconds, size, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +89,7 @@ def reader_target(text: str) -> Target:
 
 
 def _target(text: str, known: dict[str, Callable[[str], Any]]) -> Target:
+    without_user(text)  # refuses a URL whose password could be read as another part of it
     before, given = options(text, known)
     hosts, _, path = before.removeprefix("//").partition("/")
     stream, _, subject = path.partition("/")

@@ -114,7 +114,7 @@ class Connection:
                 error_cb=self._on_error,
                 closed_cb=self._on_closed,
                 user=target.user,
-                password=target.password,
+                password=self._password if target.password is not None else None,
                 **more,
             ),
             2 * _CONNECT_TIMEOUT,
@@ -123,6 +123,16 @@ class Connection:
         if self._wants_tls and not self.client._server_info.get("tls_required"):  # noqa: SLF001 - it has no other word
             await self.client.close()
             raise nats.errors.SecureConnWantedError
+
+    def _password(self) -> str:
+        """Return the password, which the client asks for when it writes CONNECT.
+
+        By then, it has TLS if the server requires it. Otherwise the client would send the password
+        as plain text. With ``creds=`` and ``nkey=``, it sends a signature and no secret.
+        """
+        if self._wants_tls and not self.client._server_info.get("tls_required"):  # noqa: SLF001 - it has no other word
+            raise nats.errors.SecureConnWantedError
+        return self._target.password or ""
 
     @property
     def _wants_tls(self) -> bool:
