@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
-import mpsr.engine.receiving.inbox
 from mpsr.engine.receiving.handover import Giver
 from mpsr.engine.sending.window import Window
 from mpsr.front import takeover
 from mpsr.limits import KIB
+from tests.limits import set_limits
 from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
@@ -92,7 +92,7 @@ def receive(
     **options: Any,
 ) -> None:
     """Note every batch before coming back for more; end at SIGTERM, tell statistics at SIGUSR1."""
-    set_limits(limits or {})
+    set_limits(**(limits or {}))
     notes = Record(record)
     with mpsr.Receiver(address, **options) as receiver:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
@@ -107,19 +107,6 @@ def receive(
             if number == 0:
                 say("receiving")
     say(receiver.stats()._asdict())
-
-
-def set_limits(limits: dict[str, float]) -> None:
-    """Give the receivers of this process other limits."""
-    for name, value in limits.items():
-        holders = [
-            module
-            for path, module in sys.modules.items()
-            if path.startswith("mpsr.engine.receiving.") and hasattr(module, name)
-        ]
-        assert holders
-        for module in holders:
-            setattr(module, name, value)
 
 
 def receive_journaled(
@@ -179,7 +166,7 @@ def receive_journaled_beside_children(address: str, journal: str) -> None:
 
 def receive_slowly(address: str, pause: float, *, limits: dict[str, float]) -> None:
     """Take some time over every batch; end at SIGTERM, with statistics."""
-    set_limits(limits)
+    set_limits(**limits)
     with mpsr.Receiver(address) as receiver:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         say("ready")

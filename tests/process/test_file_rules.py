@@ -12,7 +12,6 @@ import pytest
 
 import mpsr
 from mpsr._speedups import codec
-from mpsr.engine.receiving import files as reading
 from mpsr.limits import KIB, MAX_FILES, MIB
 from mpsr.system import passing
 from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, RejectCode, encode, encode_file
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpsr.system.address import SocketType
+    from tests.conftest import Limits
 
 kernel = test_passing.kernel
 lingering = test_passing.lingering
@@ -111,11 +111,9 @@ def test_who_passes_descriptors_against_the_rules_is_sent_away(
         receiver.stop()
 
 
-def test_files_under_way_are_bounded(
-    address: str, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of many who begin a FILE and do not end it, some are to come again later."""
-    monkeypatch.setattr(reading, "MAX_FILES", 3)
+def test_files_under_way_are_bounded(address: str, pipe: tuple[int, int], limits: Limits) -> None:
+    """Of many producers that begin a FILE and do not end it, some must retry later."""
+    limits(MAX_FILES=3)
     with mpsr.Receiver(address, accept_files=True) as receiver, beside(lambda: [*receiver]):
         held = [introduced(address) for _ in range(4)]
         for sock in held:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import mpsr
-from mpsr.front import takeover
 from mpsr.wire.frames import HEADER, PREFACE, Handover, RejectCode, encode
 from tests.process import roles
 from tests.process.programs import run
@@ -25,6 +24,7 @@ from tests.process.workers import PATIENCE, beside
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import Limits
     from tests.process.workers import Start
 
 
@@ -348,9 +348,9 @@ def test_with_nobody_there_the_address_is_claimed(address: str) -> None:
         receiver.acknowledge()
 
 
-def test_who_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A foreign server hands nothing over, and is left alone."""
-    monkeypatch.setattr(takeover, "HANDOVER_TIMEOUT", 0.2)
+def test_server_that_does_not_answer_keeps_its_address(address: str, limits: Limits) -> None:
+    """A foreign server hands nothing over. The new receiver reports that, and removes nothing."""
+    limits(HANDOVER_TIMEOUT=0.2)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()

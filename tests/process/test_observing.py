@@ -19,7 +19,6 @@ import pytest
 
 import mpsr
 from mpsr import observe
-from mpsr.engine.receiving import observer as observer_module
 from mpsr.front.observing import Observation
 from mpsr.limits import MAX_OBSERVERS_PER_UID, STUCK_AFTER
 from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
@@ -30,6 +29,8 @@ from tests.process.workers import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.conftest import Limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
 OTHER: Final = 3000
@@ -338,10 +339,10 @@ def test_our_own_user_may_look_though_it_may_not_send(address: str) -> None:
 
 
 def test_observer_that_reads_nothing_is_closed_and_holds_up_nobody(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str, limits: Limits
 ) -> None:
-    """It is sent no more than its socket holds, and its place is free after the deadline."""
-    monkeypatch.setattr(observer_module, "OBSERVER_DEADLINE", 0.5)
+    """It gets no more than its socket holds, and its place is free after the deadline."""
+    limits(OBSERVER_DEADLINE=0.5)
     with ExitStack() as clients, mpsr.Receiver(address) as receiver:
         thread = threading.Thread(target=serve, args=[receiver])
         thread.start()

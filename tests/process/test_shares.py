@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.engine.receiving import shares
 from mpsr.engine.receiving.shares import gives_way, holds_most
 from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
 from tests.process.programs import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Limits
 
 PATIENCE = 5.0  # seconds within which a newcomer of the same user is served
 ME, OTHER = 1000, 2000
@@ -146,10 +147,10 @@ def test_nobody_is_sent_away_without_need(address: str, limited: mpsr.Receiver[b
 
 @pytest.mark.parametrize("framing", ["lines", "null", "eof"])
 def test_unfinished_messages_stay_within_one_bound(
-    address: str, framing: Any, monkeypatch: pytest.MonkeyPatch
+    address: str, framing: Any, limits: Limits
 ) -> None:
-    """Connections that begin messages and never end them cost bounded memory, and harm nobody."""
-    monkeypatch.setattr(shares, "MAX_UNFINISHED", 4 * MIB)
+    """Connections that begin messages and never end them use bounded memory; others are served."""
+    limits(MAX_UNFINISHED=4 * MIB)
     with (
         mpsr.Receiver(address, framing=framing, max_message=MIB) as receiver,
         ExitStack() as stack,
