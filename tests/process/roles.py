@@ -23,6 +23,7 @@ from mpsr.engine.receiving.handover import Giver
 from mpsr.engine.sending.window import Window
 from mpsr.front import takeover
 from mpsr.limits import KIB
+from tests.eventually import eventually
 from tests.limits import set_limits
 from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
@@ -455,8 +456,7 @@ def end_while_closing(address: str, messages: int) -> None:
     producer: mpsr.Producer = mpsr.Producer(address)
     send_numbered(producer, messages)
     threading.Thread(target=producer.close, daemon=True).start()
-    while not producer._closing:
-        time.sleep(0.001)
+    eventually(lambda: producer._closing)
     say("closing")
 
 

@@ -15,8 +15,9 @@ from mpsr._speedups import codec
 from mpsr.limits import KIB, MAX_FILES, MIB
 from mpsr.system import passing
 from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, RejectCode, encode, encode_file
+from tests.eventually import eventually
 from tests.process import test_files, test_passing
-from tests.process.test_files import closes, until
+from tests.process.test_files import closes
 from tests.process.workers import PATIENCE, beside
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_who_passes_descriptors_against_the_rules_is_sent_away(
             assert rejected(hostile) in {RejectCode.UNEXPECTED, RejectCode.GAP}
             producer.send(b"honest")
             producer.flush(PATIENCE)
-        until(lambda: closes(pipe[0]))
+        eventually(lambda: closes(pipe[0]))
         assert receiver.stats().rejected == 1
         receiver.stop()
 
@@ -120,12 +121,12 @@ def test_files_under_way_are_bounded(address: str, pipe: tuple[int, int], limits
             sock.recv(KIB)
             socket.send_fds(sock, [file(0)[:-1]], [pipe[1]])
         os.close(pipe[1])
-        until(lambda: receiver.stats().rejected == 1)
+        eventually(lambda: receiver.stats().rejected == 1)
         codes = [rejected(sock) for sock in held[3:]]
         assert codes == [RejectCode.BUSY]
         for sock in held:
             sock.close()
-        until(lambda: closes(pipe[0]))
+        eventually(lambda: closes(pipe[0]))
         receiver.stop()
 
 

@@ -17,6 +17,7 @@ import pytest
 
 import mpsr
 from mpsr.wire.frames import HEADER, PREFACE, Handover, RejectCode, encode
+from tests.eventually import eventually
 from tests.process import roles
 from tests.process.programs import run
 from tests.process.workers import PATIENCE, beside
@@ -120,9 +121,7 @@ def test_hand_overs_lose_double_and_refuse_nothing(
 
 
 def await_all(record: Path, expected: list[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while len(received(record)) < len(set(expected)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: len(received(record)) >= len(set(expected)), interval=0.02)
 
 
 def served_within(address: str, seconds: float) -> None:
@@ -189,8 +188,8 @@ def test_native_messages_in_hand_are_acknowledged_first(address: str) -> None:
         taker = threading.Thread(target=lambda: taken.append(mpsr.Receiver(address, handover=True)))
         taker.start()
         producer.send(b"three")
-        while (more := old.try_receive_batch()) is None:  # it is still the receiver
-            time.sleep(0.001)
+        more = eventually(old.try_receive_batch)  # it is still the receiver
+        assert more is not None
         with pytest.raises(mpsr.Closed):
             while True:
                 old.receive_batch(PATIENCE)
@@ -306,8 +305,7 @@ def test_second_taker_and_more_frames_are_refused(address: str) -> None:
             with socket.socket(socket.AF_UNIX) as first:
                 first.connect(address)
                 first.sendall(asking)
-                while receiver._inbox.handover.giver is None:  # type: ignore[union-attr]
-                    time.sleep(0.001)
+                eventually(lambda: receiver._inbox.handover.giver is not None)  # type: ignore[union-attr]
                 assert struct.unpack_from("<I", answer(address, asking), HEADER.size)[0] == (
                     RejectCode.BUSY
                 )

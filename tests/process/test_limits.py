@@ -118,8 +118,7 @@ def test_peer_that_reads_no_acknowledgements_is_closed_and_stops_nobody(
     with mpsr.Producer(address) as other, pytest.raises((BrokenPipeError, ConnectionResetError)):
         for number in numbers:
             client.sendall(codec.pack_batch([stamped(number)], number))
-            while unread_by_peer(client):
-                time.sleep(0.0001)
+            eventually(lambda: not unread_by_peer(client), interval=0.0001)
             if number % 50 == 0:
                 before = time.monotonic()
                 other.send(stamped(number // 50))

@@ -15,6 +15,7 @@ import pytest
 import mpsr
 from mpsr.engine.receiving.shares import gives_way, holds_most
 from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
+from tests.eventually import eventually
 from tests.process.programs import begin
 
 if TYPE_CHECKING:
@@ -169,8 +170,7 @@ def test_unfinished_messages_stay_within_one_bound(
                     hostile.sendall(bytes([120]) * 64 * KIB)
             except OSError:
                 pass  # it was closed
-        while not receiver.stats().rejected:
-            time.sleep(0.001)
+        eventually(lambda: receiver.stats().rejected)
         engine: Any = receiver._inbox
         assert engine._connections._unfinished._sum <= 4 * MIB
         assert receiver.stats().rejected >= 24 - 5
@@ -211,8 +211,7 @@ def test_producers_that_come_and_go_without_a_word_leave_nothing_behind(address:
                 passing.sendall(PREFACE + encode(Hello(os.urandom(16), 0, "passing")))
         assert served_within(address) < 1
         engine: Any = receiver._inbox
-        while receiver.stats().connections:
-            time.sleep(0.001)
+        eventually(lambda: not receiver.stats().connections)
         assert len(engine.ledger) == 0
         receiver.stop()
         thread.join(20)

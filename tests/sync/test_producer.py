@@ -13,6 +13,7 @@ import mpsr
 from mpsr.engine.sending.window import Window
 from mpsr.errors import Closed, Undelivered
 from mpsr.limits import LONG_MESSAGE, MIB, WRITE_BUFFERS, WRITE_TIMEOUT
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,8 +162,7 @@ def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
 
     sending = threading.Thread(target=send)
     sending.start()
-    while not (producer._outbox.writing and producer._window.cost > MIB // 2):
-        time.sleep(0.001)
+    eventually(lambda: producer._outbox.writing and producer._window.cost > MIB // 2)
     since = time.monotonic()
     with pytest.raises(Undelivered) as caught:
         producer.close(0.1)
