@@ -421,8 +421,11 @@ def fork_while_sending(address: str, children: int, messages: int) -> None:
     producer.close()
 
 
-def forget(address: str, messages: int, how: str) -> None:
+def forget(
+    address: str, messages: int, how: str, *, limits: dict[str, float] | None = None
+) -> None:
     """Send, and end without close()."""
+    set_limits(**(limits or {}))
     if how == "multiprocessing child":
         join(
             [
@@ -437,8 +440,11 @@ def forget(address: str, messages: int, how: str) -> None:
         raise RuntimeError("the program failed")
 
 
-def end_with_daemon(address: str, **options: Any) -> None:
+def end_with_daemon(
+    address: str, *, limits: dict[str, float] | None = None, **options: Any
+) -> None:
     """End while a daemon thread sends."""
+    set_limits(**(limits or {}))
     producer: mpsr.Producer = mpsr.Producer(address, **options)
     begun = threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,12 +55,11 @@ def test_failure_ends_a_receiver_and_its_producer(address: str, side: str) -> No
         producer.send(b"message")
         producer.flush(PATIENCE)
 
-    with (
-        pytest.raises(LookupError),
-        mpsr.Receiver(address) as receiver,
-        mpsr.Producer[bytes](address) as producer,
-    ):
+    producer: mpsr.Producer[bytes] = mpsr.Producer(address)
+    with pytest.raises(LookupError), mpsr.Receiver(address) as receiver:
         receive_beside(receiver, take, work)
+    with suppress(mpsr.Undelivered):
+        producer.close(0)
 
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)

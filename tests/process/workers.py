@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
 
+import mpsr
 from mpsr.engine.sending.states import WriteState
 from tests.eventually import eventually
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
-    import mpsr
 
 P = ParamSpec("P")
 
@@ -142,7 +142,8 @@ def beside(work: Callable[[], object], stop: Callable[[], object] | None = None)
     def fail(exc: BaseException) -> None:
         failures.append(exc)
         if stop is not None:
-            stop()
+            with suppress(mpsr.Closed):  # the other side has closed what it used
+                stop()
 
     def target() -> None:
         try:
