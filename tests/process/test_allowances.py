@@ -136,6 +136,7 @@ say(time.monotonic() - since)
 
 
 @as_root
+@pytest.mark.timing
 def test_rate_of_a_user_is_limited_and_nothing_is_lost(
     address: str, journal: dict[str, Any]
 ) -> None:
@@ -239,7 +240,7 @@ def test_bytes_in_flight_of_a_user_are_limited(address: str, journal: dict[str, 
         inbox = getattr(engine, "_inbox", engine)
         with program(BEGIN, address, OTHER) as sender:
             running.wait_until_limited()
-            assert running.served_within(address) < 1
+            assert running.served_within(address) < 10
             begun = [each.session.pending for each in tuple(inbox._connections.open)]
             assert MIB < sum(begun) <= 3 * MIB
             tell(sender)
@@ -277,7 +278,7 @@ def test_connections_beyond_a_users_limit_hold_up_nobody_else(
             assert heard(crowd) == "connected"
             running.wait_until_limited()
             eventually(lambda: len(running.messages) >= 3)
-            assert running.served_within(address) < 1
+            assert running.served_within(address) < 10
             stats = running.receiver.stats()
             assert stats.connections <= 4
             assert (stats.accepted, stats.paused, stats.limited) == (31, False, True)
@@ -368,6 +369,7 @@ say("sent")
 
 
 @as_root
+@pytest.mark.timing
 def test_flood_of_one_user_leaves_another_its_share(address: str) -> None:
     """What waits for each acceptance gets on beside twenty connections that never wait."""
     with receiving(address) as running:

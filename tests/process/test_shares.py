@@ -125,8 +125,8 @@ def test_connections_that_say_nothing_whole_hold_no_place(
             since = time.monotonic()
             known.send(b"honest")
             known.flush(20)
-            assert time.monotonic() - since < 1
-            assert served_within(address) < (1 if uid else PATIENCE)
+            assert time.monotonic() - since < 3
+            assert served_within(address) < (3 if uid else 2 * PATIENCE)
             assert crowd.stdin
             crowd.stdin.close()
         assert limited.stats().connections <= 8

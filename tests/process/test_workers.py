@@ -52,14 +52,13 @@ def test_failure_ends_a_receiver_and_its_producer(address: str, side: str) -> No
     def work() -> None:
         if side == "work":
             fail()
+        producer: mpsr.Producer[bytes] = mpsr.Producer(address)
         producer.send(b"message")
-        producer.flush(PATIENCE)
+        with suppress(mpsr.Undelivered):
+            producer.close(PATIENCE)
 
-    producer: mpsr.Producer[bytes] = mpsr.Producer(address)
     with pytest.raises(LookupError), mpsr.Receiver(address) as receiver:
         receive_beside(receiver, take, work)
-    with suppress(mpsr.Undelivered):
-        producer.close(0)
 
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
