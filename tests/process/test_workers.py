@@ -45,6 +45,7 @@ def test_thread_that_fails_stops_the_block(address: str) -> None:
 @pytest.mark.parametrize("side", ["take", "work"])
 def test_failure_ends_a_receiver_and_its_producer(address: str, side: str) -> None:
     """Neither the loop that receives nor the flush that waits for it delays the failure."""
+    producers: list[mpsr.Producer[bytes]] = []
 
     def take(_: mpsr.Batch) -> None:
         fail()
@@ -52,13 +53,16 @@ def test_failure_ends_a_receiver_and_its_producer(address: str, side: str) -> No
     def work() -> None:
         if side == "work":
             fail()
-        producer: mpsr.Producer[bytes] = mpsr.Producer(address)
-        producer.send(b"message")
-        with suppress(mpsr.Undelivered):
-            producer.close(PATIENCE)
+        producers.append(mpsr.Producer(address))
+        producers[0].send(b"message")
+        with suppress(mpsr.Closed):
+            producers[0].flush(PATIENCE)
 
     with pytest.raises(LookupError), mpsr.Receiver(address) as receiver:
         receive_beside(receiver, take, work)
+    for producer in producers:
+        with suppress(mpsr.Undelivered):
+            producer.close(0)
 
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
