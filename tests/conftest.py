@@ -8,11 +8,12 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
 from tests.chance import SEED, Chance
+from tests.limits import set_limits
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -71,6 +72,24 @@ def address() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="mpsr-")
     yield str(Path(directory) / "test.sock")
     shutil.rmtree(directory, ignore_errors=True)  # a killed receiver may be at it too
+
+
+class Limits(Protocol):
+    """Function that sets limits of mpsr until the end of the test."""
+
+    def __call__(self, **values: float) -> None: ...
+
+
+@pytest.fixture
+def limits() -> Iterator[Limits]:
+    """Return a function that sets limits until the end of the test: ``limits(MAX_FILES=3)``."""
+    old: dict[str, float] = {}
+
+    def change(**values: float) -> None:
+        old.update(set_limits(**values) | old)
+
+    yield change
+    set_limits(**old)
 
 
 @pytest.fixture

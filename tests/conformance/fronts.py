@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 import mpsr
+from tests.process.workers import beside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -39,42 +40,43 @@ class Front:
 
     @asynccontextmanager
     async def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """Do some work beside the block, and wait for it at the block's end."""
+        """Work during the block; wait for its end at the block's end. A failure cancels both."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(work)
             yield
 
 
 class SyncFront(Front):
-    """The sync front behind the same names: nothing that is awaited ever suspends."""
+    """The sync front, with the same names: an awaited method never suspends."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._stops: list[Callable[[], object]] = []
 
     def run(self, test: Test) -> None:
+        self._stops.clear()
         _run(test(self))
 
     def receiver(self, *args: Any, **options: Any) -> Any:
-        return _Awaited(mpsr.Receiver(*args, **options))
+        receiver: mpsr.Receiver[Any] = mpsr.Receiver(*args, **options)
+        self._stops.append(receiver.stop)
+        return _Awaited(receiver)
 
     def producer(self, *args: Any, **options: Any) -> Any:
-        return _Awaited(mpsr.Producer(*args, **options))
+        producer: mpsr.Producer[Any] = mpsr.Producer(*args, **options)
+        self._stops.append(partial(producer.close, 0))
+        return _Awaited(producer)
 
     @asynccontextmanager
     async def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        failures: list[BaseException] = []
-
-        def target() -> None:
-            try:
-                _run(work())
-            except BaseException as exc:  # noqa: BLE001 - shown in the test's own thread
-                failures.append(exc)
-
-        thread = threading.Thread(target=target)
-        thread.start()
-        try:
+        with beside(lambda: _run(work()), self._stop_all):
             yield
-        finally:
-            thread.join()
-        if failures:
-            raise failures[0]
+
+    def _stop_all(self) -> None:
+        """Stop each receiver and producer of the test, so that no thread waits for one."""
+        for stop in self._stops:
+            with suppress(mpsr.MpsrError):
+                stop()
 
 
 FRONTS = [SyncFront("sync"), Front("asyncio"), Front("uvloop"), Front("trio")]

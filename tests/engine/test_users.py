@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import mpsr
 from mpsr._speedups import codec
-from mpsr.engine.receiving import allowances
 from mpsr.engine.receiving.allowances import Allowances, UserLimits, cost
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.turns import Turns
@@ -26,6 +25,8 @@ from mpsr.wire.frames import PREFACE, Hello, RejectCode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Limits
 
 CHUNK = 1000  # bytes that one read brings
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
@@ -170,9 +171,9 @@ def test_users_stay_within_their_limits_and_all_is_read(
     assert +got == +expected
 
 
-def test_idle_users_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who can be many users cannot fill the memory; but none gets new tokens by it."""
-    monkeypatch.setattr(allowances, "COUNTED_UIDS", 3)
+def test_idle_users_are_forgotten(limits: Limits) -> None:
+    """A process that can become many users cannot fill the memory, nor get new tokens."""
+    limits(COUNTED_UIDS=3)
     allowed: Allowances[str] = Allowances(UserLimits(rate=10))
     allowed.read("spent", 1, 20, 0.0)
     for user in range(10):

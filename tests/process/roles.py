@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import mpsr
-import mpsr.engine.receiving.inbox
 from mpsr.engine.receiving.handover import Giver
 from mpsr.engine.sending.window import Window
 from mpsr.front import takeover
 from mpsr.limits import KIB
+from tests.eventually import eventually
+from tests.limits import set_limits
 from tests.process import points
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
@@ -92,7 +93,7 @@ def receive(
     **options: Any,
 ) -> None:
     """Note every batch before coming back for more; end at SIGTERM, tell statistics at SIGUSR1."""
-    set_limits(limits or {})
+    set_limits(**(limits or {}))
     notes = Record(record)
     with mpsr.Receiver(address, **options) as receiver:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
@@ -107,19 +108,6 @@ def receive(
             if number == 0:
                 say("receiving")
     say(receiver.stats()._asdict())
-
-
-def set_limits(limits: dict[str, float]) -> None:
-    """Give the receivers of this process other limits."""
-    for name, value in limits.items():
-        holders = [
-            module
-            for path, module in sys.modules.items()
-            if path.startswith("mpsr.engine.receiving.") and hasattr(module, name)
-        ]
-        assert holders
-        for module in holders:
-            setattr(module, name, value)
 
 
 def receive_journaled(
@@ -179,7 +167,7 @@ def receive_journaled_beside_children(address: str, journal: str) -> None:
 
 def receive_slowly(address: str, pause: float, *, limits: dict[str, float]) -> None:
     """Take some time over every batch; end at SIGTERM, with statistics."""
-    set_limits(limits)
+    set_limits(**limits)
     with mpsr.Receiver(address) as receiver:
         signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
         say("ready")
@@ -433,8 +421,11 @@ def fork_while_sending(address: str, children: int, messages: int) -> None:
     producer.close()
 
 
-def forget(address: str, messages: int, how: str) -> None:
+def forget(
+    address: str, messages: int, how: str, *, limits: dict[str, float] | None = None
+) -> None:
     """Send, and end without close()."""
+    set_limits(**(limits or {}))
     if how == "multiprocessing child":
         join(
             [
@@ -449,8 +440,11 @@ def forget(address: str, messages: int, how: str) -> None:
         raise RuntimeError("the program failed")
 
 
-def end_with_daemon(address: str, **options: Any) -> None:
+def end_with_daemon(
+    address: str, *, limits: dict[str, float] | None = None, **options: Any
+) -> None:
     """End while a daemon thread sends."""
+    set_limits(**(limits or {}))
     producer: mpsr.Producer = mpsr.Producer(address, **options)
     begun = threading.Event()
 
@@ -468,8 +462,7 @@ def end_while_closing(address: str, messages: int) -> None:
     producer: mpsr.Producer = mpsr.Producer(address)
     send_numbered(producer, messages)
     threading.Thread(target=producer.close, daemon=True).start()
-    while not producer._closing:
-        time.sleep(0.001)
+    eventually(lambda: producer._closing)
     say("closing")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_batches_tell_where_they_came(address: str) -> None:
     """Stream, datagrams, packets and an abstract name, in one receiver."""
     others = [f"{address}.{name}" for name in ("dgram", "packets")]
-    abstract = f"@mpsr-several-{os.getpid()}"
+    abstract = f"@mpsr-several-{os.getpid()}-{os.urandom(4).hex()}"
     endpoints: list[str | mpsr.Endpoint] = [
         address,
         mpsr.Endpoint(others[0], type="dgram", mode=0o660),

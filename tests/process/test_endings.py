@@ -35,16 +35,17 @@ def test_forgotten_producer_delivers_at_exit(start: Start, address: str, how: st
 def test_forgotten_producer_says_at_exit_what_it_could_not_deliver(
     start: Start, address: str
 ) -> None:
-    """Without a receiver a program still ends, in bounded time, and not in silence."""
+    """Without a receiver a program still ends, in bounded time, and reports what it lost."""
     before = time.monotonic()
-    programs = [start(roles.forget, address, 1000, how) for how in HOWS]
-    programs.append(start(roles.end_with_daemon, address, buffer=MIB))
+    limits = {"CLOSE_TIMEOUT": 1.0}
+    programs = [start(roles.forget, address, 1000, how, limits=limits) for how in HOWS]
+    programs.append(start(roles.end_with_daemon, address, limits=limits, buffer=MIB))
     for program in programs:
         program.wait()
         assert f"to {address} not delivered: cannot reach" in program.complaint()
     for program in programs[:3]:
         assert "mpsr: 1000 messages" in program.complaint()
-    assert CLOSE_TIMEOUT <= time.monotonic() - before < 3 * CLOSE_TIMEOUT
+    assert 1 <= time.monotonic() - before < 15  # the programs start, too
 
 
 def test_program_that_ends_while_a_daemon_thread_closes_delivers(
@@ -87,17 +88,17 @@ def test_producer_closed_while_other_threads_send_says_closed_to_them(
         messages += len(batch)
 
     with mpsr.Receiver(address) as receiver:
-        program = start(roles.close_while_sending, address, rounds=30)
+        program = start(roles.close_while_sending, address, rounds=10)
         receive_all(receiver, take, [program])
     assert program.hear() == ["<class 'mpsr.errors.Closed'>"]
     assert messages > 0
 
 
+@pytest.mark.parametrize("interrupts", [20, pytest.param(500, marks=pytest.mark.soak)])
 def test_interrupted_program_delivers_what_it_sent_and_ends(
-    start: Start, address: str, chance: Chance
+    start: Start, address: str, chance: Chance, interrupts: int
 ) -> None:
-    """Ctrl-C at any moment of a loop of sends loses or repeats none that send() had taken."""
-    interrupts = 100
+    """Ctrl-C at any moment of a loop of sends loses or repeats no message that send() took."""
     came: list[int] = []
     doubtful: list[int] = []
 

@@ -60,6 +60,7 @@ def test_what_finalizers_of_globals_send_is_delivered(address: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.timing
 def test_programs_own_exit_hook_decides_how_long_it_waits(address: str, order: str) -> None:
     """Whether the hook was registered before mpsr was imported, or after."""
     program = (
@@ -96,6 +97,7 @@ def test_producer_made_in_an_exit_hook_delivers(address: str) -> None:
     assert received == [b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.timing
 def test_wait_at_exit_is_an_argument_and_is_told(address: str) -> None:
     """exit_timeout= bounds it; what is not delivered is said in one line."""
     program = "import sys, mpsr\nmpsr.Producer(sys.argv[1], exit_timeout=0.1).send(b'message')\n"
@@ -106,6 +108,7 @@ def test_wait_at_exit_is_an_argument_and_is_told(address: str) -> None:
     assert outcome.complaint.count("\n") == 1
 
 
+@pytest.mark.timing
 def test_idle_producer_does_not_hold_up_the_exit(address: str) -> None:
     """Nobody waits where nothing is unsent, whether or not there is a receiver."""
     outcome = run("import sys, mpsr; mpsr.Producer(sys.argv[1])", address)

@@ -12,12 +12,12 @@ import pytest
 
 import mpsr
 from mpsr._speedups import codec
-from mpsr.engine.receiving import files as reading
 from mpsr.limits import KIB, MAX_FILES, MIB
 from mpsr.system import passing
 from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, RejectCode, encode, encode_file
+from tests.eventually import eventually
 from tests.process import test_files, test_passing
-from tests.process.test_files import closes, until
+from tests.process.test_files import closes
 from tests.process.workers import PATIENCE, beside
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpsr.system.address import SocketType
+    from tests.conftest import Limits
 
 kernel = test_passing.kernel
 lingering = test_passing.lingering
@@ -106,28 +107,26 @@ def test_who_passes_descriptors_against_the_rules_is_sent_away(
             assert rejected(hostile) in {RejectCode.UNEXPECTED, RejectCode.GAP}
             producer.send(b"honest")
             producer.flush(PATIENCE)
-        until(lambda: closes(pipe[0]))
+        eventually(lambda: closes(pipe[0]))
         assert receiver.stats().rejected == 1
         receiver.stop()
 
 
-def test_files_under_way_are_bounded(
-    address: str, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of many who begin a FILE and do not end it, some are to come again later."""
-    monkeypatch.setattr(reading, "MAX_FILES", 3)
+def test_files_under_way_are_bounded(address: str, pipe: tuple[int, int], limits: Limits) -> None:
+    """Of many producers that begin a FILE and do not end it, some must retry later."""
+    limits(MAX_FILES=3)
     with mpsr.Receiver(address, accept_files=True) as receiver, beside(lambda: [*receiver]):
         held = [introduced(address) for _ in range(4)]
         for sock in held:
             sock.recv(KIB)
             socket.send_fds(sock, [file(0)[:-1]], [pipe[1]])
         os.close(pipe[1])
-        until(lambda: receiver.stats().rejected == 1)
+        eventually(lambda: receiver.stats().rejected == 1)
         codes = [rejected(sock) for sock in held[3:]]
         assert codes == [RejectCode.BUSY]
         for sock in held:
             sock.close()
-        until(lambda: closes(pipe[0]))
+        eventually(lambda: closes(pipe[0]))
         receiver.stop()
 
 

@@ -6,9 +6,8 @@ import fcntl
 import os
 import socket
 import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,11 +18,12 @@ from mpsr.wire.frames import (
     Welcome,
     encode,
 )
+from tests.eventually import eventually
 from tests.process import roles, test_passing
 from tests.process.workers import PATIENCE, beside, receive_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mpsr.system.address import SocketType
     from tests.process.workers import Start
@@ -53,14 +53,6 @@ def descriptors(pid: int | str = "self") -> int:
 def send_files(producer: mpsr.Producer, path: Path, count: int) -> None:
     for _ in range(count):
         producer.send_file(path)
-
-
-def until(what: Callable[[], Any]) -> None:
-    """Wait until it is so: what is closed apart is closed a moment later."""
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def closes(reader: int) -> bool:
@@ -121,8 +113,8 @@ def test_files_arrive_in_order_each_with_its_message(
         (b"last", 0),
     ]
     assert os.read(pipe[0], 100) == b"came through"
-    until(lambda: closes(pipe[0]))
-    until(lambda: descriptors() <= before - 1)
+    eventually(lambda: closes(pipe[0]))
+    eventually(lambda: descriptors() <= before - 1)
 
 
 def test_killed_receivers_files_come_again(start: Start, address: str, path: Path) -> None:
@@ -160,8 +152,10 @@ def test_descriptors_of_both_processes_return_to_where_they_were(
             assert most <= before[1] + MAX_FILES, number  # a thread closes them, in its time
         receiver.tell()
         producer.flush(PATIENCE)
-        until(lambda: descriptors() == before[0])
-        until(lambda: descriptors(receiver.pid) == before[1] - 1)  # which has read /proc itself
+        eventually(lambda: descriptors() == before[0])
+        eventually(
+            lambda: descriptors(receiver.pid) == before[1] - 1
+        )  # which has read /proc itself
 
 
 def test_file_goes_with_a_message_that_takes_many_writes(address: str, path: Path) -> None:
@@ -215,7 +209,7 @@ def test_taken_file_is_the_handlers(address: str, path: Path) -> None:
         assert [os.pread(each, 100, 0) for each in (*taken, duplicate)] == [b"what it holds"] * 2
         for each in (*taken, duplicate):
             os.close(each)
-    until(lambda: descriptors() <= before)
+    eventually(lambda: descriptors() <= before)
 
 
 def test_flags_of_an_open_file_come_along(address: str) -> None:
@@ -325,7 +319,7 @@ def test_receiver_that_takes_no_files_is_told_of_by_flush_and_then_at_once(
             assert received == [b"one", b"two"]
             assert receiver.stats().lost == producer.stats().lost == 1
             assert receiver.stats().rejected == 0
-    until(lambda: descriptors() <= before)
+    eventually(lambda: descriptors() <= before)
 
 
 def test_close_gives_back_what_was_dropped(address: str, path: Path) -> None:
@@ -347,7 +341,7 @@ def test_next_receiver_may_take_files(address: str, path: Path) -> None:
             with pytest.raises(mpsr.FilesRefused):
                 producer.send_file(path)
         with mpsr.Receiver(address, accept_files=True) as receiver:
-            until(lambda: _taken(producer, path))
+            eventually(lambda: _taken(producer, path))
             assert receiver.receive_batch(PATIENCE).files
             with beside(lambda: producer.flush(PATIENCE)):
                 receiver.acknowledge()
@@ -406,7 +400,7 @@ def test_files_that_wait_are_bounded(address: str, path: Path) -> None:
                     producer.send_file(path)
                 assert producer.stats().lost == 3
                 producer.close(0)
-    until(lambda: descriptors() <= before)
+    eventually(lambda: descriptors() <= before)
 
 
 def test_receiver_without_a_descriptor_to_spare_gets_the_file_later(

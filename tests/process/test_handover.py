@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import mpsr
-from mpsr.front import takeover
 from mpsr.wire.frames import HEADER, PREFACE, Handover, RejectCode, encode
+from tests.eventually import eventually
 from tests.process import roles
 from tests.process.programs import run
 from tests.process.workers import PATIENCE, beside
@@ -25,6 +25,7 @@ from tests.process.workers import PATIENCE, beside
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import Limits
     from tests.process.workers import Start
 
 
@@ -93,7 +94,7 @@ def received(record: Path) -> Counter[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "producers"), [(8, 2), pytest.param(200, 8, marks=pytest.mark.soak)]
+    ("rounds", "producers"), [(4, 2), pytest.param(200, 8, marks=pytest.mark.soak)]
 )
 def test_hand_overs_lose_double_and_refuse_nothing(
     start: Start, address: str, tmp_path: Path, rounds: int, producers: int
@@ -120,9 +121,7 @@ def test_hand_overs_lose_double_and_refuse_nothing(
 
 
 def await_all(record: Path, expected: list[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while len(received(record)) < len(set(expected)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: len(received(record)) >= len(set(expected)), interval=0.02)
 
 
 def served_within(address: str, seconds: float) -> None:
@@ -160,7 +159,7 @@ def test_who_dies_in_a_hand_over_leaves_the_other_the_receiver(
             producer.send(b"native %d" % number)
         new = start(roles.hand_over, address, str(record), die_at=None if giver_dies else point)
         (old if giver_dies else new).process.wait(PATIENCE)
-        served_within(address, 3)  # seconds: a machine may be busy
+        served_within(address, 10)  # seconds: a lost hand-over takes 30
         for number in range(200, 400):
             producer.send(b"native %d" % number)
         producer.flush(PATIENCE)
@@ -189,8 +188,8 @@ def test_native_messages_in_hand_are_acknowledged_first(address: str) -> None:
         taker = threading.Thread(target=lambda: taken.append(mpsr.Receiver(address, handover=True)))
         taker.start()
         producer.send(b"three")
-        while (more := old.try_receive_batch()) is None:  # it is still the receiver
-            time.sleep(0.001)
+        more = eventually(old.try_receive_batch)  # it is still the receiver
+        assert more is not None
         with pytest.raises(mpsr.Closed):
             while True:
                 old.receive_batch(PATIENCE)
@@ -220,13 +219,16 @@ def test_close_in_a_hand_over_passes_the_addresses(address: str) -> None:
         taken[0].acknowledge()
 
 
-def test_journal_goes_on_at_the_new_receiver(start: Start, address: str, tmp_path: Path) -> None:
-    """It begins where the old one's handler was, and no message is doubled."""
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.soak)])
+def test_journal_goes_on_at_the_new_receiver(
+    start: Start, address: str, tmp_path: Path, rounds: int
+) -> None:
+    """It continues after the last message that the old receiver handled; none is duplicated."""
     record, journal = tmp_path / "record", str(tmp_path / "events.journal")
     old = start(roles.hand_over, address, str(record), journal=journal)
     assert old.hear() == "ready"
     with Load(address, 2) as load:
-        for _ in range(4):
+        for _ in range(rounds):
             new = start(roles.hand_over, address, str(record), journal=journal)
             assert new.hear() == "ready"
             old.hear()
@@ -247,7 +249,11 @@ def test_packets_and_several_addresses_are_handed_over(
 ) -> None:
     record = tmp_path / "record"
     options: dict[str, Any] = {"type": "seqpacket"} if kind == "seqpacket" else {}
-    where: Any = address if kind == "seqpacket" else [address, f"@{os.path.basename(tmp_path)}"]
+    where: Any = (
+        address
+        if kind == "seqpacket"
+        else [address, f"@mpsr-test-{os.getpid()}-{os.urandom(4).hex()}"]
+    )
     old = start(roles.hand_over, where, str(record), **options)
     assert old.hear() == "ready"
     number = socket.SOCK_SEQPACKET if kind == "seqpacket" else socket.SOCK_STREAM
@@ -306,8 +312,7 @@ def test_second_taker_and_more_frames_are_refused(address: str) -> None:
             with socket.socket(socket.AF_UNIX) as first:
                 first.connect(address)
                 first.sendall(asking)
-                while receiver._inbox.handover.giver is None:  # type: ignore[union-attr]
-                    time.sleep(0.001)
+                eventually(lambda: receiver._inbox.handover.giver is not None)  # type: ignore[union-attr]
                 assert struct.unpack_from("<I", answer(address, asking), HEADER.size)[0] == (
                     RejectCode.BUSY
                 )
@@ -348,9 +353,9 @@ def test_with_nobody_there_the_address_is_claimed(address: str) -> None:
         receiver.acknowledge()
 
 
-def test_who_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A foreign server hands nothing over, and is left alone."""
-    monkeypatch.setattr(takeover, "HANDOVER_TIMEOUT", 0.2)
+def test_server_that_does_not_answer_keeps_its_address(address: str, limits: Limits) -> None:
+    """A foreign server hands nothing over. The new receiver reports that, and removes nothing."""
+    limits(HANDOVER_TIMEOUT=0.2)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()

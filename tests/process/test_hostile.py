@@ -64,6 +64,7 @@ def waits_are_short(probe: float, newcomer: float) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in SOAKED])
+@pytest.mark.timing
 def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
     """The honest lose nothing, wait no longer than they should, and get most of what they did."""
     sieges = []

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import mpsr
 from mpsr.limits import MIB, MIN_JOURNAL_LIMIT
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
+from tests.eventually import eventually
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
 from tests.process.workers import PATIENCE, beside
@@ -172,8 +174,7 @@ def test_reader_in_a_thread_ends_with_the_receiver(address: str, journal: str) -
 
         receiver: mpsr.Receiver = mpsr.Receiver(address, journal=journal)
         with beside(follow):
-            while not came:
-                time.sleep(0.001)
+            eventually(partial(len, came))
             getattr(receiver, finish)()
         receiver.close()
         assert came == words(1, 10)

@@ -19,17 +19,18 @@ import pytest
 
 import mpsr
 from mpsr import observe
-from mpsr.engine.receiving import observer as observer_module
 from mpsr.front.observing import Observation
 from mpsr.limits import MAX_OBSERVERS_PER_UID, STUCK_AFTER
 from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
 from mpsr.wire.observing import ObservingSession, StatusSeen
+from tests.eventually import eventually
 from tests.process.programs import run
 from tests.process.workers import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+    from tests.conftest import Limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
 OTHER: Final = 3000
@@ -48,14 +49,6 @@ except MpsrError as exc:
 """
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def look(address: str) -> observe.Status:
     """Return a status that came at once."""
     begin = time.monotonic()
@@ -66,11 +59,13 @@ def look(address: str) -> observe.Status:
 
 def stuck(address: str) -> observe.Status:
     """Wait until the consumer counts as stuck; return that status."""
-    deadline = time.monotonic() + PATIENCE
-    while (status := look(address))["consumer"]["state"] != "stuck":
-        assert time.monotonic() < deadline, status["consumer"]
-        time.sleep(0.05)
-    return status
+
+    def status() -> observe.Status:
+        status = look(address)
+        assert status["consumer"]["state"] == "stuck", status["consumer"]
+        return status
+
+    return eventually(status)
 
 
 def connect(clients: ExitStack, address: str) -> socket.socket:
@@ -102,7 +97,7 @@ def test_receiver_that_waits_is_described(address: str) -> None:
         thread = threading.Thread(target=serve, args=[receiver])
         thread.start()
         producer.flush(PATIENCE)
-        until(lambda: look(address)["consumer"]["state"] == "waiting")
+        eventually(lambda: look(address)["consumer"]["state"] == "waiting")
         status = look(address)
         receiver.stop()
         thread.join(PATIENCE)
@@ -254,9 +249,9 @@ def test_newer_connection_of_a_producer_counts_however_both_were_accepted(addres
         newer = connect(clients, address)
         newer.sendall(PREFACE + encode(Hello(bytes(16), 0, "")))
         assert receiver.try_receive() is None
-        until(lambda: receiver.try_receive() is None and receiver.stats().connections == 3)
+        eventually(lambda: receiver.try_receive() is None and receiver.stats().connections == 3)
         older.sendall(PREFACE + encode(Hello(bytes(16), 0, "")))
-        until(lambda: receiver.try_receive() is None and receiver.stats().rejected == 1)
+        eventually(lambda: receiver.try_receive() is None and receiver.stats().rejected == 1)
         answer = older.recv(4096)
         assert answer[4] == FrameType.REJECT
         assert answer[8] == RejectCode.FENCED
@@ -324,7 +319,7 @@ def test_our_own_user_may_look_though_it_may_not_send(address: str) -> None:
         assert receiver.stats().refused == 0
         with pytest.raises(mpsr.Undelivered), mpsr.Producer(address) as producer:
             producer.send(b"x")
-        until(lambda: receiver.stats().refused == 1)
+        eventually(lambda: receiver.stats().refused == 1)
         with ExitStack() as clients:
             client = connect(clients, address)
             client.sendall(b"text\n")
@@ -338,10 +333,10 @@ def test_our_own_user_may_look_though_it_may_not_send(address: str) -> None:
 
 
 def test_observer_that_reads_nothing_is_closed_and_holds_up_nobody(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str, limits: Limits
 ) -> None:
-    """It is sent no more than its socket holds, and its place is free after the deadline."""
-    monkeypatch.setattr(observer_module, "OBSERVER_DEADLINE", 0.5)
+    """It gets no more than its socket holds, and its place is free after the deadline."""
+    limits(OBSERVER_DEADLINE=0.5)
     with ExitStack() as clients, mpsr.Receiver(address) as receiver:
         thread = threading.Thread(target=serve, args=[receiver])
         thread.start()
@@ -349,7 +344,7 @@ def test_observer_that_reads_nothing_is_closed_and_holds_up_nobody(
         mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         mute.sendall(PREFACE + encode(Observe(100, 1000, 65_536)))
         with mpsr.Producer(address) as producer:
-            until(lambda: samplers(receiver))
+            eventually(lambda: samplers(receiver))
             deadline = time.monotonic() + PATIENCE
             while samplers(receiver):
                 assert time.monotonic() < deadline
@@ -373,7 +368,7 @@ def test_number_of_observers_is_bounded(address: str) -> None:
         with pytest.raises(mpsr.ReceiverBusy):
             observe.status(address)
         watchers[0].close()
-        until(lambda: _answers(address))
+        eventually(lambda: _answers(address))
         receiver.stop()
         thread.join(PATIENCE)
 
@@ -459,7 +454,9 @@ def test_watcher_hears_of_the_end(address: str) -> None:
         for _ in statuses:
             pass
     del statuses
-    until(lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before)
+    eventually(
+        lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+    )
 
 
 def test_handover_ends_observers_and_goes_on_with_what_was_held(address: str) -> None:

@@ -13,6 +13,7 @@ import mpsr
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.limits import MIB
 from tests.chance import Chance
+from tests.eventually import eventually
 from tests.process import roles
 from tests.process.stamps import Source, Tally
 from tests.process.workers import PATIENCE, receive_all, receive_beside
@@ -38,8 +39,7 @@ def unread(receiver: mpsr.Receiver) -> int:
 def bring_inside_a_message(receiver: mpsr.Receiver, tally: Tally) -> None:
     """Receive one large message; return when the next has begun, which cannot end unread."""
     tally.take(receiver.receive_batch(timeout=PATIENCE))
-    while not unread(receiver):
-        time.sleep(0.001)
+    eventually(lambda: unread(receiver))
 
 
 def test_producer_killed_inside_a_large_message_leaves_no_part_of_it(

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import pytest
 
 import mpsr
 from mpsr.logging import decode
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,16 +182,9 @@ def test_what_is_put_without_waiting_is_soon_there(local: Halves) -> None:
     writer.put("first", False)
     writer.put_nowait("second")
     writer.put("third", True, 5)
-    wait_until(lambda: not reader.empty())
+    eventually(lambda: not reader.empty())
     assert reader.get(timeout=0) == "first"
     assert get_all(reader, 2) == ["second", "third"]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("kind", HALVES)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.engine.receiving import senders
+from mpsr.engine.receiving.senders import Senders
 from tests.process.programs import run
 from tests.process.workers import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
 HONEST, OTHER = 2000, 3000
@@ -149,10 +151,10 @@ def test_function_decides_on_what_the_kernel_tells(
     assert any("no judgement" in message for message in messages)
 
 
-def test_counted_users_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who can be many users cannot fill the memory: the last ones count as one."""
-    monkeypatch.setattr(senders, "COUNTED_UIDS", 3)
-    who = senders.Senders(frozenset())
+def test_counted_users_are_limited(limits: Limits) -> None:
+    """A process that can become many users cannot fill the memory: the last ones count as one."""
+    limits(COUNTED_UIDS=3)
+    who = Senders(frozenset())
     logger = logging.getLogger("mpsr")
     for uid in (1, 2, 3, 4, 5, 1):
         assert who.refusal(mpsr.Peer(7, uid, 7), logger) is not None

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
-from mpsr.engine.receiving import shares
 from mpsr.engine.receiving.shares import gives_way, holds_most
 from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
+from tests.eventually import eventually
 from tests.process.programs import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Limits
 
 PATIENCE = 5.0  # seconds within which a newcomer of the same user is served
 ME, OTHER = 1000, 2000
@@ -123,8 +125,8 @@ def test_connections_that_say_nothing_whole_hold_no_place(
             since = time.monotonic()
             known.send(b"honest")
             known.flush(20)
-            assert time.monotonic() - since < 1
-            assert served_within(address) < (1 if uid else PATIENCE)
+            assert time.monotonic() - since < 3
+            assert served_within(address) < (3 if uid else 2 * PATIENCE)
             assert crowd.stdin
             crowd.stdin.close()
         assert limited.stats().connections <= 8
@@ -146,10 +148,10 @@ def test_nobody_is_sent_away_without_need(address: str, limited: mpsr.Receiver[b
 
 @pytest.mark.parametrize("framing", ["lines", "null", "eof"])
 def test_unfinished_messages_stay_within_one_bound(
-    address: str, framing: Any, monkeypatch: pytest.MonkeyPatch
+    address: str, framing: Any, limits: Limits
 ) -> None:
-    """Connections that begin messages and never end them cost bounded memory, and harm nobody."""
-    monkeypatch.setattr(shares, "MAX_UNFINISHED", 4 * MIB)
+    """Connections that begin messages and never end them use bounded memory; others are served."""
+    limits(MAX_UNFINISHED=4 * MIB)
     with (
         mpsr.Receiver(address, framing=framing, max_message=MIB) as receiver,
         ExitStack() as stack,
@@ -168,8 +170,7 @@ def test_unfinished_messages_stay_within_one_bound(
                     hostile.sendall(bytes([120]) * 64 * KIB)
             except OSError:
                 pass  # it was closed
-        while not receiver.stats().rejected:
-            time.sleep(0.001)
+        eventually(lambda: receiver.stats().rejected)
         engine: Any = receiver._inbox
         assert engine._connections._unfinished._sum <= 4 * MIB
         assert receiver.stats().rejected >= 24 - 5
@@ -210,8 +211,7 @@ def test_producers_that_come_and_go_without_a_word_leave_nothing_behind(address:
                 passing.sendall(PREFACE + encode(Hello(os.urandom(16), 0, "passing")))
         assert served_within(address) < 1
         engine: Any = receiver._inbox
-        while receiver.stats().connections:
-            time.sleep(0.001)
+        eventually(lambda: not receiver.stats().connections)
         assert len(engine.ledger) == 0
         receiver.stop()
         thread.join(20)

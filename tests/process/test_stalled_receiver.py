@@ -10,6 +10,7 @@ import pytest
 
 import mpsr
 from mpsr.limits import KIB, MIB
+from tests.eventually import eventually
 from tests.process import roles
 from tests.process.stamps import stamp_of, stamped
 from tests.process.workers import PATIENCE, beside, is_stuck, receive_beside
@@ -89,8 +90,7 @@ def test_blocked_producer_honours_its_timeout_and_loses_nothing(
             producer.flush(timeout=0.1)
 
         with beside(lambda: producer.send(message, timeout=PATIENCE)):  # it waits for room
-            while not producer._waiting:
-                time.sleep(0.001)
+            eventually(lambda: producer._waiting)
             receiver.thaw()
         producer.flush(timeout=PATIENCE)
         assert producer.stats().lost == 0
@@ -179,8 +179,7 @@ def test_messages_accepted_before_a_drop_are_not_counted_as_lost(address: str) -
             producer.send_many([stamped(number) for number in range(100)])
             while len(came) < 37:
                 came.append(stamp_of(receiver.receive(timeout=PATIENCE)).number)
-        while producer.stats().accepted < 37 or producer.stats().connected:
-            time.sleep(0.001)
+        eventually(lambda: producer.stats().accepted >= 37 and not producer.stats().connected)
         for number in range(100, 2000):
             producer.send(stamped(number, size=100))
         with mpsr.Receiver(address) as receiver:
@@ -204,8 +203,7 @@ def test_message_that_turns_out_too_large_while_it_waits_is_counted_as_lost(
     with mpsr.Producer(address, buffer=4000) as producer:
         producer.send(stamped(0, size=3000))
         with beside(lambda: producer.send(stamped(1, size=size), timeout=PATIENCE)):
-            while not producer._waiting:
-                time.sleep(0.001)
+            eventually(lambda: producer._waiting)
             receiver = start(roles.receive, address, str(record), max_message=5000)
             assert receiver.hear() == "ready"
         producer.send(stamped(2))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from tests.process.workers import Start
 
-RACES = 50
-
 
 def test_live_receiver_is_named_and_left_alone(start: Start, address: str, tmp_path: Path) -> None:
     """A second receiver is refused with the first one's process id; the first goes on."""
@@ -53,11 +51,14 @@ def test_address_of_a_killed_receiver_is_free_though_its_child_lives(
     os.kill(child, 0)  # it still lives
 
 
-def test_of_two_that_start_at_once_exactly_one_receives(start: Start, address: str) -> None:
-    """The loser is refused, and told who won; neither a close nor a kill leaves an obstacle."""
+@pytest.mark.parametrize("races", [10, pytest.param(200, marks=pytest.mark.soak)])
+def test_of_two_that_start_at_once_exactly_one_receives(
+    start: Start, address: str, races: int
+) -> None:
+    """The loser is refused, with the winner's pid; no close or kill leaves an obstacle."""
     racers = [start(roles.race, address) for _ in range(2)]
     assert [racer.hear() for racer in racers] == ["ready", "ready"]
-    for number in range(RACES):
+    for number in range(races):
         moment = time.monotonic() + 0.03
         for racer in racers:
             racer.tell(moment)

@@ -11,16 +11,17 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
 
+import mpsr
 from mpsr.engine.sending.states import WriteState
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
-    import mpsr
 
 P = ParamSpec("P")
 
@@ -129,21 +130,36 @@ class Start(Protocol):
 
 
 @contextmanager
-def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Do some work in a thread beside the block; wait for it at the block's end."""
+def beside(work: Callable[[], object], stop: Callable[[], object] | None = None) -> Iterator[None]:
+    """Work in another thread during the block; wait for that thread at the block's end.
+
+    If either fails, call ``stop``, so that the other does not wait, and raise the first failure.
+    After a failure of the block, do not wait for the thread: it ends when the caller closes the
+    objects that it uses.
+    """
     failures: list[BaseException] = []
+
+    def fail(exc: BaseException) -> None:
+        failures.append(exc)
+        if stop is not None:
+            with suppress(mpsr.Closed):  # the other side has closed what it used
+                stop()
 
     def target() -> None:
         try:
             work()
         except BaseException as exc:  # noqa: BLE001 - raised again in the test's own thread
-            failures.append(exc)
+            fail(exc)
 
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
-    yield
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    try:
+        yield
+    except BaseException as exc:  # noqa: BLE001 - raised again below, if it was the first
+        fail(exc)
+    else:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
     if failures:
         raise failures[0]
 
@@ -151,23 +167,24 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
 def is_stuck(producer: mpsr.Producer) -> bool:
     """Wait until the producer has written all it has (False), or the kernel takes no more."""
     outbox = producer._outbox
-    while outbox.state is not WriteState.FULL and (outbox.window.unsent or outbox.window.gathering):
-        sleep(0.0005)
+    window = outbox.window
+    eventually(
+        lambda: outbox.state is WriteState.FULL or not (window.unsent or window.gathering),
+        interval=0.0005,
+    )
     return outbox.state is WriteState.FULL
 
 
 def receive_beside(
     receiver: mpsr.Receiver, take: Callable[[mpsr.Batch], object], work: Callable[[], object]
 ) -> None:
-    """Receive while some work is done; stop and drain the receiver when it is."""
+    """Receive during some work; stop and drain the receiver at its end."""
 
     def work_then_stop() -> None:
-        try:
-            work()
-        finally:
-            receiver.stop()
+        work()
+        receiver.stop()
 
-    with beside(work_then_stop):
+    with beside(work_then_stop, receiver.stop):
         for batch in receiver.batches():
             take(batch)
 

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpsr
-from mpsr import limits
 from mpsr._speedups import codec
-from mpsr.engine.receiving import rings
 from mpsr.engine.sending.outbox import Outbox
 from mpsr.engine.sending.states import Carrier, WriteState
 from mpsr.limits import MIB, RING_AFTER, RING_SIZE
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpsr._speedups._c import Reader, Writer
+    from tests.conftest import Limits
 
 pytestmark = pytest.mark.skipif(not ring.AVAILABLE, reason="it takes Linux and C")
 
@@ -370,11 +369,9 @@ def test_bulk_moves_to_a_ring(address: str, size: int) -> None:
         assert receiver._inbox._connections.rings._given == 0  # type: ignore[union-attr]
 
 
-def test_receiver_gives_so_many_rings_and_no_more(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without one a producer stays with its socket; and later there may be one."""
-    monkeypatch.setattr(rings, "MAX_RINGS", 0)
+def test_receiver_gives_at_most_so_many_rings(address: str, limits: Limits) -> None:
+    """Without a ring, a producer keeps using its socket; it can get a ring later."""
+    limits(MAX_RINGS=0)
     messages = [bytes(1000)] * 1000
     with mpsr.Receiver(address) as receiver, mpsr.Producer[bytes](address) as producer:
 
@@ -389,7 +386,7 @@ def test_receiver_gives_so_many_rings_and_no_more(
 
         pass_through(3 * RING_AFTER // MIB)
         assert not in_ring(producer)
-        monkeypatch.setattr(rings, "MAX_RINGS", limits.MAX_RINGS)
+        limits(MAX_RINGS=1)
         pass_through(3 * RING_AFTER // MIB)
         assert in_ring(producer)
 

@@ -25,6 +25,7 @@ from mpsr.store.reader import Reader
 from mpsr.store.records import Use
 from mpsr.store.salvage import Salvage
 from tests.store.entries import numbered, read_all
+from tests.users import let_others_in
 
 OPEN = """
 import sys
@@ -210,10 +211,7 @@ try:
 except JournalError as exc:
     print(exc)
 """
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o555)
     assert run(code, "").endswith("events.journal: Permission denied")
 

@@ -32,8 +32,9 @@ ids = st.binary(min_size=16, max_size=16)
 numbers = st.none() | st.integers(0, 2**63 - 1)
 headers = st.builds(Header, ids, st.sampled_from([1, 2]), u64)
 places = st.builds(Place, ids, st.sampled_from([1, 2]), u64, u64, u64, u64)
-labels = st.text(max_size=60).filter(lambda label: len(label.encode("utf-8", "replace")) <= 255)
-identities = st.builds(ProducerIdentity, ids, labels.filter(lambda label: label.isprintable()))
+printable = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+labels = st.text(printable, max_size=60).filter(lambda label: len(label.encode()) <= 255)
+identities = st.builds(ProducerIdentity, ids, labels)
 entries = st.builds(
     Entry,
     st.binary(),

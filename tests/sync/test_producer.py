@@ -13,6 +13,7 @@ import mpsr
 from mpsr.engine.sending.window import Window
 from mpsr.errors import Closed, Undelivered
 from mpsr.limits import LONG_MESSAGE, MIB, WRITE_BUFFERS, WRITE_TIMEOUT
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,6 +126,7 @@ def test_statistics_take_no_news_from_a_flush(pair: Pair) -> None:
         looker.join()
 
 
+@pytest.mark.timing
 def test_bulk_sender_keeps_the_pace_of_a_slow_receiver(pair: Pair) -> None:
     """Who sends in bulk does not fill the buffer while the receiver reads."""
     receiver, producer = pair
@@ -147,6 +149,7 @@ def test_bulk_sender_keeps_the_pace_of_a_slow_receiver(pair: Pair) -> None:
     assert most < 5 * MIB
 
 
+@pytest.mark.timing
 def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
     """Whose time is up breaks off the write in which another thread waits for room."""
     _, producer = pair
@@ -161,8 +164,7 @@ def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
 
     sending = threading.Thread(target=send)
     sending.start()
-    while not (producer._outbox.writing and producer._window.cost > MIB // 2):
-        time.sleep(0.001)
+    eventually(lambda: producer._outbox.writing and producer._window.cost > MIB // 2)
     since = time.monotonic()
     with pytest.raises(Undelivered) as caught:
         producer.close(0.1)
@@ -172,6 +174,7 @@ def test_close_does_not_wait_for_a_bulk_sender_that_does(pair: Pair) -> None:
     assert len(caught.value.messages) == producer.stats().buffered
 
 
+@pytest.mark.timing
 def test_light_sender_never_waits_for_a_full_socket(pair: Pair) -> None:
     """Who sends little at a time is not held up by a stalled receiver."""
     receiver, producer = pair

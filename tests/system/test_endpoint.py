@@ -1081,7 +1081,7 @@ def test_long_path_is_refused_without_proc(home: str, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def name() -> str:
-    return f"@mpsr-test-{os.getpid()}"
+    return f"@mpsr-test-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 @on_linux

@@ -13,6 +13,7 @@ import pytest
 import mpsr
 from mpsr._speedups import IN_C_ON_LINUX
 from mpsr.system.timer import Timer, make_timer
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,7 @@ def is_readable(alarm: Timer, *, within: float) -> bool:
 
 def wait_for_rest(producer: mpsr.Producer[bytes]) -> None:
     """Return once the background thread waits for nothing but to be told."""
-    while not (producer._resting and producer._wakes_at == inf):
-        time.sleep(0.001)
+    eventually(lambda: producer._resting and producer._wakes_at == inf)
 
 
 def test_timer_is_readable_once_its_time_has_come(alarm: Timer) -> None:

@@ -14,6 +14,7 @@ import pytest
 import mpsr
 from mpsr.system.trust import Step, steps_to, trusted_by_path
 from tests.process.programs import begin
+from tests.users import let_others_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,8 +113,7 @@ def taken(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give an address that a stranger can take."""
     if request.param == "abstract name":
         return f"@mpsr-test-{os.getpid()}-{os.urandom(4).hex()}"
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o1777)
     return str(tmp_path / "open" / "test.sock")
@@ -175,8 +175,8 @@ def test_owner_of_a_directory_that_nobody_else_writes_may_receive(
     home = tmp_path / "app"
     home.mkdir()
     os.chown(home, STRANGER, STRANGER)
-    for path in (home, tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    home.chmod(0o755)
+    let_others_in(tmp_path)
     address = str(home / "app.sock")
     friend = impostor(address)
     with mpsr.Producer[bytes](address, framing="lines") as producer:
@@ -221,8 +221,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
 @needs_root
 def test_datagrams_go_to_no_stranger_who_exchanges_the_path(tmp_path: Path) -> None:
     """The owner who is looked up is that of the very file that is sent to."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o1777)
     taken, goes_on = tmp_path / "open" / "test.sock", tmp_path / "goes on"

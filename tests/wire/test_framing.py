@@ -65,6 +65,8 @@ def test_long_messages_are_read_into_their_places(
     turn = 0
     while data:
         size, turn = reads[turn % len(reads)], turn + 1
+        if turn > 500:  # a million reads of one byte would find nothing more
+            size = 90_000
         rooms = target.wanted()
         placed = 0
         for room in rooms:
