@@ -43,6 +43,11 @@ class Wakeup:
         """Whether the descriptor to wait on is still the one that was made."""
         return self._reader_is.holds()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether ``set()`` was called, and no ``clear()`` has ended since."""
+        return self._is_set
+
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
         return self._reader.fileno()

@@ -22,6 +22,7 @@ class Waking:
         self.stop_asked: bool = False
         self.left: Callable[[], bool] = bool
         self.watched: bool = False
+        self._readable = False  # as the poller has seen
 
     def watch(self) -> None:
         """Keep it readable also while batches that were read wait to be handed out."""
@@ -32,11 +33,12 @@ class Waking:
         if self.watched and not self.stop_asked:
             if more:
                 self.wakeup.set()
-            else:
+            elif self._readable or self.wakeup.is_set:  # else there is nothing to read
                 self._clear()
 
     def calm(self) -> None:
         """Wake the engine no more for what it has just come for."""
+        self._readable = True
         if not (self.watched or self.stop_asked):
             self._clear()
 
@@ -46,6 +48,7 @@ class Waking:
         self.wakeup.set()
 
     def _clear(self) -> None:
+        self._readable = False
         self.wakeup.clear()
         if self.stop_asked or self.left():  # meanwhile, in another thread
             self.wakeup.set()
