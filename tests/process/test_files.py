@@ -279,11 +279,14 @@ def test_receiver_of_files_gives_no_ring(address: str, path: Path) -> None:
 
 
 def test_stopped_receiver_hands_out_the_files_that_have_arrived(address: str, path: Path) -> None:
+    """A message that the producer has taken but not written yet has not arrived."""
     with mpsr.Receiver(address, accept_files=True) as receiver, mpsr.Producer(address) as producer:
         producer.send_file(path)
         assert receiver.receive_batch(PATIENCE).files
         for _ in range(5):
             producer.send_file(path)
+        window = producer._outbox.window
+        eventually(lambda: not (window.unsent or window.gathering))
         receiver.stop()
         assert [len(batch.files) for batch in receiver.batches()] == [1] * 5
         with beside(lambda: producer.flush(PATIENCE)):

@@ -19,6 +19,7 @@ from mpsr.errors import (
     NoJournal,
     NotAJournal,
 )
+from mpsr.limits import MIN_JOURNAL_LIMIT
 from mpsr.store import records
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
@@ -92,6 +93,27 @@ def test_nothing_is_written_where_nobody_would_find_it(path: str, what: str) -> 
         for _ in range(2):
             with pytest.raises(JournalError, match="was removed or replaced"):
                 journal.append([numbered(2, 1)])
+
+
+@pytest.mark.parametrize("what", ["trim", "append"])
+def test_owner_of_a_moved_journal_leaves_the_one_at_its_path_alone(path: str, what: str) -> None:
+    """It neither trims that one nor begins a segment in it; neither is harmed."""
+    with Journal(path, limit=MIN_JOURNAL_LIMIT) as moved:
+        moved.cursor("reader")
+        for number in range(1, 40):
+            moved.append([numbered(number, 1, 40_000)])
+        moved.move("reader", moved.last)
+        os.rename(path, path + ".1")
+        with Journal(path, limit=MIN_JOURNAL_LIMIT) as journal:
+            journal.append([numbered(1, 1)])
+            before = files(path)
+            with pytest.raises(JournalError, match="was removed or replaced"):
+                if what == "trim":
+                    moved.trim()
+                else:
+                    moved.append([numbered(40, 1, 400_000)])
+            assert files(path) == before
+            journal.append([numbered(2, 1)])
 
 
 def test_link_to_a_journal_is_the_journal(path: str, tmp_path: Path) -> None:

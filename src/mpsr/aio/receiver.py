@@ -85,6 +85,7 @@ class AsyncReceiver(ReceiverBase[T]):
         Args:
             after: with a journal: go on behind this position (``batch.position``), which the
                 handler has committed together with its results; so it handles everything once.
+                The cursor is set to it, even back.
             cursor: with a journal: follow it with a cursor of this name, apart from the
                 receiver's own ("main") and from others. Nothing is trimmed that one of them has
                 still to pass.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,6 @@ from mpsr.json_format import to_json
 from mpsr.limits import MIB
 from mpsr.store.reader import Reader
 from mpsr.store.records import Entry
-from mpsr.store.segments import Segment, list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -229,31 +227,20 @@ def _print_rest(reader: Reader, position: int, choose: Choose, printer: PartPrin
 def _follow(
     reader: Reader, position: int, choose: Choose, printer: PartPrinter, screen: Stdout
 ) -> None:
-    """Print what comes behind a position, until a signal ends it, or nobody reads any more."""
-    followed = _log_id(reader.path)
+    """Print the messages after a position as they arrive, until a signal or a closed pipe."""
     while True:
         screen.pause(_CHECK_INTERVAL)
         try:
             position = _print_rest(reader, position, choose, printer)
-        except (NoJournal, NotAJournal):
-            gone = True
-        else:
-            gone = followed != _log_id(reader.path, followed)
-        printer.flush()
-        if gone:
+        except (NoJournal, NotAJournal) as exc:
+            printer.flush()
             error = Explanation(
                 f"{reader.path} is not there any more",
                 "it was moved or removed while it was followed",
                 "follow it again, once there is a journal",
             )
-            raise CommandFailed(Status.CONFIGURATION, error)
-
-
-def _log_id(path: str, unknown: bytes = b"") -> bytes:
-    """Return what tells the journal that is at a path from all others."""
-    with suppress(OSError, IndexError), Segment(path, list_segments(path)[-1]) as newest:
-        return newest.header.id if newest.header is not None else unknown
-    return unknown
+            raise CommandFailed(Status.CONFIGURATION, error) from exc
+        printer.flush()
 
 
 def _backwards(reader: Reader, last: int, choose: Choose) -> Iterator[Part]:

@@ -57,6 +57,13 @@ def unreadable(path: str, position: int) -> JournalDamaged:
     return damaged(path, f"position {position} cannot be read", position)
 
 
+def replaced(path: str) -> NoJournal:
+    """Return the error for a log that is no longer at the path where it was opened."""
+    why = "another journal is at its path: it was replaced while it was read"
+    error = Explanation(f"cannot read {path}", why, "read it again")
+    return NoJournal(error, path=path)
+
+
 def foreign(path: str, what: str) -> NotAJournal:
     """Return the error for what is no journal, or another's."""
     advice = "it was left as it is: choose another path"

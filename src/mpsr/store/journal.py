@@ -183,6 +183,14 @@ class Journal:
             raise ValueError(f"cursor {name!r} can move within {limits}, not to {position}")
         self._cursors[name] = position
 
+    def resume(self, name: str, position: int) -> bool:
+        """Set a cursor, even back, if all messages after a position are there; return whether."""
+        with self._mutex:  # no segment is trimmed meanwhile
+            if not self.trimmed <= position <= self.last:
+                return False
+            self._cursors[name] = position
+            return True
+
     def drop(self, name: str) -> None:
         """Remove a cursor, so that it keeps nothing from being trimmed; the next commit does."""
         self._cursors.pop(name, None)

@@ -99,7 +99,8 @@ class Log:
     @property
     def trimmed(self) -> int:
         """The position up to which everything is gone."""
-        return next(iter(self._older.copy()), self._tail.first) - 1
+        newest = self._tail.first  # read first: another thread may begin a segment meanwhile
+        return next(iter(self._older.copy()), newest) - 1
 
     @property
     def used(self) -> int:
@@ -116,6 +117,7 @@ class Log:
         forget: Iterable[ProducerKey],
     ) -> list[int]:
         """Append batches of ``size`` bytes at most; see Journal.append."""
+        self._check_place()
         changes = self._changes(producers, forget)
         payload = pack_changes(changes)
         self._make_room(size + MAX_HEAD + len(payload))
@@ -131,7 +133,6 @@ class Log:
         if any(changes):
             place = self._tail.place(offset, position)
             buffers.append(pack_record(Kind.CHANGES, place, payload))
-        self._check_place()
         self._tail.append(buffers)
         for entry, last in zip(entries, positions, strict=True):
             self.state.add(entry, last)
@@ -141,11 +142,11 @@ class Log:
 
     def commit(self) -> None:
         """Put the moved cursors on the disk. Room for that is kept free, as long as it lasts."""
+        self._check_place()
         changes = self._changes()
         payload = pack_changes(changes)
         if self._tail.end + len(payload) + 3 * MAX_HEAD > self._tail.size:
             self._rotate()
-        self._check_place()
         self._tail.append([self._tail.record(Kind.CHANGES, self.last + 1, payload)])
         self._settle(changes, settled=True)
 
@@ -162,7 +163,6 @@ class Log:
         Behind another write, the last batch is not taken for a torn one if it is damaged.
         """
         if self.cursors != self.state.cursors or not self._tail.settled:
-            self._check_place()
             self.commit()
         self._tail.cut()
         self._drop_spare()
@@ -187,7 +187,10 @@ class Log:
         self._shrink(self._kept)
 
     def _check_place(self) -> None:
-        """Refuse to write where nobody would find it."""
+        """Raise JournalError if another journal may be at the path.
+
+        A write would be lost, and a trim would remove that journal's segments.
+        """
         if not self._tail.in_place:
             why = "it, or its newest segment, was removed or replaced"
             error = Explanation(f"cannot write {self.path}", why)
@@ -300,6 +303,7 @@ class Log:
         end = self.last if len(firsts) == 1 else firsts[1] - 1
         if floor < end or (len(firsts) == 1 and self._empty):
             return False
+        self._check_place()
         if self.cursors != self.state.cursors:
             self.commit()
         if len(firsts) == 1:

@@ -1,4 +1,9 @@
-"""Read a log by position, without a lock: while its owner writes, and trims, or after its end."""
+"""Read a log by position, without a lock, even while its owner writes and trims.
+
+The owner may trim a segment at any time, and write another log's worth of records into its file.
+A position is therefore unreadable only if the segments around it are the same before and after
+the attempt to read it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from mpsr.errors import JournalDamaged, NoJournal
 from mpsr.limits import MIB
 from mpsr.store import faults
 from mpsr.store.records import HEADER_SIZE, Kind, Record, unpack_entry
-from mpsr.store.recovery import Recovery, find_segments, open_segment, recover
+from mpsr.store.recovery import Recovery, find_log, open_segment, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,13 +27,16 @@ _STRIDE: Final = MIB  # bytes of a segment between two places that are remembere
 
 
 class Reader:
-    """Reads a log. It takes no lock and changes nothing; only one thread may use it.
+    """Reader of one log. It takes no lock and changes nothing; only one thread may use it.
+
+    It reads the log that was at the path when it was created. If another log has that path later,
+    every method that reads raises NoJournal.
 
     Args:
         path: the directory of the log.
-        until: tells the last position that is on the disk; what comes before the first segment
-            is then missing, not trimmed. Without it, whatever is written may be read, though it
-            may not be synced yet.
+        until: returns the last position that is on the disk. With it, positions before the first
+            segment count as missing, not as trimmed. Without it, records that are written and not
+            synced yet may be read.
 
     Raises:
         JournalError: it cannot be read; its subclasses say why.
@@ -41,7 +49,7 @@ class Reader:
         self.path: str = os.path.realpath(os.fsdecode(path))
         self._until = until
         self._segment: Segment | None = None
-        self._id: bytes | None = None  # of the log, once a segment was read
+        self._id = b""  # of the log; empty while only a damaged header was read
         self._offset = self._next = 0  # where the last read ended, and the position there
         self._places: dict[int, list[tuple[int, int]]] = {}  # positions and offsets, by segment
         self._names: list[int] = []
@@ -70,7 +78,7 @@ class Reader:
             try:
                 with (
                     faults.translating("read", self.path),
-                    open_segment(self.path, newest) as segment,
+                    self._open(newest) as segment,
                 ):
                     return recover(self.path, segment)
             except (JournalDamaged, NoJournal):
@@ -90,22 +98,25 @@ class Reader:
         """
         until = None if self._until is None else self._until()
         self._look()
-        start = max(after + 1, self._names[0])
-        if until is not None:
-            if start > until:
-                return []
-            if start > after + 1:  # a cursor keeps all behind it from being trimmed
-                raise faults.unreadable(self.path, after + 1)
-        records: list[Record] = []
-        names = self._names
-        whole: bool | None = None
-        with faults.translating("read", self.path), suppress(FileNotFoundError):  # if it is trimmed
-            whole = self._collect(records, start, until, max_bytes)
-        if whole or records:
-            return records
-        if self._look() <= start and (whole is False or self._names == names):
-            raise faults.unreadable(self.path, start)
-        return self.read(after, max_bytes=max_bytes)  # it was trimmed meanwhile
+        while True:
+            start = max(after + 1, self._names[0])
+            if until is not None:
+                if start > until:
+                    return []
+                if start > after + 1:  # a cursor prevents the trimming of all positions after it
+                    raise faults.unreadable(self.path, after + 1)
+            around = self._around(start)
+            records: list[Record] = []
+            whole = False
+            with faults.translating("read", self.path), suppress(FileNotFoundError):  # trimmed
+                whole = self._collect(records, start, until, max_bytes)
+            if records:
+                return records
+            self._look()
+            if self._around(start) == around:
+                if whole:
+                    return []
+                raise faults.unreadable(self.path, start)
 
     def _collect(
         self, records: list[Record], start: int, until: int | None, max_bytes: int
@@ -144,13 +155,18 @@ class Reader:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _look(self) -> int:
-        """See which segments there are; return the position that the first begins with."""
+    def _look(self) -> None:
+        """List the segments; raise NoJournal if they belong to another log."""
         with faults.translating("read", self.path):
-            self._names = find_segments(self.path)
-        if not self._names:
-            raise faults.foreign(self.path, "is an empty directory")
-        return self._names[0]
+            self._names, found = find_log(self.path)
+        self._id = self._id or found
+        if found and found != self._id:
+            raise faults.replaced(self.path)
+
+    def _around(self, position: int) -> list[int]:
+        """Return the segment that holds a position, and the next one if there is one."""
+        at = bisect_right(self._names, position)
+        return self._names[max(0, at - 1) : at + 1]
 
     def _batches(self, start: int) -> Iterator[Found]:
         """Give the batches from one on that does not begin behind a position."""
@@ -184,12 +200,22 @@ class Reader:
         return segment, places[at - 1][1] if at else HEADER_SIZE
 
     def _opened(self, named: int) -> Segment:
-        segment = open_segment(self.path, named)
+        segment = self._open(named)
         self.close()
         self._segment = segment
         self._offset, self._next = HEADER_SIZE, named
         if named == self._names[-1]:
             self._places.pop(named, None)  # it may have replaced another
+        return segment
+
+    def _open(self, named: int) -> Segment:
+        segment = open_segment(self.path, named)
+        if segment.header is not None and segment.header.id != self._id:
+            try:
+                self._look()  # raises NoJournal unless only this segment belongs to another log
+            except BaseException:
+                segment.close()
+                raise
         return segment
 
     def _remember(self, segment: Segment, position: int, offset: int) -> None:

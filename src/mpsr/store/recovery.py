@@ -51,6 +51,22 @@ def find_segments(path: str) -> list[int]:
     return segments
 
 
+def find_log(path: str) -> tuple[list[int], bytes]:
+    """Return the first positions of the segments of the log at a path, in order, and the log's id.
+
+    The id is empty if the header of the newest segment is damaged. Raises JournalError if there is
+    no log, and OSError.
+    """
+    while segments := find_segments(path):
+        try:
+            with open_segment(path, segments[-1]) as newest:
+                return segments, newest.header.id if newest.header is not None else b""
+        except FileNotFoundError:
+            if find_segments(path) == segments:
+                raise
+    raise faults.foreign(path, "is an empty directory")
+
+
 def unfinished(path: str) -> list[str]:
     """Return the names of segments that a process was making when it was killed."""
     return [name for name in os.listdir(path) if _UNFINISHED.fullmatch(name)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from mpsr.errors import JournalDamaged
 from mpsr.store import faults
 from mpsr.store.records import Entry, Header, Kind, Record, unpack_entry
-from mpsr.store.recovery import find_segments, open_segment, recover
+from mpsr.store.recovery import find_log, find_segments, open_segment, recover
 from mpsr.store.state import State
 
 if TYPE_CHECKING:
@@ -44,14 +44,17 @@ class Salvage:
         self._files = ExitStack()
         try:
             with faults.translating("read", self.path):
-                while not self._survey(find_segments(self.path)):
+                while not self._survey(*find_log(self.path)):
                     self._files.close()
         except BaseException:
             self.close()
             raise
 
     def records(self, *, torn: bool = True) -> Iterator[Record]:
-        """Give what is whole, in order; an entry that is ``gone`` for what is missing.
+        """Yield the intact records, in order; an entry that is ``gone`` for missing positions.
+
+        Positions that the owner has trimmed since the survey are not missing: they are skipped.
+        Raises NoJournal if some cannot be read and another log is at the path by then.
 
         ``torn`` says that of a write that was torn, at the end, what is whole counts, too: it may
         have been whole once.
@@ -67,12 +70,12 @@ class Salvage:
                 if last <= done:
                     continue
                 if place.position > done + 1:
-                    yield _missing(done, place.position - 1)
+                    yield from self._missing(done, place.position - 1)
                     done = place.position - 1
                 yield Record(last, entry.after(done + 1 - place.position))
                 done = last
-        if self.state.last > done:
-            yield _missing(done, self.state.last)
+            if self.state.last > done:
+                yield from self._missing(done, self.state.last)
 
     def close(self) -> None:
         """Part with the files."""
@@ -84,10 +87,9 @@ class Salvage:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _survey(self, named: list[int]) -> bool:
+    def _survey(self, named: list[int], log_id: bytes) -> bool:
         """See what the segments hold; False if its owner changed meanwhile which there are."""
-        if not named:
-            raise faults.foreign(self.path, "is an empty directory")
+        self._oldest, self._id = named[0], log_id
         try:
             segments = [
                 self._files.enter_context(open_segment(self.path, first)) for first in named
@@ -137,10 +139,20 @@ class Salvage:
                 if found.head.place[:2] == self._log:
                     yield found
 
+    def _missing(self, after: int, until: int) -> Iterator[Record]:
+        """Yield an entry for the positions up to ``until`` that were not trimmed meanwhile.
+
+        The owner renames a segment before it overwrites the file. If the oldest segment of the
+        survey is still there, all that was read came from files in their places.
+        """
+        segments, log_id = find_log(self.path)
+        if log_id != self._id:
+            raise faults.replaced(self.path)
+        if segments[0] > self._oldest:
+            after = max(after, segments[0] - 1)
+        if after < until:
+            yield Record(until, Entry(b"", until - after, 0))
+
 
 def _position_of(holding: tuple[Place, Segment]) -> int:
     return holding[0].position
-
-
-def _missing(after: int, until: int) -> Record:
-    return Record(until, Entry(b"", until - after, 0))

@@ -14,14 +14,14 @@ from mpsr.cli.journal.tally import Tally, missing_text
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.cli.trimmed import first_of, tell_trimmed
+from mpsr.cli.trimmed import telling
 from mpsr.errors import Explanation
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.salvage import Salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mpsr.store.records import Record
 
@@ -52,10 +52,11 @@ def verify(directory: str) -> Status:
     screen = Stdout()
     with immediate_end(), Salvage(directory) as found:
         tally = Tally()
-        last = found.state.last
         with shown("verifying", found.nbytes) as advance:
-            for record in _adding(tally, found.records(torn=False), advance):
-                last = record.position
+            records = found.records(torn=False)
+            first, last = found.header.first, found.state.last
+            for _ in _counted(tally, records, first, last, advance):
+                pass
         if tally.missing or found.doubt is not None:
             _show(screen, f"{directory} is damaged: {tally} can be read")
             _tell_missing(tally, found)
@@ -67,7 +68,7 @@ def verify(directory: str) -> Status:
                     "copy what can be read with: mpsr journal salvage",
                 ),
             )
-        span = f", positions {found.header.first} to {last}" if tally.batches else ""
+        span = f", positions {tally.begin} to {tally.end}" if tally.batches else ""
         _show(screen, f"{directory} is whole: {tally}{span}")
         if tally.noted:
             _show(screen, f"{missing_text(tally.noted)}, as they were when it was salvaged")
@@ -84,7 +85,8 @@ def stats(directory: str, *, json: bool) -> Status:
         state, trimmed, used = reader.recover().state, reader.trimmed, reader.used
         tally = Tally()
         with shown("counting", used) as advance:
-            for _ in _adding(tally, _records(reader, trimmed, state.last), advance):
+            records = _records(reader, trimmed, state.last)
+            for _ in _counted(tally, records, trimmed + 1, state.last, advance):
                 pass
         survey = Survey(reader.path, used, trimmed, state, tally)
         screen.write((as_json if json else as_text)(survey).encode())
@@ -155,7 +157,9 @@ def salvage(directory: str, output: str | None) -> Status:
             raise CommandFailed(Status.DATA, error)
         tally = Tally()
         with shown("salvaging", found.nbytes) as advance:
-            rescue.write(found, _adding(tally, rescue.to_save(found), advance), output)
+            first, last = found.header.first, found.state.last
+            records = _counted(tally, rescue.to_save(found), first, last, advance)
+            rescue.write(found, records, output)
         _show(screen, f"saved {tally} to {output}")
         _tell_missing(tally, found)
     return Status.OK
@@ -168,9 +172,8 @@ def _name_of(directory: str) -> str:
 
 
 def _records(reader: Reader, position: int, until: int) -> Iterator[Record]:
-    """Give what is behind a position, up to another: no journal in use keeps this busy for ever."""
+    """Yield the records after a position, up to another, so that a journal in use has an end."""
     while position < until and (records := reader.read(position)):
-        tell_trimmed(position + 1, min(until, first_of(records[0]) - 1))
         for record in records:
             if record.position > until:
                 return
@@ -178,13 +181,19 @@ def _records(reader: Reader, position: int, until: int) -> Iterator[Record]:
         position = records[-1].position
 
 
-def _adding(
-    tally: Tally, records: Iterator[Record], advance: Callable[[int], None]
+def _counted(
+    tally: Tally,
+    records: Iterable[Record],
+    begin: int,
+    last: int,
+    advance: Callable[[int], None],
 ) -> Iterator[Record]:
-    for record in records:
+    """Yield and count the records of the positions ``begin`` to ``last``; report trimmed ones."""
+    for record in telling(records, begin - 1, last):
         tally.add(record)
         advance(memoryview(record.entry.payload).nbytes)
         yield record
+    tally.reach(last)
 
 
 def _tell_missing(tally: Tally, found: Salvage) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
+from mpsr.cli.trimmed import first_of
 from mpsr.errors import Explanation, JournalError, JournalInUse
 from mpsr.limits import GROUP_SIZE, JOURNAL_LIMIT, MIB
 from mpsr.store import faults, files
@@ -16,7 +17,7 @@ from mpsr.store.recovery import LOCK, find_segments
 from mpsr.system import lockfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mpsr.store.records import Record
     from mpsr.store.salvage import Salvage
@@ -46,30 +47,71 @@ def _end_of(path: str) -> int:
 
 
 def write(found: Salvage, records: Iterable[Record], path: str) -> None:
-    """Make a journal of the records, each at its position, and of what is known beside them.
+    """Write a journal of the records, at their positions, with the cursors and producers.
 
-    There is nothing at the path unless it is all there.
+    There is nothing at the path until the journal is complete. If positions were trimmed
+    meanwhile, the copy begins after them, as the journal itself does by then.
     """
-    state = found.state
-    limit = max(JOURNAL_LIMIT, 2 * found.nbytes + 64 * MIB)
     with _unfinished(path) as unfinished:
-        with Journal(unfinished, limit=limit, use=None, begin=found.header) as journal:
+        with _Copy(unfinished, found) as copy:
             for group in _groups(records):
-                journal.append([record.entry for record in group])
-            for name, position in state.cursors.items():
-                within = max(position, journal.cursor(name))
-                journal.move(name, min(within, journal.last))
-            forget = {each.key for each in journal.producers()} - state.producers.keys()
-            journal.append([], producers=state.producers.values(), forget=forget)
+                copy.append(group)
+            copy.finish()
         with faults.translating("make", path):
             files.rename(unfinished, path)
             files.sync_directory(os.path.dirname(os.path.abspath(path)))
+
+
+class _Copy:
+    """A copy that is being written. It is begun again after positions that were trimmed."""
+
+    def __init__(self, path: str, found: Salvage) -> None:
+        self._path = path
+        self._found = found
+        self._journal = self._begin(found.header.first)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Append records, the first of which may begin after a gap."""
+        self._reach(first_of(records[0]))
+        self._journal.append([record.entry for record in records])
+
+    def finish(self) -> None:
+        """Write the cursors and producers."""
+        state = self._found.state
+        self._reach(state.last + 1)
+        journal = self._journal
+        for name, position in state.cursors.items():
+            within = max(position, journal.cursor(name))
+            journal.move(name, min(within, journal.last))
+        forget = {each.key for each in journal.producers()} - state.producers.keys()
+        journal.append([], producers=state.producers.values(), forget=forget)
+
+    def _reach(self, first: int) -> None:
+        """Have the next position be ``first`` or a later one."""
+        if first > self._journal.last + 1:
+            self._journal.close()
+            _remove_journal(self._path)
+            self._journal = self._begin(first)
+
+    def _begin(self, first: int) -> Journal:
+        limit = max(JOURNAL_LIMIT, 2 * self._found.nbytes + 64 * MIB)
+        header = self._found.header._replace(first=first)
+        return Journal(self._path, limit=limit, use=None, begin=header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
     group: list[Record] = []
     size = 0
     for record in records:
+        if group and first_of(record) > group[-1].position + 1:
+            yield group
+            group, size = [], 0
         group.append(record)
         size += memoryview(record.entry.payload).nbytes
         if size >= GROUP_SIZE or len(group) >= _GROUP_ROWS:

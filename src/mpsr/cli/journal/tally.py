@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mpsr.cli.stdio import plural
+from mpsr.cli.trimmed import first_of
 
 if TYPE_CHECKING:
     from mpsr.batch import ProducerIdentity
@@ -27,7 +28,10 @@ class Count:
 
 
 class Tally:
-    """What the records hold that were counted.
+    """Counts of the records of a log.
+
+    A record that does not follow the one before it starts the count again: the log's owner has
+    trimmed all earlier positions meanwhile.
 
     Attributes:
         batches: how many batches there are, of messages or of losses.
@@ -38,10 +42,16 @@ class Tally:
         noted: those that could not be read when the journal was copied from a damaged one.
         first, last: nanoseconds since 1970 of the earliest and latest reception; 0 if there are
             none.
+        begin, end: the positions of the first and last message; 0 before the first record.
 
     """
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.begin: int = 0
+        self.end: int = 0
         self.batches: int = 0
         self.total: Count = Count()
         self.by_producer: dict[tuple[int | None, ProducerIdentity | None], Count] = {}
@@ -53,13 +63,14 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """Count a record."""
-        entry = record.entry
+        entry, begin = record.entry, first_of(record)
+        self.reach(begin - 1)
+        self.begin, self.end = self.begin or begin, record.position
         if entry.gone:
             runs = self.missing if entry.checksum is None else self.noted  # in a record of its own
-            first = record.position - entry.span + 1
-            if runs and runs[-1][1] == first - 1:
-                first, _ = runs.pop()
-            runs.append((first, record.position))
+            if runs and runs[-1][1] == begin - 1:
+                begin, _ = runs.pop()
+            runs.append((begin, record.position))
             return
         self.batches += 1
         self.lost += entry.lost
@@ -69,6 +80,11 @@ class Tally:
         if entry.received_at:
             self.first = min(self.first or entry.received_at, entry.received_at)
             self.last = max(self.last, entry.received_at)
+
+    def reach(self, position: int) -> None:
+        """Start again if there are positions up to this one that no record had: trimmed ones."""
+        if self.end < position:
+            self._clear()
 
     def __str__(self) -> str:
         batches = f"{self.batches} batch{'es' if self.batches != 1 else ''}"

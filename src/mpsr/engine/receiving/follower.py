@@ -47,23 +47,21 @@ class Source(Protocol):
 class Follower:
     """Hands a journal's batches out, in order, and keeps a cursor behind them.
 
-    ``after`` is where a handler that keeps its own position wants to go on.
+    ``after`` is the position after which a handler that keeps its own position resumes. The cursor
+    is set to it, even back, so that no later message is trimmed before the handler has it.
     """
 
     def __init__(self, source: Source, name: str, after: int | None) -> None:
         self._source = source
         self._journal = source.journal
         self._name = name
-        cursor = self._journal.cursor(name)
-        position = cursor if after is None else after
-        if after is not None and not self._journal.trimmed <= after <= self._journal.last:
+        position = self._journal.cursor(name) if after is None else after
+        if after is not None and not self._journal.resume(name, after):
             error = (
                 f"after={position}: {self._journal.path} holds what comes after "
                 f"{self._journal.trimmed} to {self._journal.last}"
             )
             raise ConfigurationError(error)
-        if position > cursor:
-            self._journal.move(name, position)
         self._lock = primitives.Lock()
         self._log: Reader | None = None  # once it has fallen behind
         self._ahead: deque[Batch[Any]] = deque()  # to be handed out next
