@@ -1,11 +1,17 @@
-# Every target makes its own virtual environment, with just what it needs.
+# Run the project's tasks; each target makes its own virtual environment and installs only what it needs.
 
 PYTHON ?= python3
-# Bytes that all the fuzz targets together are fed.
+# Files, and options of pytest, for every target that runs tests: make test TESTS=tests/wire
+TESTS ?=
+# Options of the benchmarks: make bench BENCH='--quick --only 100B'
+BENCH ?=
+# Total bytes that the fuzzer feeds to its targets.
 BYTES ?= 100000000
 # Seconds: how long to feed random bytes, and how long one soak test may take.
 MPSR_FUZZ_SECONDS ?= 600
 SOAK_TIMEOUT ?= 3600
+# Percent: the branch coverage that the core needs.
+COVERED ?= 95
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -19,8 +25,16 @@ unexport PYTHONDONTWRITEBYTECODE
 # has 2 GB of room. TMPDIR=… overrides it.
 IN_MEMORY = TMPDIR=$${TMPDIR:-$$(df --output=avail,target -t tmpfs /dev/shm 2>/dev/null \
 	| awk 'NR == 2 && $$1 >= 2000000 {print $$2}')}
+# /tmp is in memory on many systems, /var/tmp never.
+ON_DISK := TMPDIR=$${TMPDIR:-/var/tmp}
 # Four processes on two cores: the tests wait more than they compute.
 IN_PARALLEL := -n 4 --dist worksteal
+# Run tests, most in parallel, then those that measure time: $(call run-tests,ENVIRONMENT,TESTS). Status 5 of
+# pytest, no test selected, is a failure only where a run must have tests.
+define run-tests
+@$(1) $(IN_MEMORY) $(PYTEST) -q $(IN_PARALLEL) -m "not soak and not timing" $(2) $(if $(TESTS),|| [ $$? = 5 ])
+@$(1) $(IN_MEMORY) $(PYTEST) -q -m "timing and not soak" $(2) || [ $$? = 5 ]
+endef
 
 BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/_speedups/*.[ch])
 # mypy refuses a folder that is not there.
@@ -34,20 +48,19 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-venv: $(VENV)/.dev ## make .venv with everything a contributor needs
+venv: $(VENV)/.dev ## make .venv with all the tools that a contributor needs
 
-demo: $(VENV)/.run ## watch many producers reach one receiver
+demo: $(VENV)/.run ## run five producers and one receiver
 	@$(BIN)/mpsr demo
 
 test: $(VENV)/.test ## run the tests: most in parallel, then those that measure time
-	@$(IN_MEMORY) $(PYTEST) -q $(IN_PARALLEL) -m "not soak and not timing"
-	@$(IN_MEMORY) $(PYTEST) -q -m "timing and not soak"
+	$(call run-tests,,$(TESTS))
 
 test-serial: $(VENV)/.test ## run the tests one by one, with temporary files on the disk
-	@$(PYTEST)
+	@$(ON_DISK) $(PYTEST) $(TESTS)
 
-test-pure: $(VENV)/.test ## run the core's tests on the Python twin of the codec
-	@MPSR_SPEEDUPS=off $(PYTEST) $(CORE_TESTS)
+test-pure: $(VENV)/.test ## run the core's tests on the pure-Python twins
+	$(call run-tests,MPSR_SPEEDUPS=off,$(or $(TESTS),$(CORE_TESTS)))
 
 test-all: ## run the tests on every Python from 3.11 on that this machine has
 	@failed=; .ci/pythons | { while read -r version python; do \
@@ -57,19 +70,19 @@ test-all: ## run the tests on every Python from 3.11 on that this machine has
 		seen="$$seen $$version"; \
 	done; echo "ran on Python$$seen$${failed:+, failed on$$failed}"; [ "$$seen" ] && [ -z "$$failed" ]; }
 
-SDIST := build/sdist
+SDIST       := build/sdist
+SDIST_TESTS := tests/wire tests/fuzz tests/cli tests/engine tests/system tests/speedups tests/sync tests/test_*.py
 
-test-sdist: $(VENV)/.dev ## run the quick tests of the sdist, unpacked elsewhere
+test-sdist: PYTEST = $(abspath $(PY)) -m pytest
+test-sdist: $(VENV)/.test,build ## run the quick tests of the sdist, unpacked elsewhere
 	@rm -rf $(SDIST) && $(PY) -m build --sdist --outdir $(SDIST) >/dev/null
 	@tar -C $(SDIST) --strip-components 1 -xzf $(SDIST)/*.tar.gz
-	@cd $(SDIST) && PYTHONPATH=src MPSR_SPEEDUPS=off $(abspath $(PY)) -m pytest -q \
-		tests/wire tests/fuzz tests/cli tests/engine tests/system tests/speedups tests/sync \
-		tests/test_*.py
+	$(call run-tests,cd $(SDIST) && PYTHONPATH=src MPSR_SPEEDUPS=off,$(or $(TESTS),$(SDIST_TESTS)))
 
-soak: $(VENV)/.test ## run the tests that take minutes
-	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT)
+soak: $(VENV)/.test ## run the tests that take minutes each (SOAK_TIMEOUT)
+	@$(PYTEST) -m soak --timeout=$(SOAK_TIMEOUT) $(TESTS)
 
-fuzz-random: $(VENV)/.test ## feed the wire random bytes for ten minutes (MPSR_FUZZ_SECONDS)
+fuzz-random: $(VENV)/.test ## feed random bytes to the wire for ten minutes (MPSR_FUZZ_SECONDS)
 	@MPSR_FUZZ_SECONDS=$(MPSR_FUZZ_SECONDS) $(PYTEST) -m soak --timeout=0 tests/wire/test_fuzz.py
 
 # Coverage guides it: clang counts what the C reaches, and atheris, with libFuzzer, what the Python
@@ -93,7 +106,7 @@ RUN_FUZZ   = env PYTHONPATH=$(FUZZ):. $$(case " $(IN_PYTHON) " in *" $$target "*
 # What a log says of a fault, without the frames of the interpreter and the fuzzer.
 FAULT     := grep -avE '^( +\#[0-9]|\#|INFO|	)'
 
-fuzz: ## feed what parses a peer's bytes 100 MB (BYTES), guided by coverage; needs clang
+fuzz: ## feed 100 MB (BYTES) to the parsers (TARGETS), guided by coverage; needs clang
 	@$(MAKE) --no-print-directory fuzzer VENV=$(FUZZ_VENV)
 	@$(MAKE) --no-print-directory fuzz-targets VENV=$(FUZZ_VENV)
 
@@ -121,7 +134,7 @@ fuzz-targets:
 			|| { $(FAULT) $(FUZZ)/$$target.log; exit 1; }; \
 	done
 
-fuzz-corpus: ## keep of what fuzzing has found the little that reaches as much
+fuzz-corpus: ## reduce the inputs that fuzzing found to the fewest that reach as much; needs clang
 	@$(MAKE) --no-print-directory fuzzer VENV=$(FUZZ_VENV)
 	@$(MAKE) --no-print-directory fuzz-merge VENV=$(FUZZ_VENV)
 
@@ -134,13 +147,13 @@ fuzz-merge:
 		rm -rf tests/fuzz/corpus/$$target && mv $(FUZZ)/merged tests/fuzz/corpus/$$target || exit 1; \
 	done
 
-# The package with C that ends the process at the first bad access or undefined step.
+# The package with C that ends the process at the first bad access or undefined operation.
 SANITIZED := build/sanitized
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all
 SUFFIX     = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 INCLUDE    = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 
-sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
+sanitize: $(VENV)/.test ## run the wire's tests on C that stops at a memory error; needs gcc
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R src/mpsr $(SANITIZED)
 	@rm -f $(SANITIZED)/mpsr/_speedups/_c.*.so && gcc -std=c11 -O1 -g -fno-omit-frame-pointer \
 		$(SANITIZE) -Wall -Wextra -Werror -fPIC -shared -I$(INCLUDE) src/mpsr/_speedups/*.c \
@@ -148,17 +161,17 @@ sanitize: $(VENV)/.test ## run the wire's tests on C that bears no memory error
 	@PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 MPSR_SPEEDUPS=require MPSR_FUZZ_SECONDS=30 \
 		$(PYTEST) --capture=sys -m "soak or not soak" --timeout=$(SOAK_TIMEOUT) \
-		tests/wire tests/speedups tests/system/test_timer.py
+		$(or $(TESTS),tests/wire tests/speedups tests/system/test_timer.py)
 
-coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 %
+coverage: $(VENV)/.test ## measure branch coverage; the core, all but the cli, needs 95 % (COVERED)
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest -q
+	@$(PY) -m coverage run -m pytest -q $(TESTS)
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 	@echo "The core alone:"
-	@$(PY) -m coverage report --omit='*/mpsr/cli/*' --fail-under=95 --format=total
+	@$(PY) -m coverage report --omit='*/mpsr/cli/*' --fail-under=$(COVERED) --format=total
 
-lint: $(VENV)/.test $(VENV)/.lint ## check style, types and who imports whom
+lint: $(VENV)/.test,lint ## check style, types and imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(CODE)
@@ -166,15 +179,15 @@ lint: $(VENV)/.test $(VENV)/.lint ## check style, types and who imports whom
 	@PYTHONPATH=$(CURDIR)/src $(BIN)/basedpyright --pythonpath $(PY) --verifytypes mpsr --ignoreexternal \
 		--outputjson | $(PY) .ci/types
 
-format: $(VENV)/.lint ## put the code into the house format
+format: $(VENV)/.lint ## format the code
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## compare mpsr with its peers; a few minutes
-	@$(PY) -m benchmarks
+bench: $(VENV)/.bench ## compare mpsr with its peers in a few minutes (BENCH)
+	@$(PY) -m benchmarks $(BENCH)
 
-bench-full: $(VENV)/.bench ## the same with more sizes and repetitions; about an hour
-	@$(PY) -m benchmarks --full
+bench-full: $(VENV)/.bench ## compare them with more sizes and repetitions, in about an hour
+	@$(PY) -m benchmarks --full $(BENCH)
 
 docs: $(VENV)/.docs ## build the documentation into build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
@@ -183,38 +196,38 @@ docs: $(VENV)/.docs ## build the documentation into build/docs
 docs-look: docs ## take pictures of the documentation; needs chromium
 	@$(PY) docs/look.py build/docs
 
-linkcheck: $(VENV)/.docs ## ask the network whether the links to other sites lead somewhere
+linkcheck: $(VENV)/.docs ## check the links to other sites; needs a network
 	@$(BIN)/sphinx-build -q -b linkcheck docs build/linkcheck
 
 man: $(VENV)/.run ## write the manual pages to build/man
 	@$(BIN)/mpsr man --directory build/man
 
-build: $(VENV)/.dev ## build the sdist and the wheel into dist
+build: $(VENV)/.build ## build the sdist and the wheel into dist
 	@$(PY) -m build
 
-wheels: ## build a wheel for every Python from 3.11 on that this machine has, and try each
+wheels: ## build and try a wheel for every Python from 3.11 on that this machine has
 	@.ci/wheels
 
-clean: ## remove everything these targets made
+clean: ## remove the files that these targets made
 	@rm -rf $(VENV) $(FUZZ_VENV) build dist src/*.egg-info .coverage .coverage.* htmlcov \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
-# A stamp a set: .run is the bare package, any other is the extra of that name.
+# One stamp per set of packages: .run is mpsr without extras, .test,lint is mpsr[test,lint].
 
 $(PY):
 	@echo "making $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mpsr needs Python 3.11 or later: make PYTHON=…")'
 	@$(PYTHON) -m venv $(VENV)
 
-# Compiled at once, so that the first start is as quick as any, also where Python may not write.
+# Compiled at once, so that the first start is as quick as any other, even where Python may not write.
 $(VENV)/.run: $(BUILT_FROM) | $(PY)
 	@echo "installing mpsr"
 	@$(PIP) -e .
 	@$(PY) -m compileall -q src
 	@touch $@
 
-# A peer that does not install here is left out, and the benchmarks say so.
+# A peer that cannot be installed here is left out, and the benchmarks report it.
 PEERS_OF := import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")
 

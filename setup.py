@@ -1,4 +1,4 @@
-"""Build the C extension where there is a compiler; pyproject.toml holds all else."""
+"""Build the C extension if there is a compiler; pyproject.toml has all other settings."""
 
 import sys
 from glob import glob
@@ -7,17 +7,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 WITHOUT_C = (
-    "mpsr: WARNING: its C extension was not built ({}). mpsr works without it, on Python alone, "
-    "about three times slower. To build it, install a C compiler and Python's headers, then mpsr "
-    "anew; `mpsr --version` tells which is in use.\n"
+    "mpsr: WARNING: its C extension was not built ({}). mpsr works without it, in pure Python, but "
+    "is about three times slower. To build it, install a C compiler and Python's headers, then "
+    "reinstall mpsr; `mpsr --version` reports which of the two is in use.\n"
 )
 
 
 class BuildExtension(build_ext):
-    """Build the extension, or say that it was not built."""
+    """Build step that warns if the extension could not be built."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build it, or write why not, and raise: setuptools goes on, since it is optional."""
+        """Build it, or write the reason and raise; setuptools skips an optional extension."""
         try:
             super().build_extension(ext)
         except Exception as exc:

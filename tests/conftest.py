@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.chance import SEED, Chance
 from tests.limits import set_limits
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 CLIENTS: Final = "MPSR_TEST_CLIENTS"  # "require": a client that is missing fails its tests
-NODE_MODULES: Final = Path(__file__).parents[1] / "build" / "node" / "node_modules"
+ROOT: Final = Path(__file__).parents[1]
+NODE_MODULES: Final = ROOT / "build" / "node" / "node_modules"
+PROGRAMS: Final = ROOT / ".ci" / "programs"  # those that continuous integration installs
 _CHANCE: Final = pytest.StashKey[Chance]()
+
+# Without a time limit per example, because a busy machine would exceed it.
+settings.register_profile("mpsr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mpsr")
 
 
 def pytest_configure() -> None:
@@ -33,12 +41,21 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that is marked as needing programs that are missing, or fail it."""
+    """Skip or fail a test if a program that it needs is missing, or fail it if it is not listed."""
     needed = {program for mark in item.iter_markers("needs") for program in mark.args}
+    if unlisted := needed - listed_programs():
+        pytest.fail(f"not listed in .ci/programs: {', '.join(sorted(unlisted))}")
     missing = sorted(program for program in needed if not is_installed(program))
     if missing:
         end = pytest.fail if os.environ.get(CLIENTS) == "require" else pytest.skip
         end(f"not installed: {', '.join(missing)}")
+
+
+@cache
+def listed_programs() -> frozenset[str]:
+    """Return the programs that ``.ci/run`` installs."""
+    lines = PROGRAMS.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.split()[0] for line in lines if line and not line.startswith("#"))
 
 
 def is_installed(program: str) -> bool:

@@ -23,8 +23,15 @@ def test_unlucky(chance):
 LONELY: Final = """
 import pytest
 
-@pytest.mark.needs("sh", "no-such-program")
+@pytest.mark.needs("nc", "socat")
 def test_lonely():
+    pass
+"""
+UNLISTED: Final = """
+import pytest
+
+@pytest.mark.needs("nc", "sh")
+def test_unlisted():
     pass
 """
 INTERRUPTED: Final = """
@@ -72,11 +79,19 @@ def test_failure_names_the_seed_that_repeats_it(tmp_path: Path) -> None:
 
 
 def test_missing_client_skips_its_test_unless_it_is_required(tmp_path: Path) -> None:
-    """In continuous integration nothing is left out unnoticed."""
-    skipped = report(tmp_path, LONELY, {CLIENTS: ""})
+    """A missing program cannot silently shorten the run of continuous integration."""
+    without = {"PATH": str(tmp_path)}
+    skipped = report(tmp_path, LONELY, {CLIENTS: "", **without})
     assert "1 skipped" in skipped
-    assert "not installed: no-such-program" in skipped
-    assert "1 error" in report(tmp_path, LONELY, {CLIENTS: "require"})
+    assert "not installed: nc, socat" in skipped
+    assert "1 error" in report(tmp_path, LONELY, {CLIENTS: "require", **without})
+
+
+def test_program_that_ci_does_not_install_fails_the_test_that_needs_it(tmp_path: Path) -> None:
+    """It fails even where the program is installed, so that the list is completed with the test."""
+    failed = report(tmp_path, UNLISTED)
+    assert "1 error" in failed
+    assert "not listed in .ci/programs: sh" in failed
 
 
 def test_programs_can_be_interrupted_though_a_script_runs_the_tests_in_its_background(

@@ -8,10 +8,6 @@ from types import ModuleType
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("mpsr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("mpsr")
 
 CODECS: Final = [
     name for name in ("mpsr._speedups.codec_py", "mpsr._speedups._c") if find_spec(name) is not None
