@@ -21,6 +21,7 @@ from mpsr.cli.entry import run
 from mpsr.system.address import SocketType
 from mpsr.system.trust import ReceiverUid
 from tests.cli.conftest import Cli
+from tests.process.workers import is_stuck
 
 
 def speak(cli: Cli, data: bytes) -> None:
@@ -187,6 +188,7 @@ def test_sigterm_prints_what_has_arrived(cli: Cli) -> None:
         assert receiver.read_line() == b"foreign 1\n"
         receiver.kill(signal.SIGSTOP)
         producer.send(b"native 2")
+        assert not is_stuck(producer)  # a busy producer writes it a moment later
         client.sendall(b"foreign 2\n")
         speak(cli, b"foreign 3")
         receiver.kill(signal.SIGTERM)
