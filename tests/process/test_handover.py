@@ -147,7 +147,7 @@ POINTS = [
 def test_who_dies_in_a_hand_over_leaves_the_other_the_receiver(
     start: Start, address: str, tmp_path: Path, point: str
 ) -> None:
-    """Killed at any step: what was sent arrives, and the path is served within a second."""
+    """Killed at any step: all messages arrive, and the path is served long before the time-out."""
     record = tmp_path / "record"
     giver_dies = point.startswith("giver")
     old = start(roles.hand_over, address, str(record), die_at=point if giver_dies else None)
