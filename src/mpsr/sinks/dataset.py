@@ -52,6 +52,9 @@ class DatasetSink:
         writer: makes what writes a file, of its path and the options.
         more: options of its own.
 
+    Attributes:
+        output: the path of the directory.
+
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class DatasetSink:
             self._options.pop("size", SINK_FILE_SIZE), every, min(every, SINK_FILE_IDLE)
         )
         self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
-        self._directory = os.path.abspath(path)
+        self._directory = self.output = os.path.abspath(path)
         self._ending = ending
         self._make_writer = writer
         self._marks: MarkFile | None = None

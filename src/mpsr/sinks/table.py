@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
+from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError
-from mpsr.sinks.options import split
+from mpsr.sinks.options import choice, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ BUILT_IN: Final = {
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those
 
 _USER: Final = re.compile(r"(?<=//)[^/?]*@")  # of a URL, with a password perhaps
-_NAME: Final = re.compile(r"([?&])name=([^&?]*)(&|$)")
+_OWN: Final = ("name", "rejected", "on_reject")  # options of every sink, which it does not see
 _LONGEST_NAME: Final = 200  # bytes: a journal keeps it beside each cursor
 
 
@@ -39,12 +40,20 @@ class NamedSink(NamedTuple):
     name: str
     make: Callable[[], Sink]
     """Makes one; raises ConfigurationError where the text makes no sense."""
+    rejected: str | None = None
+    """The file for messages that the sink can never write; None: next to its output, or else next
+    to the journal."""
+    on_reject: Literal["store", "stop"] | None = None
+    """Whether such a message is stored, or ends the sink; None: stored if there is a place."""
+    label: str = ""
+    """The value of ``name=``, which distinguishes several sinks of one output."""
 
 
 def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> NamedSink:
     """Return the sink that a text like ``file:events.jsonl?rotate=100M`` names.
 
-    Its name is the text without its options, or what ``name=`` says among these.
+    Its name is the text without its options, or the value of ``name=``. Every sink has this
+    option, and ``rejected=FILE`` and ``on_reject=store|stop``.
 
     Args:
         text: a scheme, a colon, and what that scheme makes of the rest.
@@ -57,15 +66,19 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     """
     own = extra or {}
     scheme, colon, target = text.partition(":")
-    named = _NAME.search(target)
-    if named is not None:
-        before, after = target[: named.start()], target[named.end() :]
-        target = before + (named[1] + after if after else "")
+    target, given = _own_options(target)
     text = _USER.sub("", text, count=1)  # from now on it is only shown
-    name = named[2] if named is not None else _USER.sub("", scheme + colon + split(target)[0])
+    name = given.get("name")
+    if name is None:
+        name = _USER.sub("", scheme + colon + split(target)[0])
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
         error = f"{text}: give it a name of 1 to {_LONGEST_NAME} bytes, with name= behind a ?"
         raise ConfigurationError(error)
+    rejected = unquote(given["rejected"]) if "rejected" in given else None
+    on_reject = choice("store", "stop")(given["on_reject"]) if "on_reject" in given else None
+    if rejected is not None and (not rejected or on_reject == "stop"):
+        error = "rejected= names no file" if not rejected else "on_reject=stop stores no message"
+        raise ConfigurationError(f"{text}: {error}; remove one of these options, or correct it")
     factory = own.get(scheme) or _factory(text, [*own])
 
     def make() -> Sink:
@@ -74,7 +87,26 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
         except ConfigurationError as exc:
             raise ConfigurationError(f"{text}: {exc}") from exc.__cause__
 
-    return NamedSink(name, make)
+    how = cast("Literal['store', 'stop'] | None", on_reject)
+    return NamedSink(name, make, rejected, how, given.get("name", ""))
+
+
+def _own_options(target: str) -> tuple[str, dict[str, str]]:
+    """Return the target without the options that every sink has, and these."""
+    before, query = split(target)
+    given: dict[str, str] = {}
+    others = []
+    for part in query.split("&") if query else ():
+        option, _, value = part.partition("=")
+        if option in given:
+            raise ConfigurationError(f"{option}= is given twice; remove one of them")
+        if option in _OWN:
+            given[option] = value
+        else:
+            others.append(part)
+    if not given:
+        return target, given
+    return f"{before}?{'&'.join(others)}" if others else before, given
 
 
 def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:
