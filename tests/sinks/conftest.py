@@ -144,3 +144,19 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[Path, str], None]]:
+    """Give a file an attribute that refuses its removal, until the test ends."""
+    made: list[tuple[Path, str]] = []
+
+    def freeze(path: Path, attribute: str) -> None:
+        if subprocess.run(["chattr", f"+{attribute}", path], check=False).returncode:
+            pytest.skip("this user or file system cannot set attributes of files")
+        made.append((path, attribute))
+
+    yield freeze
+    for path, attribute in made:
+        for each in (path, *path.parent.glob(f"{path.name}.2*")):
+            subprocess.run(["chattr", f"-{attribute}", each], check=False, capture_output=True)

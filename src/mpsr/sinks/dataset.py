@@ -16,6 +16,7 @@ from mpsr.sinks.options import choice, options, seconds, size
 from mpsr.sinks.protocol import Grouping
 from mpsr.store import files
 from mpsr.system import primitives
+from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +104,9 @@ class DatasetSink:
         for folder, _, names in os.walk(self._directory):
             for name in names:
                 if name.startswith(".") and name.endswith(f".{self._ending}{_BEGUN}"):
-                    os.unlink(os.path.join(folder, name))
+                    path = os.path.join(folder, name)
+                    with attempted(f"remove {path}"):
+                        os.unlink(path)
                 elif match := ours.fullmatch(name):
                     found.append(int(match[1]))
         return found

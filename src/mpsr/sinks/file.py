@@ -194,10 +194,10 @@ class FileSink:
 
     def _rotate(self) -> None:
         """Move the file away, with all that is committed, and begin a new one."""
-        self._rotation.move()
-        self._close_file()
-        self._begin(self._mark)
-        self._rotation.tidy()
+        if self._rotation.move():
+            self._close_file()
+            self._begin(self._mark)
+            self._rotation.tidy()
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
