@@ -6,6 +6,8 @@ import base64
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -57,6 +59,23 @@ def test_rejected_message_is_stored_with_its_reason_and_the_others_arrive(
     assert "choosy:a.txt rejected position 2 of " in funnel.told
     assert f": it is bad; 1 more were rejected; stored in {store}, and delivery" in funnel.told
     assert "rejected 2" in funnel.told
+
+
+def test_rejected_messages_can_be_sent_again(
+    funnels: Callable[..., Funnel], plugin: None, tmp_path: Path
+) -> None:
+    """To a receiver whose sink takes them, byte by byte as they were."""
+    sent = [b"bad \xff\0", "bad é\n".encode(), b"bad " + b"x" * 100_000]
+    funnel = funnels("choosy:a.txt?rejected=r").start()
+    funnel.send(*sent)
+    eventually(lambda: len(lines_in(tmp_path / "r")) == len(sent))
+    assert funnel.end() == 0
+    other = funnels("file:b.jsonl", name="other").start()
+    command = [sys.executable, "-m", "mpsr", "send", str(other.address), "--json"]
+    with (tmp_path / "r").open("rb") as lines:
+        subprocess.run(command, stdin=lines, check=True, timeout=30)
+    assert other.end() == 0
+    assert bodies(tmp_path / "b.jsonl") == sent
 
 
 def test_status_and_metrics_count_rejections(
@@ -244,9 +263,6 @@ def test_message_larger_than_nats_takes_is_stored_once(
 
 
 def read_stream(directory: Path, url: str) -> list[bytes]:
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "mpsr", "log", url, "-o", "text"]
     return subprocess.run(
         command, cwd=directory, check=True, capture_output=True, timeout=30
