@@ -21,6 +21,7 @@ from mpsr import observe
 from mpsr.batch import batch_of
 from mpsr.cli.entry import run
 from mpsr.sinks import sqlite as sqlite_sink
+from mpsr.sinks.rejected import rest_of
 from tests.eventually import eventually
 from tests.sinks.conftest import Funnel, lines_in
 from tests.sinks.natsservers import NatsServer, free_ports
@@ -286,3 +287,38 @@ def test_value_that_sqlite_cannot_hold_is_rejected_by_index(tmp_path: Path) -> N
     sink.close()
     with closing(sqlite3.connect(tmp_path / "a.db")) as database:
         assert database.execute("SELECT body FROM messages").fetchall() == [(b"four",)]
+
+
+def test_message_of_2_gib_is_rejected_by_columnar_files(tmp_path: Path) -> None:
+    """It is refused before anything touches its memory."""
+    pytest.importorskip("pyarrow")
+    from mpsr.sinks import parquet
+
+    sink = parquet.sink(str(tmp_path / "events"))
+    sink.open("")
+    batch = batch_of([b"one", bytes(2**31 - 1), b"three"], mpsr.Peer(1, 2, 3))
+    with pytest.raises(mpsr.MessageRejected) as caught:
+        sink.write(batch)
+    assert [*caught.value.reasons] == [1]
+    for part in rest_of(batch, caught.value.reasons):
+        sink.write(part)
+    sink.commit()
+    sink.close()
+    assert len([*tmp_path.rglob("*.parquet")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rejected", "parts"),
+    [
+        ([1], [([b"0"], 7, 4, 11), ([b"2"], 9, 0, 13)]),
+        ([0], [([b"1", b"2"], 8, 4, 13)]),
+        ([0, 1, 2], [([], 10, 4, 13)]),
+        ([2], [([b"0", b"1"], 7, 4, 12)]),
+    ],
+)
+def test_rest_of_a_batch_keeps_positions_numbers_and_the_loss(
+    rejected: list[int], parts: list[tuple[list[bytes], int, int, int]]
+) -> None:
+    batch = batch_of([b"0", b"1", b"2"], mpsr.Peer(1, 2, 3), first_seq=7, lost=4, position=13)
+    rest = [*rest_of(batch, dict.fromkeys(rejected, ""))]
+    assert [(each.raw, each.first_seq, each.lost, each.position) for each in rest] == parts

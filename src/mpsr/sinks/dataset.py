@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, MessageRejected
 from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROWS_SIZE
 from mpsr.sinks.mark import Mark, MarkFile
 from mpsr.sinks.options import choice, options, seconds, size
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Batch
     from mpsr.sinks.columns import Columns
 
+_LONGEST: Final = 2**31 - 2  # bytes: Arrow counts those of an array of type binary in 32 bits
 _MARK: Final = ".position"  # the file that says how far all is committed
 _BEGUN: Final = ".tmp"  # the ending of a file that is not whole
 _PARTITIONS: Final = {"hour": "date=%Y-%m-%d/hour=%H", "day": "date=%Y-%m-%d", "none": ""}
@@ -113,6 +114,8 @@ class DatasetSink:
 
     def write(self, batch: Batch[Any]) -> None:
         """Take a batch; write a table once it is large, and end a file where its hour ends."""
+        if batch.nbytes > _LONGEST:
+            _check(batch)
         time = batch.received_at or time_ns()
         folder = datetime.fromtimestamp(time // 10**9, UTC).strftime(self._partition)
         if folder != self._folder:
@@ -172,6 +175,14 @@ class DatasetSink:
         if self._first is None:
             return f"{time_ns()}-{os.getpid()}.{self._ending}"
         return f"{self._journal}-{self._first:020}-{self._last:020}.{self._ending}"
+
+
+def _check(batch: Batch[Any]) -> None:
+    """Raise MessageRejected for messages that no array of the column holds."""
+    why = f"a column of this file holds messages of at most {_LONGEST} bytes"
+    reasons = {index: why for index, body in enumerate(batch.raw) if len(body) > _LONGEST}
+    if reasons:
+        raise MessageRejected(reasons)
 
 
 def _sync(path: str) -> None:

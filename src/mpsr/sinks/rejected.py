@@ -154,7 +154,7 @@ class Rejections:
             self._report(f"rejected {described(batch, new[0])}: {reasons[new[0]]}{more}")
 
     def committed(self) -> None:
-        """Record that the batch in hand is committed, and does not come again."""
+        """Record that the batch in hand is committed, and will not be given again."""
         self._stored.clear()
 
     def finish(self) -> None:
