@@ -54,11 +54,26 @@ def test_decoding_happens_on_touch_and_its_failure_carries_the_message() -> None
     assert batch[0] == 1
     with pytest.raises(DecodeError, match="1 bytes") as caught:
         batch[1]
-    assert caught.value.message == b"x"
+    assert caught.value.body == b"x"
     assert isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(DecodeError):
         list(batch)
     assert batch.raw == [b"1", b"x"]
+
+
+def test_failure_to_decode_names_the_message_and_iteration_continues_after_it() -> None:
+    """The error has the body, the position and the sender; the same iterator gives the rest."""
+    peer = Peer(7, 0, 0)
+    batch: Batch[int] = Batch(lambda: [b"1", b"x", b"3"], count=3, nbytes=3, peer=peer, decode=int)
+    batch.position = 12
+    messages = iter(batch)
+    assert next(messages) == 1
+    for access in (lambda: next(messages), lambda: batch[1], lambda: batch[-2], lambda: batch[1:]):
+        with pytest.raises(DecodeError) as caught:
+            access()
+        error = caught.value
+        assert (error.body, error.position, error.peer, error.producer) == (b"x", 11, peer, None)
+    assert list(messages) == [3]
 
 
 def test_a_batch_shows_what_it_is() -> None:

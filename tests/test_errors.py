@@ -45,6 +45,8 @@ def all_errors(kind: type[mpsr.MpsrError] = mpsr.MpsrError) -> Iterator[type[mps
 
 def example_of(kind: type[mpsr.MpsrError]) -> mpsr.MpsrError:
     asked_for = inspect.signature(kind.__init__).parameters.keys() & CARRIED.keys()
+    if kind is mpsr.MessageRejected:
+        return mpsr.MessageRejected({1: "it is too long"})
     return kind("what happened; what to do", **{name: CARRIED[name] for name in asked_for})
 
 

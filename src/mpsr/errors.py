@@ -21,7 +21,7 @@ MpsrError
 │   └── Undelivered         the end came before the receiver accepted them
 ├── TimedOut                the time-out passed (also a TimeoutError)
 │   └── SendTimedOut        ... while waiting for room (also a NotSent)
-├── DecodeError             ``decode=`` failed; ``message`` holds the bytes
+├── DecodeError             ``decode=`` failed; ``body`` holds the bytes
 ├── Closed                  the object was closed, or belongs to a parent process
 ├── ReentrantCall           it would wait for the call that it interrupted
 ├── JournalError            a journal or spool cannot be used; ``path`` says which
@@ -33,6 +33,7 @@ MpsrError
 │   ├── JournalDamaged      what was written does not come back; ``position`` where known
 │   └── JournalFull         there is no room now: nothing was written, try again
 ├── SinkError               a sink cannot take messages now; it is tried again
+│   └── MessageRejected     it can never write some messages; ``reasons`` says which and why
 └── ProtocolError           the wire format was broken
     ├── LocalProtocolError  by this side: a defect of the caller
     └── RemoteProtocolError by the other side; ``code`` says how
@@ -44,7 +45,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
 
@@ -240,14 +241,30 @@ class SendTimedOut(TimedOut, NotSent):
 class DecodeError(MpsrError):
     """``decode=`` failed on a message; the cause is chained.
 
+    The receiver has handed the message out: the next call continues after it.
+
     Attributes:
-        message: bytes, the message as it came.
+        body: bytes, the message as it was received.
+        position: int, its position in the receiver's journal; None without a journal.
+        peer: Peer, its sender, as reported by the kernel; None if a decoder was called directly.
+        producer: ProducerIdentity, its native producer; None in other framings.
 
     """
 
-    def __init__(self, message: str, *, body: bytes) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        body: bytes,
+        position: int | None = None,
+        peer: Any = None,  # noqa: ANN401 - a Peer; its module imports this one
+        producer: Any = None,  # noqa: ANN401 - a ProducerIdentity, likewise
+    ) -> None:
         super().__init__(message)
-        self.message = body
+        self.body = body
+        self.position = position
+        self.peer = peer
+        self.producer = producer
 
 
 class Closed(MpsrError):
@@ -322,6 +339,22 @@ class SinkError(MpsrError):
 
     What can never work, such as an option that makes no sense, is a ConfigurationError.
     """
+
+
+class MessageRejected(SinkError):
+    """A sink can never write some messages of a batch, and has taken none of that batch.
+
+    A sink raises it in ``write``. The messages are then stored where ``rejected=`` says, and the
+    sink is given the rest of the batch.
+
+    Attributes:
+        reasons: dict of the reason for each message, by its index in the batch.
+
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"message {index}: {why}" for index, why in reasons.items()))
+        self.reasons = dict(reasons)
 
 
 class ProtocolError(MpsrError):

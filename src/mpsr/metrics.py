@@ -134,6 +134,12 @@ SINKS: Final = (
         ("address", "sink"),
     ),
     Metric(
+        "mpsr_sink_rejected_total",
+        "Messages that a sink can never write, and that were stored elsewhere.",
+        lambda sinks: [((each["name"],), each["rejected"]) for each in sinks],
+        ("address", "sink"),
+    ),
+    Metric(
         "mpsr_sink_failing",
         "1 while a sink fails; why is in its label, cut to 200 characters.",
         lambda sinks: [

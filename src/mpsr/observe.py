@@ -166,6 +166,7 @@ class Sink(TypedDict):
         lag: messages that it has still to take.
         error: what went wrong last; None if nothing does.
         since: when the state began, in seconds since 1970.
+        rejected: messages that it can never write, and that were stored elsewhere.
 
     """
 
@@ -174,6 +175,7 @@ class Sink(TypedDict):
     lag: int
     error: str | None
     since: float
+    rejected: int
 
 
 class Status(TypedDict):

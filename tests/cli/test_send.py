@@ -70,6 +70,11 @@ def test_stdin_is_untouched_beside_arguments(cli: Cli, receiver: mpsr.Receiver) 
         (("--whole",), b"one\ntwo\n\0", ["one\ntwo\n\0"]),
         (("--whole",), b"", [""]),
         (("--whole", "--skip-empty"), b"", []),
+        (
+            ("--json",),
+            b'{"seq":0,"body":"o\\nn\xc3\xa9"}\n{"lost":3}\n{"body_b64":"/wA=","reason":"bad"}\n',
+            ["o\nn\xc3\xa9", "\xff\0"],
+        ),
     ],
 )
 def test_stdin_is_split_as_asked(
@@ -88,6 +93,38 @@ def test_stdin_is_split_as_asked(
     assert received(receiver, len(expected)) == [text.encode("latin-1") for text in expected]
     count = len(expected)
     assert sender.finish() == (0, b"", f"mpsr: sent {count}, accepted {count}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"text",
+        b"[]",
+        b"{}",
+        b'{"body":7}',
+        b'{"body":"\\ud800"}',
+        b'{"body_b64":"\xff"}',
+        b'{"body_b64":"a"}',
+        b"[" * 100_000,
+        b"\xff\xfe{\0}\0",
+    ],
+    ids=lambda line: repr(line[:12]),
+)
+def test_line_that_is_no_object_with_a_body_is_named(
+    cli: Cli, receiver: mpsr.Receiver, line: bytes
+) -> None:
+    """The messages before it are sent; it is an error of the data, and no traceback."""
+    sender = cli.start("send", "app.sock", "--json", stdin=PIPE)
+    sender.write(b'{"body":"one"}\n' + line + b'\n{"body":"three"}\n')
+    assert sender.popen.stdin is not None
+    sender.popen.stdin.close()
+    sender.popen.stdin = None
+    assert received(receiver, 1) == [b"one"]
+    status, _, told = sender.finish()
+    assert status == 65
+    assert told.startswith(
+        "mpsr: message 2 is not sent, nor what comes after it\n  why: the line is no"
+    )
 
 
 def test_lines_leave_as_they_come(cli: Cli, receiver: mpsr.Receiver) -> None:

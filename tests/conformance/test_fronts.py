@@ -301,7 +301,7 @@ def test_a_message_that_cannot_be_decoded_is_given_back_and_passed(
                 assert await receiver.receive(5) == 1
                 with pytest.raises(mpsr.DecodeError) as caught:
                     await receiver.receive(5)
-                assert caught.value.message == b"x"
+                assert caught.value.body == b"x"
                 assert await receiver.receive(5) == 3
                 receiver.acknowledge()
 

@@ -314,7 +314,26 @@ def test_what_is_read_back_is_decoded(address: str, journal: str) -> None:
         assert list(receiver.receive_batch(PATIENCE)) == [1, 2]
         with pytest.raises(mpsr.DecodeError) as caught:
             receiver.receive(PATIENCE)
-        assert caught.value.message == b"x"
+        assert (caught.value.body, caught.value.position) == (b"x", 3)
+        assert caught.value.peer.pid == os.getpid()
+        assert receiver.receive(PATIENCE) == 4
+
+
+def test_cursor_passes_a_message_that_could_not_be_decoded(address: str, journal: str) -> None:
+    """A loop that catches DecodeError continues after the message, and so does a restart."""
+    fill(address, journal, [b"1", b"x"], [b"y", b"4"])
+    with mpsr.Receiver(address, journal=journal, decode=int) as receiver:
+        found: list[object] = []
+        for _ in range(3):
+            try:
+                for message in receiver:
+                    found += [message]
+            except mpsr.DecodeError as exc:
+                found.append((exc.position, exc.body))
+                if exc.body == b"y":
+                    break
+    assert found == [1, (2, b"x"), (3, b"y")]
+    with mpsr.Receiver(address, journal=journal, decode=int) as receiver:
         assert receiver.receive(PATIENCE) == 4
 
 

@@ -100,7 +100,7 @@ def test_an_executor_outlives_the_errors_of_its_process(address: str) -> None:
             executor.submit(send_to_nobody, address).result()
         with pytest.raises(mpsr.DecodeError) as undecoded:
             executor.submit(decode_nothing, address).result()
-        assert undecoded.value.message == b"{"
+        assert undecoded.value.body == b"{"
         assert executor.submit(os.getpid).result() == pid
 
 
@@ -257,4 +257,4 @@ def test_copied_batch_decodes_where_it_is_touched() -> None:
     assert got[0] == 1
     with pytest.raises(mpsr.DecodeError) as caught:
         got[1]
-    assert caught.value.message == b"x"
+    assert caught.value.body == b"x"

@@ -16,6 +16,7 @@ import mpsr
 from tests.commands import command
 from tests.processes import eventually_by
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = 30  # seconds: longer means that it hangs
 
 
@@ -121,3 +122,38 @@ def funnels(tmp_path: Path) -> Iterator[Callable[..., Funnel]]:
     for each in made:
         if each.popen is not None and each.popen.poll() is None:
             each.kill()
+
+
+def lines_in(file: Path) -> list[bytes]:
+    return file.read_bytes().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install sinks of somebody else, as a package's entry points."""
+    info = tmp_path / "site" / "theirs-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    kinds = ("Raising", "Blocking", "Broken", "Final", "Choosy", "Confused")
+    lines = [f"{kind.lower()} = tests.sinks.plugin:{kind}" for kind in kinds]
+    lines.append("missing = not_installed:sink")
+    (info / "entry_points.txt").write_text("\n".join(["[mpsr.sinks]", *lines, ""]))
+    paths = [str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[Path, str], None]]:
+    """Give a file an attribute that refuses its removal, until the test ends."""
+    made: list[tuple[Path, str]] = []
+
+    def freeze(path: Path, attribute: str) -> None:
+        if subprocess.run(["chattr", f"+{attribute}", path], check=False).returncode:
+            pytest.skip("this user or file system cannot set attributes of files")
+        made.append((path, attribute))
+
+    yield freeze
+    for path, attribute in made:
+        for each in (path, *path.parent.glob(f"{path.name}.2*")):
+            subprocess.run(["chattr", f"-{attribute}", each], check=False, capture_output=True)

@@ -67,3 +67,36 @@ class Final(Base):
 
     def open(self, journal: str) -> None:
         raise mpsr.ConfigurationError("no such planet")
+
+
+class Choosy(Base):
+    """Can never write a message that begins with "bad"; publishes in write(), as NATS does."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.written = False
+
+    def write(self, batch: Batch[Any], /) -> None:
+        if os.path.exists(f"{self.target}.broken"):
+            raise mpsr.SinkError("the flux is low: raise it")
+        bad = {i: "it is bad" for i, body in enumerate(batch) if body.startswith(b"bad")}
+        if bad:
+            raise mpsr.MessageRejected(bad)
+        with open(self.target, "ab") as file:
+            file.writelines(b"%d %s\n" % (batch.lost, body) for body in batch)
+        self.written = True
+
+    def commit(self) -> None:
+        """Be as strict as a database: without a transaction, there is nothing to commit."""
+        assert self.written
+        self.written = False
+
+
+class Confused(Base):
+    """Rejects a message that it was not given."""
+
+    def __init__(self, target: str) -> None:
+        pass
+
+    def write(self, batch: Batch[Any], /) -> None:
+        raise mpsr.MessageRejected({len(batch): "it is not there"})

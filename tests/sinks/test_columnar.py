@@ -263,3 +263,18 @@ def test_tables_have_the_types_that_the_page_names(tmp_path: Path) -> None:
     assert schema.field("body").type == pa.binary()
     assert schema.field("time").type == pa.timestamp("us", tz="UTC")
     assert pq.ParquetFile(file).metadata.row_group(0).column(11).compression == "ZSTD"
+
+
+@pytest.mark.needs("chattr")
+def test_unfinished_file_that_cannot_be_removed_stops_no_delivery(
+    funnels: Callable[..., Funnel], tmp_path: Path, frozen: Callable[[Path, str], None]
+) -> None:
+    left = tmp_path / "events" / ".old.parquet.tmp"
+    left.parent.mkdir()
+    left.touch()
+    frozen(left, "i")
+    funnel = funnels("parquet:events?partition=none").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0, funnel.told
+    assert funnel.told.count(f"cannot remove {left}: Operation not permitted") == 1
+    assert len([*left.parent.glob("*.parquet")]) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,28 +13,7 @@ import pytest
 from mpsr.cli.entry import run
 from tests.eventually import eventually
 from tests.processes import await_signal_taken
-from tests.sinks.conftest import Funnel
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install sinks of somebody else, as a package's entry points."""
-    info = tmp_path / "site" / "theirs-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
-    kinds = ("Raising", "Blocking", "Broken", "Final")
-    lines = [f"{kind.lower()} = tests.sinks.plugin:{kind}" for kind in kinds]
-    lines.append("missing = not_installed:sink")
-    (info / "entry_points.txt").write_text("\n".join(["[mpsr.sinks]", *lines, ""]))
-    paths = [str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-
-
-def lines_in(file: Path) -> list[bytes]:
-    return file.read_bytes().splitlines() if file.exists() else []
+from tests.sinks.conftest import Funnel, lines_in
 
 
 def test_sink_that_raises_is_told_once_and_tried_until_it_works(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import mpsr
 from tests.eventually import eventually
 from tests.sinks.conftest import Funnel
 
@@ -154,6 +156,70 @@ def test_rotated_files_are_compressed_and_the_oldest_removed(
     names = sorted(each.name for each in tmp_path.glob("a.txt.2*"))
     assert len(names) == 2
     assert all(name.endswith(".gz") for name in names)
+
+
+@pytest.mark.parametrize("compress", ["", "&compress=gzip"])
+def test_clean_up_that_fails_is_reported_once_and_stops_no_delivery(
+    funnels: Callable[..., Funnel], tmp_path: Path, compress: str
+) -> None:
+    """A directory has the name of an old file; compressing finds another where it would write."""
+    (tmp_path / "a.txt.20010101T000000.000000Z").mkdir()
+    keep = "" if compress else "&keep=1"
+    funnel = funnels(f"file:a.txt?format=lines&rotate=1K{keep}{compress}").start()
+    sent = [b"%d" % number * 2000 for number in range(3)]
+    for message in sent:
+        funnel.send(message)
+    assert funnel.end() == 0, funnel.told
+    what = "compress" if compress else "remove"
+    assert funnel.told.count(f"cannot {what} {tmp_path}/a.txt.2001") == 1
+    assert "Is a directory; it is tried again later" in funnel.told
+    assert "it is tried again until it works" not in funnel.told
+    moved = [each for each in sorted(tmp_path.glob("a.txt.2*")) if each.is_file()]
+    if compress:
+        assert b"".join(gzip.decompress(each.read_bytes()) for each in moved).split() == sent
+    else:
+        assert [each.read_bytes().split()[-1] for each in moved] == sent[-1:]
+
+
+@pytest.mark.needs("chattr")
+def test_file_that_cannot_be_moved_away_is_continued(
+    funnels: Callable[..., Funnel], tmp_path: Path, frozen: Callable[[Path, str], None]
+) -> None:
+    """An append-only file takes records, and refuses a new name."""
+    funnel = funnels("file:a.txt?format=lines&rotate=1K").start()
+    funnel.send(b"one")
+    eventually(lambda: (tmp_path / "a.txt").read_bytes() == b"one\n")
+    frozen(tmp_path / "a.txt", "a")
+    funnel.send(b"x" * 2000)
+    funnel.send(b"two")
+    assert funnel.end() == 0, funnel.told
+    assert (tmp_path / "a.txt").read_bytes().split() == [b"one", b"x" * 2000, b"two"]
+    assert funnel.told.count(f"cannot move {tmp_path}/a.txt away: Operation not permitted") == 1
+
+
+@pytest.mark.needs("chattr")
+def test_segment_that_cannot_be_removed_is_reported_and_the_journal_continues(
+    tmp_path: Path, frozen: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Writing continues within the limit; once the segment can be removed, it is."""
+    path = tmp_path / "j"
+    with mpsr.Receiver(tmp_path / "a.sock", journal=path, journal_limit=4_000_000) as receiver:
+        first = path / f"{1:020}.mpsr"
+        with mpsr.Producer(tmp_path / "a.sock") as producer:
+
+            def pass_on() -> None:
+                producer.send(b"x" * 20_000)
+                assert receiver.receive(30) == b"x" * 20_000
+
+            while len([*path.glob("0*.mpsr")]) == 1:
+                pass_on()
+            frozen(first, "i")
+            while f"cannot remove {first}" not in caplog.text:
+                pass_on()
+            subprocess.run(["chattr", "-i", first], check=True)
+            while first.exists():
+                pass_on()
+    assert caplog.text.count(f"cannot remove {first}") == 1
 
 
 def test_second_process_is_kept_from_the_file(funnels: Callable[..., Funnel]) -> None:

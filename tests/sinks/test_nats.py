@@ -82,22 +82,37 @@ def test_log_prints_a_stream(funnels: Funnels, server: NatsServer, options: str)
     assert "has no stream T" in log(f"{server.url}/T")
 
 
-def test_large_message_waits_and_nothing_is_lost(
+def test_large_message_stops_the_sink_if_it_is_to_and_the_next_start_sends_it(
     funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path
 ) -> None:
     server = serve("max_payload: 4096")
-    funnel = funnels(f"{server.url}/S/events?create=1").start()
+    funnel = funnels(f"{server.url}/S/events?create=1&on_reject=stop").start()
     funnel.send(b"before", b"x" * 5000, b"after")
-    funnel.await_word("message 2 has 5000 bytes, and the server takes")
+    assert funnel.process.wait(30) == 65
+    assert "it has 5000 bytes, and the server takes " in funnel.told
     assert server.count("S") == 1
     server.kill()
     larger = NatsServer(server.directory, server.port, more="max_payload: 65536").start()
     try:
+        funnel.start()
         larger.await_count("S", 3)
         assert [data for *_, data in larger.messages("S")] == [b"before", b"x" * 5000, b"after"]
         assert funnel.end() == 0
     finally:
         larger.kill()
+
+
+def test_message_larger_than_the_stream_takes_is_rejected(
+    funnels: Funnels, server: NatsServer, tmp_path: Path
+) -> None:
+    """The stream's own limit is below the server's."""
+    server.create("S", "events", max_msg_size=4096)
+    funnel = funnels(f"{server.url}/S/events?rejected=r").start()
+    funnel.send(b"before", b"x" * 5000, b"after")
+    server.await_count("S", 2)
+    assert funnel.end() == 0
+    assert [data for *_, data in server.messages("S")] == [b"before", b"after"]
+    assert (tmp_path / "r").read_bytes().count(b"\n") == 1
 
 
 def test_what_is_wrong_with_a_stream_is_said_in_a_line(

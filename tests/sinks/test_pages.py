@@ -23,9 +23,10 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("sink*.md"))
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_the_page_do_what_it_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
-    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    script = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     script = script.replace(PORT, str(free_port()))
-    (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    shown = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
+    assert script
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "mpsr").write_text(f'#!/bin/sh\nexec {sys.executable} -m mpsr "$@"\n')

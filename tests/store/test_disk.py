@@ -160,7 +160,8 @@ def test_any_step_may_fail_and_nothing_confirmed_is_lost(
                     last = journal.append([numbered(last + 1, 1, 100 * KIB)])[-1]
                     cursor = moved
                 except JournalFull:
-                    assert code == errno.ENOSPC
+                    # If the oldest segment cannot be removed, there is no room until it can.
+                    assert code == errno.ENOSPC or kind == "remove"
                     full += 1
                 except JournalError:
                     break

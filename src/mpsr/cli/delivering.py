@@ -13,7 +13,7 @@ import click
 from mpsr import systemd
 from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import ConfigurationError, MessageRejected, SinkError
 from mpsr.sinks.delivery import Delivery
 from mpsr.sinks.source import MAIN_CURSOR
 from mpsr.sinks.table import NamedSink, sink
@@ -80,8 +80,8 @@ class Delivering:
                 systemd.keep_alive()
             delivery.close()
         except SinkError as exc:
-            self._status = Status.IO
-            raise CommandFailed(Status.IO, str(exc)) from exc
+            self._status = Status.DATA if isinstance(exc, MessageRejected) else Status.IO
+            raise CommandFailed(self._status, str(exc)) from exc
         except BaseException as exc:  # a second signal above all: nobody is waited for
             self._status = status_of(exc)
             delivery.abandon()
@@ -117,6 +117,8 @@ class Delivering:
         """Return in one line what was delivered."""
         line = f"delivered {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
         line += f" from {connections}" if connections else ""
+        rejected = sum(each.rejected for each in self.statuses)
+        line += f"; rejected {rejected}" if rejected else ""
         return line + (f"; producers lost {self._lost}" if self._lost else "")
 
     def _count(self, batch: Batch[Any]) -> None:

@@ -105,6 +105,8 @@ def _lines(seen: observe.Status) -> Iterator[str]:
     for sink in seen["sinks"]:
         error = "" if sink["error"] is None else f": {printable(sink['error'])}"
         state = f"{printable(sink['state'])}, {plural_of(sink['lag'], 'message')} behind"
+        if sink.get("rejected"):
+            state += f", {sink['rejected']:,} rejected"
         yield f"sink       {printable(sink['name'])}: {state}{error}"
 
 

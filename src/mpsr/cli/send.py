@@ -14,11 +14,11 @@ from mpsr.cli.endpoints import check_framing
 from mpsr.cli.reporter import ProgressReporter
 from mpsr.cli.result import SendResult
 from mpsr.cli.signals import orderly_end
-from mpsr.cli.sources import Arguments, Stdin, Unreadable
+from mpsr.cli.sources import Arguments, Stdin, Unreadable, body_of
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import say
 from mpsr.errors import Explanation, MessageError, MpsrError
-from mpsr.limits import MAX_MESSAGE
+from mpsr.limits import KIB, MAX_MESSAGE
 from mpsr.sync.producer import Producer
 from mpsr.system.address import SOCKET_TYPES
 from mpsr.wire.packing import FRAMINGS, PRODUCER_FRAMINGS
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mpsr.wire.framing import Framing
 
 
+_JSON_GROWTH: Final = 6  # bytes that JSON has at most for one of a body: a control character
+_JSON_ITEMS: Final = 64 * KIB  # bytes of a line for its other items
 _HELP: Final = """\
 Send each MESSAGE, or else each line of stdin, to the receiver at ADDRESS.
 
@@ -39,6 +41,7 @@ Examples:
   tail -f app.log | mpsr send app.sock --label app.log
   find . -print0 | mpsr send app.sock -0
   mpsr send app.sock --whole < report.json
+  mpsr send app.sock --json < app.db.rejected
   mpsr send /dev/log --type dgram "<13>hello"
   mpsr send server.sock --framing lines "for a foreign server"
   mpsr send app.sock --spool unsent.spool "safe, also while no receiver is there"
@@ -52,6 +55,13 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
 @click.argument("message", nargs=-1, type=click.UNPROCESSED)
 @click.option("-0", "--null", is_flag=True, help="Messages on stdin end with NUL, not newline.")
 @click.option("--whole", is_flag=True, help="All of stdin is one message.")
+@click.option(
+    "--json",
+    "objects",
+    is_flag=True,
+    help="Each line of stdin is an object with body or body_b64, as recv -o json prints it and "
+    "sinks store rejected messages: send that body.",
+)
 @click.option("--skip-empty", is_flag=True, help="Leave empty messages out.")
 @click.option(
     "--timeout",
@@ -105,6 +115,7 @@ def send(
     message: tuple[str, ...],
     null: bool,
     whole: bool,
+    objects: bool,
     skip_empty: bool,
     timeout: float | None,
     label: str,
@@ -116,11 +127,13 @@ def send(
     quiet: bool,
 ) -> Status:
     """Run ``mpsr send``."""
-    _check_options(message, null=null, whole=whole)
+    _check_options(message, {"--null": null, "--whole": whole, "--json": objects})
     framing = framing or PRODUCER_FRAMINGS[kind][0]
     check_framing(kind, framing, PRODUCER_FRAMINGS)
     splitting: Framing = "eof" if whole else "null" if null else "lines"
-    source = Arguments(message) if message else Stdin(splitting, max_message)
+    longest = _JSON_GROWTH * max_message + _JSON_ITEMS if objects else max_message
+    parse = body_of if objects else None
+    source = Arguments(message) if message else Stdin(splitting, longest, parse)
     with closing(source):
         producer = Producer(
             address,
@@ -165,15 +178,14 @@ def send(
     return result.status(stats)
 
 
-def _check_options(message: tuple[str, ...], *, null: bool, whole: bool) -> None:
-    if message and (null or whole):
-        raise click.UsageError(
-            Explanation("--null and --whole say how to read stdin", "a MESSAGE is complete")
-        )
-    if null and whole:
-        raise click.UsageError(
-            Explanation("--null and --whole exclude each other", "each says where a message ends")
-        )
+def _check_options(message: tuple[str, ...], given: dict[str, bool]) -> None:
+    names = [name for name, is_given in given.items() if is_given]
+    if message and names:
+        why = "a MESSAGE is complete"
+        raise click.UsageError(Explanation("--null, --whole and --json say how to read stdin", why))
+    if len(names) > 1:
+        what = f"{names[0]} and {names[1]} exclude each other"
+        raise click.UsageError(Explanation(what, "each says where a message ends"))
 
 
 def _deliver(delivery: Delivery, source: Source, *, skip_empty: bool) -> Exception | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import stat
 import sys
+from base64 import b64decode
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mpsr.cli.status import CommandFailed, Status
-from mpsr.errors import Explanation, MessageTooLarge, RemoteProtocolError
+from mpsr.errors import Explanation, MessageError, MessageTooLarge, RemoteProtocolError
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.foreign import deframer
 
@@ -22,6 +24,28 @@ if TYPE_CHECKING:
     """Gives the seconds after which to come back even if nothing has come."""
 
 _CHUNK: Final = 1024 * 1024  # bytes: a pipe gives 64 KiB at most, a file all of it
+
+
+def body_of(line: bytes) -> bytes | None:
+    """Return the message in a line of ``recv -o json``; None if it only reports a loss.
+
+    Raises:
+        MessageError: The line is no such object.
+
+    """
+    try:
+        found = json.loads(line.decode())
+        if "body_b64" in found:
+            return b64decode(found["body_b64"], validate=True)
+        if "body" in found:
+            body: bytes = found["body"].encode()
+            return body
+        if "lost" in found:
+            return None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass
+    why = "the line is no JSON object with body or body_b64"
+    raise MessageError(Explanation(why, "--json reads lines as mpsr recv -o json prints them"))
 
 
 class Unreadable(CommandFailed):
@@ -47,6 +71,7 @@ class Source(Protocol):
 
         Raises:
             MessageTooLarge: after everything before that message was given.
+            MessageError: likewise, for a line that cannot be parsed.
             Unreadable: after everything that could be read.
 
         """
@@ -85,10 +110,16 @@ class Stdin:
     Args:
         framing: what marks their ends: lines, null, or eof for the end of stdin.
         max_message: bytes.
+        parse: converts a line to a message, or to None if it has none. Default: no conversion.
 
     """
 
-    def __init__(self, framing: Framing, max_message: int) -> None:
+    def __init__(
+        self,
+        framing: Framing,
+        max_message: int,
+        parse: Callable[[bytes], bytes | None] | None = None,
+    ) -> None:
         if sys.stdin is None:  # its number may by now belong to another file
             error = Explanation(
                 "stdin is closed", "nothing can be read", "pass messages as arguments"
@@ -96,6 +127,7 @@ class Stdin:
             raise Unreadable(Status.IO, error)
         self._descriptor = sys.stdin.fileno()
         self._whole = framing == "eof"
+        self._parse = parse
         self._deframer = deframer(framing, max_message)
         self._wakeup = Wakeup()
         self._stopped = False
@@ -130,7 +162,7 @@ class Stdin:
             runs: list[Run] = []
             failure = self._feed(data, runs)
             for run in runs:
-                yield run.split()
+                yield from self._parsed(run.split())
             if failure is not None:
                 raise failure
             if not data:
@@ -146,6 +178,19 @@ class Stdin:
     def close(self) -> None:
         """Close what ``stop`` needed; stdin itself stays open."""
         self._wakeup.close()
+
+    def _parsed(self, lines: list[bytes]) -> Iterator[list[bytes]]:
+        if self._parse is None:
+            yield lines
+            return
+        messages: list[bytes] = []
+        try:
+            for line in lines:
+                message = self._parse(line)
+                if message is not None:
+                    messages.append(message)
+        finally:  # messages before a line that cannot be parsed are sent
+            yield messages
 
     def _read(self) -> bytes | None:
         try:

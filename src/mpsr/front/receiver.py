@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
-from mpsr.batch import decode_body, last_of
+from mpsr.batch import last_of, undecodable
 from mpsr.engine.receiving.allowances import UserLimits
 from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
@@ -393,7 +393,15 @@ class ReceiverBase(Generic[T]):
         return None if self._opened is None else len(self._opened) - length_hint(self._cursor)
 
     def _decoded(self, body: bytes) -> T:
-        return body if self._decode is None else decode_body(self._decode, body)  # type: ignore[return-value]
+        """Return a message of the open batch as ``decode=`` makes it."""
+        if self._decode is None:
+            return body  # type: ignore[return-value]  # T is bytes then
+        try:
+            return self._decode(body)
+        except Exception as exc:
+            if self._opened is None:
+                raise
+            raise undecodable(self._opened, (self._consumed() or 0) - 1, body, exc) from exc
 
     def _finish(self, *, handled: bool) -> None:
         """Close; ``handled`` says whether the last message handed out was dealt with."""

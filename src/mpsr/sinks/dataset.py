@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, MessageRejected
 from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROWS_SIZE
 from mpsr.sinks.mark import Mark, MarkFile
 from mpsr.sinks.options import choice, options, seconds, size
 from mpsr.sinks.protocol import Grouping
 from mpsr.store import files
 from mpsr.system import primitives
+from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Batch
     from mpsr.sinks.columns import Columns
 
+_LONGEST: Final = 2**31 - 2  # bytes: Arrow counts those of an array of type binary in 32 bits
 _MARK: Final = ".position"  # the file that says how far all is committed
 _BEGUN: Final = ".tmp"  # the ending of a file that is not whole
 _PARTITIONS: Final = {"hour": "date=%Y-%m-%d/hour=%H", "day": "date=%Y-%m-%d", "none": ""}
@@ -52,6 +54,9 @@ class DatasetSink:
         writer: makes what writes a file, of its path and the options.
         more: options of its own.
 
+    Attributes:
+        output: the path of the directory.
+
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class DatasetSink:
             self._options.pop("size", SINK_FILE_SIZE), every, min(every, SINK_FILE_IDLE)
         )
         self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
-        self._directory = os.path.abspath(path)
+        self._directory = self.output = os.path.abspath(path)
         self._ending = ending
         self._make_writer = writer
         self._marks: MarkFile | None = None
@@ -100,13 +105,17 @@ class DatasetSink:
         for folder, _, names in os.walk(self._directory):
             for name in names:
                 if name.startswith(".") and name.endswith(f".{self._ending}{_BEGUN}"):
-                    os.unlink(os.path.join(folder, name))
+                    path = os.path.join(folder, name)
+                    with attempted(f"remove {path}"):
+                        os.unlink(path)
                 elif match := ours.fullmatch(name):
                     found.append(int(match[1]))
         return found
 
     def write(self, batch: Batch[Any]) -> None:
         """Take a batch; write a table once it is large, and end a file where its hour ends."""
+        if batch.nbytes > _LONGEST:
+            _check(batch)
         time = batch.received_at or time_ns()
         folder = datetime.fromtimestamp(time // 10**9, UTC).strftime(self._partition)
         if folder != self._folder:
@@ -166,6 +175,14 @@ class DatasetSink:
         if self._first is None:
             return f"{time_ns()}-{os.getpid()}.{self._ending}"
         return f"{self._journal}-{self._first:020}-{self._last:020}.{self._ending}"
+
+
+def _check(batch: Batch[Any]) -> None:
+    """Raise MessageRejected for messages that no array of the column holds."""
+    why = f"a column of this file holds messages of at most {_LONGEST} bytes"
+    reasons = {index: why for index, body in enumerate(batch.raw) if len(body) > _LONGEST}
+    if reasons:
+        raise MessageRejected(reasons)
 
 
 def _sync(path: str) -> None:

@@ -91,12 +91,18 @@ class Delivery:
                 each,
                 source_of(receiver, journal, each.name),
                 journal_id,
+                path=None if journal is None else journal.path,
                 tell=self._tell,
                 ended=self._waiter.wake,
                 seen=seen if each is named[0] else None,
             )
             for each in named
         ]
+        rejected = [each.rejected for each in self._runners if each.rejected is not None]
+        for path in rejected:
+            if rejected.count(path) > 1 or path in {each.output for each in self._runners}:
+                error = f"several sinks would write to {path}: give one of them a rejected=FILE"
+                raise ConfigurationError(error)
         show_sinks(receiver, lambda: [each._asdict() for each in self.statuses()])
 
     def start(self) -> None:
@@ -116,6 +122,7 @@ class Delivery:
         Raises:
             JournalError: the receiver's journal has failed.
             ConfigurationError: a sink can never work; the others went on.
+            MessageRejected: a sink was stopped by a message that it can never write.
 
         """
         until = None if timeout is None else monotonic() + timeout

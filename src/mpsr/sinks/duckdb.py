@@ -34,12 +34,17 @@ def sink(target: str) -> DuckdbSink:
 
 
 class DuckdbSink:
-    """Inserts rows, and in the same transaction the position up to which they reach."""
+    """Inserts rows, and in the same transaction the position up to which they reach.
+
+    Attributes:
+        output: the path of the database.
+
+    """
 
     grouping: Grouping = _GROUPING
 
     def __init__(self, path: str, table: str) -> None:
-        self._path = path
+        self._path = self.output = path
         self._table = table
         unnested = ", ".join(f"unnest(?::{types[1]}[])" for types in COLUMNS.values())
         self._insert = f"INSERT INTO {table} SELECT {unnested}"

@@ -62,10 +62,14 @@ class FileSink:
 
     What a crash left behind the last commit is cut at ``open``, and comes again from the journal:
     so no record is torn, and with a journal each message is there exactly once.
+
+    Attributes:
+        output: the path of the file.
+
     """
 
     def __init__(self, path: str, form: str, rotation: Rotation) -> None:
-        self._path = os.path.abspath(path)
+        self._path = self.output = os.path.abspath(path)
         self._records = RECORDS[form]
         self._rotation = rotation
         self._journal = bytes(16)
@@ -95,10 +99,13 @@ class FileSink:
             age_ns = time_ns() - self._mark.begun
             if self._written and self._rotation.is_old(age_ns * 1e-9):
                 self._rotate()
-        data = self._records(batch)
+        self.append(self._records(batch), batch.position)
+
+    def append(self, data: bytes, position: int | None) -> None:
+        """Take records that reach up to a position; write when that is worth a call."""
         self._pending.append(data)
         self._pending_size += len(data)
-        self._position = batch.position or 0
+        self._position = position or 0
         if self._pending_size >= MIB:
             self._flush()
 
@@ -187,10 +194,10 @@ class FileSink:
 
     def _rotate(self) -> None:
         """Move the file away, with all that is committed, and begin a new one."""
-        self._rotation.move()
-        self._close_file()
-        self._begin(self._mark)
-        self._rotation.tidy()
+        if self._rotation.move():
+            self._close_file()
+            self._begin(self._mark)
+            self._rotation.tidy()
 
     def _close_file(self) -> None:
         if self._descriptor is not None:

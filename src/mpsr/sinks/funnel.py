@@ -16,6 +16,7 @@ from mpsr.errors import (
     AddressError,
     ConfigurationError,
     InvalidAddress,
+    MessageRejected,
     RemoteProtocolError,
     SinkError,
 )
@@ -87,10 +88,13 @@ class FunnelSink:
         end_seq = seq + len(batch)
         if end_seq <= self._next:
             return
+        bodies = list(wrapped(batch, self._host) if self._with_origin else batch.iter_raw())
+        self._check(bodies, skip=max(0, self._next - seq))
         self._send_gap(session, seq)
-        bodies = wrapped(batch, self._host) if self._with_origin else batch.iter_raw()
         for part in _parts(bodies, seq, skip_to=self._next):
-            self._send_part(session, part)
+            self._send(codec.pack_batch(part, self._next))
+            self._next += len(part)
+            session.sent(self._next)
 
     def commit(self) -> None:
         """Wait until all that was sent is acknowledged."""
@@ -121,13 +125,16 @@ class FunnelSink:
             self._next = until
             session.sent(until)
 
-    def _send_part(self, session: SendingSession, bodies: list[bytes]) -> None:
-        if len(bodies) == 1 and len(bodies[0]) > self._largest:
-            self._send(encode(Lost(self._next, 1, LostReason.TOO_LARGE)))
-        else:
-            self._send(codec.pack_batch(bodies, self._next))
-        self._next += len(bodies)
-        session.sent(self._next)
+    def _check(self, bodies: list[bytes], *, skip: int) -> None:
+        """Raise MessageRejected for messages that are longer than the receiver takes."""
+        reasons = {
+            index: f"it has {len(body)} bytes with its origin, and the receiver at "
+            f"{self._address} takes {self._largest}"
+            for index, body in enumerate(bodies[skip:], skip)
+            if len(body) > self._largest
+        }
+        if reasons:
+            raise MessageRejected(reasons)
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)

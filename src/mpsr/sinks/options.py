@@ -13,7 +13,7 @@ from mpsr.limits import GIB, KIB, MIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_QUERY: Final = re.compile(r"[a-z][a-z0-9-]*=[^&?]*(?:&[a-z][a-z0-9-]*=[^&?]*)*")
+_QUERY: Final = re.compile(r"[a-z][a-z0-9_-]*=[^&?]*(?:&[a-z][a-z0-9_-]*=[^&?]*)*")
 _SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
 _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 _USER: Final = re.compile(r"(?<=//)[^/\s]*@")  # of a URL that a command contains

@@ -31,8 +31,9 @@ class Sink(Protocol):
     what happened and what to do, or let an OSError pass; a ``ConfigurationError`` says that to
     try again is of no use, and ends this sink for good.
 
-    A sink may have two things more: an attribute ``grouping``, a ``Grouping``, and a method
-    ``reopen()``, which is called behind a commit where SIGHUP asks for it.
+    A sink may also have: an attribute ``grouping``, a ``Grouping``; an attribute ``output``, the
+    path of its local file or directory, next to which rejected messages are stored; and a method
+    ``reopen()``, which is called after a commit when SIGHUP asks for it.
     """
 
     def open(self, journal: str) -> int | None:
@@ -54,6 +55,12 @@ class Sink(Protocol):
         """Take a batch, which the sink may keep in memory until ``commit``.
 
         A batch without messages only tells that some were lost (``batch.lost``).
+
+        Raises:
+            MessageRejected: The sink can never write some of its messages, and has taken none of
+                this batch. They are stored elsewhere, and the others are written again as smaller
+                batches. Only ``write`` may raise it.
+
         """
 
     def commit(self) -> None:
@@ -87,3 +94,5 @@ class SinkStatus(NamedTuple):
     """What is wrong, in words."""
     since: float
     """When this state began, in seconds since 1970."""
+    rejected: int = 0
+    """Messages that it can never write, and that were stored since the receiver was started."""

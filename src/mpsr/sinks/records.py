@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 _LENGTH: Final = struct.Struct(">I")
 
 
-def json_lines(batch: Batch[Any]) -> bytes:
-    """Return an object a line, as ``mpsr log -o json`` prints it; a loss alone has no body."""
+def json_lines(batch: Batch[Any], more: str = "") -> bytes:
+    """Return one object per line, as ``mpsr log -o json`` prints it, with more items of JSON.
+
+    A loss that precedes no message has no body.
+    """
     head = f"{origin(local_time(batch.received_at or 0), batch.peer, batch.producer)[1:]}"
     if batch.address is not None and batch.position is None:  # a journal keeps none
         head += f',"address":{to_json(batch.address)}'
     seq = batch.first_seq
     losing = f',"lost":{batch.lost}' if batch.lost else ""
+    if more:
+        head = f"{head},{more}"
     if not batch:
         place = "" if batch.position is None else f'"position":{batch.position},'
         return f'{{{place}{head},"seq":{seq}{losing}}}\n'.encode()

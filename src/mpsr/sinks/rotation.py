@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mpsr.limits import MIB
 from mpsr.system import primitives
+from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
     from mpsr.sinks.mark import Mark
@@ -55,27 +56,32 @@ class Rotation:
         """Tell whether a file of this age is to be moved away."""
         return self._seconds is not None and seconds >= self._seconds
 
-    def move(self) -> None:
-        """Move the file away."""
+    def move(self) -> bool:
+        """Move the file away; return False if the system refuses it."""
         while True:
             now = datetime.now(UTC)  # to the microsecond, so that names sort as they were made
             to = f"{self._path}.{now:%Y%m%dT%H%M%S.%f}Z"
             if not any(os.path.lexists(to + end) for end in ("", *_COMPRESSED)):
                 break
-        os.rename(self._path, to)
+        with attempted(f"move {self._path} away"):
+            os.rename(self._path, to)
+            return True
+        return False
 
     def tidy(self) -> None:
-        """Compress and remove what was moved away, if that is wanted."""
+        """Compress and remove files that were moved away, as configured."""
         if self._nbytes is None and self._seconds is None:
             return
         moved = self._moved()
         while self._keep is not None and len(moved) > self._keep:
-            with suppress(FileNotFoundError):
-                os.unlink(moved.pop(0))
+            path = moved.pop(0)
+            with attempted(f"remove {path}"), suppress(FileNotFoundError):
+                os.unlink(path)
         if self._compress:
             for path in moved:
                 if not path.endswith(_COMPRESSED):
-                    _compress(path)
+                    with attempted(f"compress {path}"):
+                        _compress(path)
 
     def cut(self, mark: Mark) -> None:
         """Cut what was not committed of the marked file, where it was moved to."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from math import inf
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpsr.errors import ConfigurationError, MpsrError, SinkError
+from mpsr.batch import part_of
+from mpsr.errors import ConfigurationError, MessageRejected, MpsrError, SinkError
 from mpsr.limits import (
     SINK_BACKOFF_FIRST,
     SINK_BACKOFF_MOST,
@@ -16,6 +17,7 @@ from mpsr.limits import (
 )
 from mpsr.sinks.group import Group
 from mpsr.sinks.protocol import Grouping, Reopening, SinkStatus
+from mpsr.sinks.rejected import Rejections, checked, described, output_of, place_of, rest_of
 from mpsr.system.threads import start_thread
 from mpsr.system.waiting import Waiter
 
@@ -33,6 +35,10 @@ class _SourceFailed(Exception):
     """The source has failed, not the sink; the cause says how."""
 
 
+class _Stopped(Exception):
+    """A message that the sink can never write ends it: ``on_reject=stop``; the cause names it."""
+
+
 class _Abandoned(Exception):
     """Nobody waits for the sink any more."""
 
@@ -43,7 +49,8 @@ class Runner:
     Args:
         named: the sink, to be made anew after each failure.
         source: where its messages come from.
-        journal: the name of the receiver's journal; "" without one.
+        journal: the id of the receiver's journal; "" without one.
+        path: the path of that journal; None without one.
         tell: is given a line for people, in the sink's thread.
         ended: is called in the end.
         seen: is given each batch that the sink has taken, the first time.
@@ -52,6 +59,8 @@ class Runner:
         failure: what ended the source, or the sink for good; None while neither has.
         source_failed: whether it was the source.
         reopens: whether the sink can make its file anew.
+        output: the path of the sink's local file or directory; None if it has none.
+        rejected: the path where its rejected messages are stored; None if one stops it.
 
     """
 
@@ -61,6 +70,7 @@ class Runner:
         source: Source,
         journal: str,
         *,
+        path: str | None,
         tell: Callable[[str], None],
         ended: Callable[[], None],
         seen: Callable[[Batch[Any]], None] | None = None,
@@ -69,8 +79,13 @@ class Runner:
         self.failure: BaseException | None = None
         self.source_failed: bool = False
         self._make = named.make
-        self._first: Sink | None = named.make()  # so that what makes no sense is told at once
-        self.reopens: bool = isinstance(self._first, Reopening)
+        first = named.make()  # an error is reported at once
+        self._first: Sink | None = first
+        self.reopens: bool = isinstance(first, Reopening)
+        self.output: str | None = output_of(first)
+        self.rejected: str | None = place_of(named, self.output, path)
+        self._rejections = Rejections(named.name, self.rejected, journal, tell)
+        self._may_store = named.on_reject != "stop"
         self._source = source
         self._journal = journal
         self._tell = tell
@@ -81,6 +96,7 @@ class Runner:
         self._since = time()
         self._calling: tuple[str, float] | None = None  # what was called, and when
         self._stuck = False  # that was told
+        self._written = False  # since the last commit
         self._stopping = False
         self._abandoned = False
         self._reopen = False
@@ -125,7 +141,8 @@ class Runner:
             what, seconds = stuck
             state, since = "failing", time() - seconds
             error = f"{what}() has not returned for {seconds:.0f} s"
-        return SinkStatus(self.name, state, self._source.lag, error, since)
+        count = self._rejections.count
+        return SinkStatus(self.name, state, self._source.lag, error, since, count)
 
     def check(self) -> None:
         """Tell, once, that the sink does not return."""
@@ -152,6 +169,7 @@ class Runner:
         except _Abandoned:
             pass
         finally:
+            self._rejections.finish()
             self._be("stopped", self._error)
             self._ended()
 
@@ -176,6 +194,10 @@ class Runner:
             raise
         except _SourceFailed as exc:
             self.failure, self.source_failed = exc.__cause__, True
+        except _Stopped as exc:
+            self.failure = exc.__cause__
+            self._error = str(exc)
+            self._tell(f"{self.name}: {exc}")
         except ConfigurationError as exc:
             self.failure = exc
             self._error = str(exc)
@@ -192,17 +214,18 @@ class Runner:
         except ConfigurationError as exc:
             error = f"{exc}: the sink has been given messages that this journal never had"
             raise ConfigurationError(error) from None
-        if gone:
+        if gone and not self._rejections.has_last(self._source.cursor):
             self._tell(
                 f"{self.name}: {gone} messages that it has not had are gone from the journal"
             )
 
     def _pump(self, sink: Sink) -> None:
         group = Group(getattr(sink, "grouping", Grouping()))
+        self._written = False
         while True:
             batch = self._take()
             if batch is not None:
-                self._write(sink, batch)
+                self._write(sink, group, batch)
                 group.add(batch)
             finished = batch is None and self._source.finished
             reopen = self._reopen
@@ -220,17 +243,50 @@ class Runner:
                     self._be("waiting", None)
                 self._source.wait(group.wait_time())
 
-    def _write(self, sink: Sink, batch: Batch[Any]) -> None:
+    def _write(self, sink: Sink, group: Group, batch: Batch[Any]) -> None:
+        """Have the sink write a batch, except for the messages that it can never write."""
         self._be("running", self._error)
-        self._call("write", sink.write, batch)
-        if self._seen is not None:
-            self._seen(batch)
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                self._call("write", sink.write, part)
+            except MessageRejected as exc:
+                reasons = checked(part, exc)
+                if self.rejected is None:
+                    self._stop_at(sink, group, part, reasons)
+                self._rejections.add(part, reasons)  # synced before the sink may pass them
+                parts += reversed([*rest_of(part, reasons)])
+            else:
+                self._written = True
+                if self._seen is not None:
+                    self._seen(part)
+
+    def _stop_at(
+        self, sink: Sink, group: Group, batch: Batch[Any], reasons: dict[int, str]
+    ) -> NoReturn:
+        """Commit the messages before a rejected one, and stop."""
+        index, why = next(iter(reasons.items()))
+        if batch.position is not None:  # else the batch is acknowledged as one
+            if index:
+                before = part_of(batch, 0, index, lost=batch.lost)
+                self._call("write", sink.write, before)
+                self._written = True
+                group.add(before)
+            self._commit(sink, group)
+        what = f"it can never write {described(batch, index)}: {why}"
+        how = "on_reject=stop" if not self._may_store else "there is no file to store it"
+        advice = "give rejected=FILE to store such messages, and continue"
+        raise _Stopped(f"{what}; it stops here ({how}); {advice}") from MessageRejected(reasons)
 
     def _commit(self, sink: Sink, group: Group) -> None:
         last = group.last
         if last is not None:
-            self._call("commit", sink.commit)
+            if self._written:  # else all messages were rejected
+                self._call("commit", sink.commit)
+                self._written = False
             self._source.done(last)
+            self._rejections.committed()
             group.clear()
             self._recover()
 

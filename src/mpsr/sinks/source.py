@@ -30,6 +30,10 @@ class Source(Protocol):
     def lag(self) -> int:
         """How many messages are not done."""
 
+    @property
+    def cursor(self) -> int:
+        """The position up to which all is done; 0 without a journal."""
+
     def begin(self, after: int | None) -> int:
         """Go on behind a position, or behind what is done; return how many are gone there."""
 
@@ -67,7 +71,12 @@ class JournalSource:
     @property
     def lag(self) -> int:
         """How many messages are not done."""
-        return max(0, self._journal.last - self._journal.cursor(self._name))
+        return max(0, self._journal.last - self.cursor)
+
+    @property
+    def cursor(self) -> int:
+        """The position up to which all is done."""
+        return self._journal.cursor(self._name)
 
     def begin(self, after: int | None) -> int:
         """Go on behind a position, or behind the cursor; return how many are gone there."""
@@ -106,6 +115,7 @@ class ReceiverSource:
     """Takes what a receiver without a journal receives."""
 
     lag: int = 0
+    cursor: int = 0
 
     def __init__(self, receiver: Receiver[Any]) -> None:
         self._receiver = receiver

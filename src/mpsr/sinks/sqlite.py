@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import ConfigurationError, MessageRejected, SinkError
 from mpsr.sinks.options import options
 from mpsr.sinks.rows import COLUMNS, PROGRESS, rows_of, table_name
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch
 
+# Raised for a value, whatever the state of the database.
+_REFUSALS: Final = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 _BUSY: Final = 5.0  # seconds that another process may hold the database
 
 
@@ -27,10 +29,15 @@ def sink(target: str) -> SqliteSink:
 
 
 class SqliteSink:
-    """Inserts rows, and in the same transaction the position up to which they reach."""
+    """Inserts rows, and in the same transaction the position up to which they reach.
+
+    Attributes:
+        output: the path of the database.
+
+    """
 
     def __init__(self, path: str, table: str) -> None:
-        self._path = path
+        self._path = self.output = path
         self._table = table
         self._insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - a plain name
         self._journal = ""
@@ -64,8 +71,28 @@ class SqliteSink:
         with self._working() as database:
             if not database.in_transaction:
                 database.execute("BEGIN IMMEDIATE")
-            database.executemany(self._insert, rows_of(batch, self._journal))
+            database.execute("SAVEPOINT batch")
+            try:
+                database.executemany(self._insert, rows_of(batch, self._journal))
+            except _REFUSALS as exc:
+                database.execute("ROLLBACK TO batch")
+                reasons = self._refused(database, batch)
+                database.execute("ROLLBACK TO batch")
+                if not reasons:
+                    raise SinkError(f"{self._path}: {exc}") from exc
+                raise MessageRejected(reasons) from exc
+            database.execute("RELEASE batch")
         self._position = batch.position
+
+    def _refused(self, database: sqlite3.Connection, batch: Batch[Any]) -> dict[int, str]:
+        """Return the messages that SQLite cannot hold, and why, by inserting one at a time."""
+        reasons = {}
+        for index, row in enumerate(rows_of(batch, self._journal)):
+            try:
+                database.execute(self._insert, row)
+            except _REFUSALS as exc:
+                reasons[index] = f"SQLite cannot hold it: {exc}"
+        return reasons
 
     def commit(self) -> None:
         """Commit the rows, and the position with them."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
+from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError
-from mpsr.sinks.options import split, without_user
+from mpsr.sinks.options import choice, split, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ BUILT_IN: Final = {
 }
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those
 
-_NAME: Final = re.compile(r"([?&])name=([^&?]*)(&|$)")
+_OWN: Final = ("name", "rejected", "on_reject")  # options of every sink, which it does not see
 _LONGEST_NAME: Final = 200  # bytes: a journal keeps it beside each cursor
 
 
@@ -38,12 +38,20 @@ class NamedSink(NamedTuple):
     name: str
     make: Callable[[], Sink]
     """Makes one; raises ConfigurationError where the text makes no sense."""
+    rejected: str | None = None
+    """The file for messages that the sink can never write; None: next to its output, or else next
+    to the journal."""
+    on_reject: Literal["store", "stop"] | None = None
+    """Whether such a message is stored, or ends the sink; None: stored if there is a place."""
+    label: str = ""
+    """The value of ``name=``, which distinguishes several sinks of one output."""
 
 
 def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> NamedSink:
     """Return the sink that a text like ``file:events.jsonl?rotate=100M`` names.
 
-    The option ``name=`` sets the sink's name. Default: the text without options, user and password.
+    Every sink has the options ``name=NAME``, ``rejected=FILE`` and ``on_reject=store|stop``. The
+    default name is the text without options, user and password.
 
     Args:
         text: a scheme, a colon, and what that scheme makes of the rest.
@@ -56,18 +64,20 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     """
     own = extra or {}
     scheme, colon, target = text.partition(":")
-    named = _NAME.search(target)
-    if named is not None:
-        before, after = target[: named.start()], target[named.end() :]
-        target = before + (named[1] + after if after else "")
     try:
         shown = scheme + colon + without_user(target)
     except ConfigurationError as exc:
         raise ConfigurationError(f"{scheme}: {exc}") from None
-    name = named[2] if named is not None else split(shown)[0]
+    target, given = _own_options(target)
+    name = given.get("name", split(shown)[0])
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
         error = f"{shown}: give it a name of 1 to {_LONGEST_NAME} bytes, with ?name=NAME at the end"
         raise ConfigurationError(error)
+    rejected = unquote(given["rejected"]) if "rejected" in given else None
+    on_reject = choice("store", "stop")(given["on_reject"]) if "on_reject" in given else None
+    if rejected is not None and (not rejected or on_reject == "stop"):
+        error = "rejected= names no file" if not rejected else "on_reject=stop stores no message"
+        raise ConfigurationError(f"{shown}: {error}; remove one of these options, or correct it")
     factory = own.get(scheme) or _factory(shown, [*own])
 
     def make() -> Sink:
@@ -76,7 +86,26 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
         except ConfigurationError as exc:
             raise ConfigurationError(f"{shown}: {exc}") from exc.__cause__
 
-    return NamedSink(name, make)
+    how = cast("Literal['store', 'stop'] | None", on_reject)
+    return NamedSink(name, make, rejected, how, given.get("name", ""))
+
+
+def _own_options(target: str) -> tuple[str, dict[str, str]]:
+    """Return the target without the options that every sink has, and these."""
+    before, query = split(target)
+    given: dict[str, str] = {}
+    others = []
+    for part in query.split("&") if query else ():
+        option, _, value = part.partition("=")
+        if option in given:
+            raise ConfigurationError(f"{option}= is given twice; remove one of them")
+        if option in _OWN:
+            given[option] = value
+        else:
+            others.append(part)
+    if not given:
+        return target, given
+    return f"{before}?{'&'.join(others)}" if others else before, given
 
 
 def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:

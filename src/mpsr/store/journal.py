@@ -31,6 +31,7 @@ from mpsr.store.records import MAX_HEAD, Header, Use
 from mpsr.store.recovery import LOCK, find_segments, open_segment, recover, unfinished
 from mpsr.system import lockfile, primitives
 from mpsr.system.forks import watch_forks
+from mpsr.system.housekeeping import attempted
 from mpsr.system.sigmask import MASK
 from mpsr.wire.frames import PRODUCER_ID_SIZE
 
@@ -298,7 +299,9 @@ class Journal:
     def _open(self, header: Header, use: Use | None, *, create: bool) -> Log:
         segments = find_segments(self.path)
         for name in unfinished(self.path):
-            files.remove(os.path.join(self.path, name))
+            path = os.path.join(self.path, name)
+            with attempted(f"remove {path}"):
+                files.remove(path)
         if not segments:
             if not create:
                 raise faults.foreign(self.path, "is an empty directory")

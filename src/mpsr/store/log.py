@@ -34,6 +34,7 @@ from mpsr.store.recovery import SPARE
 from mpsr.store.segments import name_of
 from mpsr.store.state import State
 from mpsr.store.tail import Tail, in_blocks, least_size
+from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -308,8 +309,9 @@ class Log:
             self.commit()
         if len(firsts) == 1:
             self._rotate()
+        trimmed = self.trimmed
         self._shrink(0)
-        return True
+        return self.trimmed > trimmed
 
     def _remove_oldest(self) -> bool:
         """Remove the oldest segment, if all cursors have passed it; tell whether they have.
@@ -320,24 +322,36 @@ class Log:
         first, behind, *_ = *self._older, self._tail.first, 0
         if not self._older or behind - 1 > min(floors, default=0):
             return False
-        size = self._older.pop(first)
-        path = os.path.join(self.path, name_of(first))
-        with self._final("trim"):  # what was written before is not to be written again
-            if self._spare or size < self._segment_size // 2:
-                files.remove(path)
-            else:
-                files.rename(path, self._spare_path)
-                self._spare = size
+        if not self._remove(os.path.join(self.path, name_of(first)), self._older[first]):
+            return False
+        del self._older[first]
+        with self._final("trim"):  # messages that were written are not to be written again
             files.sync_directory(self.path)  # none is missing before one that came back
         return True
 
+    def _remove(self, path: str, size: int) -> bool:
+        """Remove a segment, or keep its file for the next; return False if the system refuses."""
+        with attempted(f"remove {path}"):
+            if self._spare or size < self._segment_size // 2:
+                files.remove(path)
+                return True
+            try:
+                files.rename(path, self._spare_path)
+                self._spare = size
+            except OSError:  # something else has that name
+                files.remove(path)
+            return True
+        return False
+
     def _drop_spare(self) -> bool:
-        """Remove the file that was kept; tell whether there was one."""
+        """Remove the file that was kept; return whether there was one."""
         if not self._spare:
             return False
-        files.remove(self._spare_path)
-        self._spare = 0
-        return True
+        with attempted(f"remove {self._spare_path}"):
+            files.remove(self._spare_path)
+            self._spare = 0
+            return True
+        return False
 
     @property
     def _spare_path(self) -> str:

@@ -6,7 +6,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr import arguments
-from mpsr.batch import decode_body
 from mpsr.errors import Closed
 from mpsr.front.receiver import ReceiverBase
 
@@ -132,7 +131,7 @@ class Receiver(ReceiverBase[T]):
                 yield from cursor  # type: ignore[misc]  # bytes where there is no decode=
             else:
                 for body in cursor:
-                    yield decode_body(self._decode, body)
+                    yield self._decoded(body)
             if cursor is self._cursor:  # nobody else has gone on
                 try:
                     self._open(self.receive_batch())

@@ -142,6 +142,8 @@ def sinks(status: Status) -> list[Said]:
     for each in status["sinks"]:
         line = f"sink {printable(each['name'])} {printable(each['state'])}"
         line += f" for {duration(status['now'] - each['since'])}, {each['lag']:,} messages behind"
+        rejected = each.get("rejected", 0)
+        line += f", {rejected:,} rejected" if rejected else ""
         error = each["error"]
         line += f": {printable(error)}" if error else ""
         lines.append(Said(line, "warning" if error else ""))

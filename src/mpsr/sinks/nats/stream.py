@@ -22,8 +22,13 @@ _NANOSECONDS: Final = 1_000_000_000
 _WALK: Final = 1000  # batches of others that are looked behind for one of ours
 
 
-async def prepare(connection: Connection, target: Target) -> None:
-    """Raise SinkError unless the stream takes what we publish; create it, if that is wanted."""
+async def prepare(connection: Connection, target: Target) -> int:
+    """Check the stream, or create it; return the largest message that it takes, in bytes.
+
+    Raises:
+        SinkError: There is no such stream, or it does not take these messages.
+
+    """
     version = connection.client.connected_server_version
     if (version.major, version.minor) < _OLDEST:
         error = f"nats-server {version.major}.{version.minor} has no atomic batches: 2.12 has"
@@ -42,6 +47,9 @@ async def prepare(connection: Connection, target: Target) -> None:
             f"stream {target.stream} has one replica: unless its server has sync_interval: always, "
             "what it acknowledged in the last two minutes is lost if its machine crashes"
         )
+    largest = config.get("max_msg_size", -1)
+    most: int = connection.client.max_payload
+    return most if largest < 0 else min(most, largest)
 
 
 async def _config(connection: Connection, target: Target) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import SinkError
+from mpsr.errors import MessageRejected, SinkError
 from mpsr.sinks.nats import layout
 from mpsr.sinks.nats.connection import Connection
 from mpsr.sinks.nats.lane import Lane, Part
@@ -37,6 +37,7 @@ class NatsSink:
         self._with_origin = target.options.get("origin") != "none"
         self._pack: int = target.options.get("pack", 0)
         self._journal = ""
+        self._largest = 0  # bytes of a message with its headers
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._flying: deque[Lane] = deque()
         self._thread: LoopThread | None = None
@@ -47,7 +48,7 @@ class NatsSink:
         self._journal = journal
         self._thread = thread = LoopThread(f"mpsr sink {self._target}")
         thread.call(self._connection.open())
-        thread.call(prepare(self._connection, self._target))
+        self._largest = thread.call(prepare(self._connection, self._target))
         if self._subjects.fixed is None or not journal:
             return None
         return self._lane(self._subjects.fixed).known or None
@@ -67,12 +68,11 @@ class NatsSink:
             lane.add(Part(batch, who, [], batch.first_seq, batch.lost, batch.position), 0)
             return
         bodies = list(batch.iter_raw())
-        largest = self._connection.client.max_payload - RESERVE - len(who)
+        largest = self._largest - RESERVE - len(who)
+        _check(bodies, skip, largest)
         while skip < len(bodies):
             self._make_room(lane)
             end = _end(bodies, skip, lane.room, min(lane.room_bytes, largest), largest)
-            if end == skip:
-                self._refuse(batch, bodies, skip, largest)
             position = None
             if batch.position is not None:
                 position = batch.position - len(bodies) + end
@@ -158,15 +158,18 @@ class NatsSink:
         if self._journal:
             lane.last, lane.known = last, lane.flying or 0
 
-    def _refuse(self, batch: Batch[Any], bodies: list[bytes], index: int, largest: int) -> None:
-        self.commit()
-        where = batch.first_seq + index
-        if batch.position is not None:
-            where = batch.position - len(bodies) + 1 + index
-        raise SinkError(
-            f"message {where} has {len(bodies[index])} bytes, and the server takes {largest}: "
-            "raise its max_payload; until then this and what follows waits"
-        )
+
+def _check(bodies: list[bytes], skip: int, largest: int) -> None:
+    """Raise MessageRejected for messages that are larger than the server takes."""
+    claims = (len(body) + len(claim) for body, claim in layout.apart(bodies))
+    reasons = {
+        index: f"it has {size} bytes, and the server takes {largest}: see its max_payload, "
+        "and max_msg_size of the stream"
+        for index, size in enumerate(map(max, map(len, bodies), claims))
+        if size > largest and index >= skip
+    }
+    if reasons:
+        raise MessageRejected(reasons)
 
 
 def _end(bodies: list[bytes], begin: int, count: int, nbytes: int, largest: int) -> int:
