@@ -163,9 +163,3 @@ def test_second_process_is_kept_from_the_file(funnels: Callable[..., Funnel]) ->
     second.send(b"one")
     second.await_word("file:a.txt works again")
     assert second.end() == 0
-
-
-def test_what_is_no_file_is_refused(funnels: Callable[..., Funnel]) -> None:
-    funnel = funnels("file:/dev/full").start()
-    assert funnel.process.wait(30) == 78
-    assert "is no regular file" in funnel.told

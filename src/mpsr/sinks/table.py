@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.sinks.options import split
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
         try:
             return factory(target)
         except ConfigurationError as exc:
-            raise ConfigurationError(f"{text}: {exc}") from exc.__cause__
+            why = Explanation.of(exc)
+            error = Explanation(f"{text}: {why.what}", why.why, why.advice)
+            raise ConfigurationError(error) from exc.__cause__
 
     return NamedSink(name, make)
 

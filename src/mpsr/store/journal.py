@@ -182,6 +182,18 @@ class Journal:
             raise ValueError(f"cursor {name!r} can move within {limits}, not to {position}")
         self._cursors[name] = position
 
+    def rewind(self, name: str, position: int) -> int:
+        """Move a cursor back, if it is after a position; return where to read from.
+
+        Until the cursor moves again, nothing after it is trimmed. If the position is trimmed
+        already, the result is the oldest one that is kept.
+        """
+        cursor = self.cursor(name)
+        with self._mutex:  # nothing is trimmed meanwhile
+            position = max(position, self.trimmed)
+            self._cursors[name] = min(cursor, position)
+        return position
+
     def drop(self, name: str) -> None:
         """Remove a cursor, so that it keeps nothing from being trimmed; the next commit does."""
         self._cursors.pop(name, None)

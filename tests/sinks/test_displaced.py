@@ -1,0 +1,254 @@
+"""A sink notices that its output was moved, removed, replaced or cut, and loses nothing silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from mpsr.sinks import mark
+from tests.sinks.conftest import Funnel, wait_until
+from tests.sinks.test_targets import has_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NAMES = {"file": "out?format=lines", "sqlite": "out", "duckdb": "out", "parquet": "out?every=50ms"}
+every_sink = pytest.mark.parametrize("scheme", NAMES)
+
+
+def content(path: Path, scheme: str) -> list[bytes]:
+    """Return the messages in an output, in order."""
+    query = "SELECT body FROM messages ORDER BY position"
+    if scheme == "file":
+        return path.read_bytes().splitlines()
+    if scheme == "sqlite":
+        with closing(sqlite3.connect(path)) as database:
+            return [body for (body,) in database.execute(query)]
+    if scheme == "duckdb":
+        with duckdb.connect(str(path)) as other:
+            return [bytes(body) for (body,) in other.execute(query).fetchall()]
+    tables = [pq.read_table(each, partitioning=None) for each in path.rglob("*.parquet")]
+    rows = sorted(row for table in tables for row in zip(table["position"], table["body"]))
+    return [body.as_py() for _, body in rows]
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def deliver(funnel: Funnel, *messages: bytes) -> None:
+    """Send messages, and return once the sink has committed them."""
+    funnel.send(*messages)
+    wait_until(lambda: has_all(funnel), "for the sink")
+
+
+@every_sink
+def test_removed_output_is_written_again_from_the_journal(
+    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+) -> None:
+    """All that the journal has, and one line reports it."""
+    funnel = funnels(f"{scheme}:{NAMES[scheme]}").start()
+    deliver(funnel, b"one", b"two")
+    remove(tmp_path / "out")
+    deliver(funnel, b"three")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", scheme) == [b"one", b"two", b"three"]
+    told = [line for line in funnel.told.splitlines() if "removed" in line]
+    assert len(told) == 1, funnel.told
+    assert f"{scheme}:out: {tmp_path}/out was removed: a new" in told[0]
+    assert "works again" not in funnel.told
+
+
+@every_sink
+def test_moved_output_keeps_its_messages(
+    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+) -> None:
+    """A new one begins after them; nothing is written twice."""
+    funnel = funnels(f"{scheme}:{NAMES[scheme]}").start()
+    deliver(funnel, b"one", b"two")
+    (tmp_path / "out").rename(tmp_path / "old")
+    deliver(funnel, b"three")
+    deliver(funnel, b"four")
+    assert funnel.end() == 0
+    found = content(tmp_path / "old", scheme) + content(tmp_path / "out", scheme)
+    assert found == [b"one", b"two", b"three", b"four"]
+    assert funnel.told.count("was moved away: a new") == 1, funnel.told
+
+
+@pytest.mark.parametrize("scheme", ["file", "sqlite", "duckdb"])
+def test_removal_without_a_journal_loses_no_later_message(
+    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+) -> None:
+    """What was in the removed file is acknowledged; the line tells that it is lost."""
+    funnel = funnels(f"{scheme}:{NAMES[scheme]}", journal=False).start()
+    funnel.send(b"one")
+    wait_until(lambda: (tmp_path / "out").stat().st_size > 0)
+    remove(tmp_path / "out")
+    funnel.send(b"two")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", scheme)[-1:] == [b"two"]
+    assert "was removed: a new" in funnel.told
+
+
+def test_messages_that_the_journal_lacks_are_counted(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """The segments before the cursor are trimmed; the new file has the remainder."""
+    funnel = funnels("file:out?format=lines").start("--journal-limit", "1M")
+    for number in range(8):
+        deliver(funnel, *[b"%d %d %s" % (number, i, b"x" * 1000) for i in range(200)])
+    (tmp_path / "out").unlink()
+    deliver(funnel, b"last")
+    assert funnel.end() == 0
+    have = len(content(tmp_path / "out", "file"))
+    assert 1 < have < 1601
+    assert f"{1601 - have} messages that it has not had are gone" in funnel.told
+
+
+def test_file_with_other_content_is_continued_and_reported(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """The line names the positions that it lacks."""
+    funnel = funnels("file:out?format=lines").start()
+    deliver(funnel, b"one", b"two")
+    (tmp_path / "new").write_bytes(b"other\n")
+    (tmp_path / "new").rename(tmp_path / "out")
+    deliver(funnel, b"three")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", "file") == [b"other", b"three"]
+    assert "lacks the messages from position 1 to 2 that were written to it" in funnel.told
+
+
+def test_emptied_file_is_continued_and_reported(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """As copytruncate of logrotate leaves it; what was copied is not written again."""
+    funnel = funnels("file:out?format=lines").start()
+    deliver(funnel, b"one", b"two")
+    os.truncate(tmp_path / "out", 0)
+    deliver(funnel, b"three")
+    funnel.kill()
+    funnel.start()
+    deliver(funnel, b"four")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", "file") == [b"three", b"four"]
+    assert funnel.told.count("it was cut from 8 bytes to 0") == 1
+
+
+@pytest.mark.parametrize("form", ["lines", "json", "length", "raw"])
+def test_file_that_was_cut_in_a_record_is_moved_away(
+    funnels: Callable[..., Funnel], tmp_path: Path, form: str
+) -> None:
+    """While the sink is stopped; no record begins in the middle of another."""
+    funnel = funnels(f"file:out?format={form}").start()
+    funnel.send(b"one", b"two")
+    assert funnel.end() == 0
+    size = (tmp_path / "out").stat().st_size
+    os.truncate(tmp_path / "out", size - 2)
+    funnel.start()
+    funnel.send(b"four")
+    assert funnel.end() == 0
+    written = (tmp_path / "out").read_bytes()
+    if form == "json":
+        written = json.loads(written)["body"].encode()
+    assert written.removeprefix(b"\0\0\0\4").rstrip() == b"four"
+    (aside,) = tmp_path.glob("out.2*")
+    assert aside.stat().st_size == size - 2
+    assert f"it was cut from {size} bytes to {size - 2}" in funnel.told
+    assert f"it was moved to {aside}" in funnel.told
+
+
+def test_file_missing_at_the_start_is_reported(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """It may have been moved while the sink was stopped, so that nothing is written again."""
+    funnel = funnels("file:out?format=lines").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0
+    (tmp_path / "out").unlink()
+    funnel.start()
+    funnel.send(b"two")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", "file") == [b"two"]
+    assert "lacks the messages from position 1 to 1 that were written to it" in funnel.told
+
+
+def test_logrotate_with_copytruncate_writes_nothing_twice(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    funnel = funnels("file:out?format=lines").start()
+    sent = [b"%d" % i for i in range(3000)]
+    copies = b""
+    for part in range(3):
+        deliver(funnel, *sent[part * 1000 : part * 1000 + 1000])
+        copies += (tmp_path / "out").read_bytes()
+        os.truncate(tmp_path / "out", 0)
+    assert funnel.end() == 0
+    assert copies.splitlines() == sent
+
+
+def test_file_is_recognised_on_another_file_system(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """By its content: the device and the inode are others, and a crash has left a torn end."""
+    funnel = funnels("file:data/out?format=lines")
+    (tmp_path / "data").mkdir()
+    funnel.start()
+    sent = [b"%d" % i for i in range(1000)]
+    deliver(funnel, *sent)
+    funnel.kill()
+    with (tmp_path / "data" / "out").open("ab") as file:
+        file.write(b"not committed\nto")
+    (tmp_path / "data").rename(tmp_path / "before")
+    subprocess.run(["cp", "-a", tmp_path / "before", tmp_path / "data"], check=True)
+    funnel.start()
+    deliver(funnel, b"last")
+    assert funnel.end() == 0
+    assert content(tmp_path / "data" / "out", "file") == [*sent, b"last"]
+    assert "lacks" not in funnel.told
+
+
+def test_mark_of_the_older_layout_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"one\ntwo\ntorn")
+    values = (b"MPSP", 7, b"j" * 16, 2, 8, 99, 98, 5, 8, crc32(b"one\ntwo\n"))
+    fields = struct.pack("<4sQ16sQQQQQII", *values)
+    (tmp_path / "out.position").write_bytes(struct.pack("<I", crc32(fields)) + fields)
+    marks = mark.MarkFile(str(tmp_path / "out.position"))
+    found = marks.read()
+    assert found is not None
+    with path.open("rb") as file:
+        assert found.fits(file.fileno())
+    assert (found.position, found.size, found.begun) == (2, 8, 5)
+    marks.write(found._replace(position=3))
+    assert marks.read() == found._replace(position=3)
+    marks.close()
+
+
+def test_sighup_reports_no_move(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
+    """Log rotation is no fault."""
+    funnel = funnels("file:out?format=lines").start()
+    deliver(funnel, b"one")
+    (tmp_path / "out").rename(tmp_path / "old")
+    funnel.process.send_signal(signal.SIGHUP)
+    wait_until((tmp_path / "out").exists)
+    deliver(funnel, b"two")
+    assert funnel.end() == 0
+    assert content(tmp_path / "out", "file") == [b"two"]
+    assert "moved" not in funnel.told
