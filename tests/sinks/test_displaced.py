@@ -41,8 +41,8 @@ def content(path: Path, scheme: str) -> list[bytes]:
         with duckdb.connect(str(path)) as other:
             return [bytes(body) for (body,) in other.execute(query).fetchall()]
     tables = [pq.read_table(each, partitioning=None) for each in path.rglob("*.parquet")]
-    rows = sorted(row for table in tables for row in zip(table["position"], table["body"]))
-    return [body.as_py() for _, body in rows]
+    rows = [row for table in tables for row in table.select(["position", "body"]).to_pylist()]
+    return [row["body"] for row in sorted(rows, key=lambda row: row["position"])]
 
 
 def remove(path: Path) -> None:
@@ -69,7 +69,7 @@ def test_removed_output_is_written_again_from_the_journal(
     deliver(funnel, b"three")
     assert funnel.end() == 0
     assert content(tmp_path / "out", scheme) == [b"one", b"two", b"three"]
-    told = [line for line in funnel.told.splitlines() if "removed" in line]
+    told = [line for line in funnel.told.splitlines() if " was removed: " in line]
     assert len(told) == 1, funnel.told
     assert f"{scheme}:out: {tmp_path}/out was removed: a new" in told[0]
     assert "works again" not in funnel.told
@@ -110,15 +110,15 @@ def test_messages_that_the_journal_lacks_are_counted(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
     """The segments before the cursor are trimmed; the new file has the remainder."""
-    funnel = funnels("file:out?format=lines").start("--journal-limit", "1M")
-    for number in range(8):
+    funnel = funnels("file:out?format=lines").start("--journal-limit", "2M")
+    for number in range(20):
         deliver(funnel, *[b"%d %d %s" % (number, i, b"x" * 1000) for i in range(200)])
     (tmp_path / "out").unlink()
     deliver(funnel, b"last")
     assert funnel.end() == 0
     have = len(content(tmp_path / "out", "file"))
-    assert 1 < have < 1601
-    assert f"{1601 - have} messages that it has not had are gone" in funnel.told
+    assert 1 < have < 4001
+    assert f"{4001 - have} messages that it has not had are gone" in funnel.told
 
 
 def test_file_with_other_content_is_continued_and_reported(
@@ -189,7 +189,7 @@ def test_file_missing_at_the_start_is_reported(
     assert "lacks the messages from position 1 to 1 that were written to it" in funnel.told
 
 
-def test_logrotate_with_copytruncate_writes_nothing_twice(
+def test_copy_and_truncate_writes_nothing_twice(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
     funnel = funnels("file:out?format=lines").start()
@@ -237,6 +237,8 @@ def test_mark_of_the_older_layout_is_read(tmp_path: Path) -> None:
         assert found.fits(file.fileno())
     assert (found.position, found.size, found.begun) == (2, 8, 5)
     marks.write(found._replace(position=3))
+    marks.close()
+    marks = mark.MarkFile(str(tmp_path / "out.position"))
     assert marks.read() == found._replace(position=3)
     marks.close()
 

@@ -13,6 +13,7 @@ from mpsr.system import outputs, primitives
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_STALE: Final = ".stale"  # what the log of a database that is gone is renamed to
 _AGAIN: Final = "a new one begins, and the messages that the journal still has are written again"
 
 
@@ -59,9 +60,9 @@ class DatabaseFile:
         self.release()
         self._handle, created = outputs.hold(self.path, self._mode)
         if new or created:
-            for each in self._besides:  # of a database that was removed
+            for each in self._besides:  # of a database that is gone: no library may apply them
                 with suppress(OSError):
-                    os.unlink(each)
+                    os.rename(each, f"{each}{_STALE}")
         self.check()
 
     def prepare(self, beside: str) -> None:

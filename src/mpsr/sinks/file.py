@@ -225,8 +225,8 @@ class FileSink:
         if replaced:  # then open() reports what the other file lacks
             raise Displaced
         position = self._mark.since
-        self._position = position
-        self._mark_as(Mark(self._mark.journal, position, since=position))
+        if self._marks is not None:
+            self._marks.write(Mark(self._mark.journal, position, since=position))
         if any(self._journal):
             lost = "the messages in it that the journal still has are written again"
         else:

@@ -88,7 +88,10 @@ class SqliteSink:
         with self._working() as database:
             self._put_position(database)
             database.execute("COMMIT")
-        if self._file.is_moved():
+            moved = self._file.is_moved()
+            if moved:  # SQLite would not do so at its close: it has noticed the move, too
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if moved:
             self.close()
             with self._working():
                 self._connect()
