@@ -1,4 +1,4 @@
-"""A sink notices that its output was moved, removed, replaced or cut, and loses nothing silently."""
+"""A sink notices that its output was moved, removed, replaced or cut, and reports it."""
 
 from __future__ import annotations
 

@@ -50,8 +50,7 @@ class Delivering:
                 each.make()  # what makes no sense is told before anything is claimed
         except ConfigurationError as exc:
             why = Explanation.of(exc)
-            error = Explanation(f"--to {why.what}", why.why, why.advice)
-            raise click.UsageError(error) from exc
+            raise click.UsageError(Explanation(f"--to {why.what}", why.why, why.advice)) from exc
         if len(texts) > 1 and not journal:
             error = "several --to need --journal, which keeps what one of them has not had yet"
             raise click.UsageError(error)

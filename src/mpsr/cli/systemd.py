@@ -14,6 +14,8 @@ from mpsr.cli import types
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, say
 from mpsr.errors import Explanation
+from mpsr.names import in_utf8
+from mpsr.system import outputs
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
 from mpsr.system.path_claim import DEFAULT_MODE
 
@@ -34,6 +36,7 @@ COMMAND behind -- is what it starts: it receives at systemd:NAME, and says when 
 mpsr.systemd does. Without one it is mpsr recv, whose output goes to the journal of systemd.
 """
 
+_UNIT_MODE: Final = 0o644  # as of other units: they hold no secrets
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")  # of those that need no escapes in systemd
 _LISTEN: Final[dict[SocketType, str]] = {
     "stream": "ListenStream",
@@ -173,6 +176,9 @@ def systemd(
         name=name, command=" ".join(map(_quoted, argv)), home=_home(argv)
     )
     units = {f"{name}.socket": socket_unit, f"{name}.service": service_unit}
+    if in_utf8(socket_unit + service_unit) != socket_unit + service_unit:
+        why = "a unit is a text in UTF-8, and a name given here is not"
+        raise click.UsageError(Explanation(f"systemd cannot listen at {where}", why, "rename it"))
     if directory is None:
         Stdout().write("\n".join(units.values()).encode())
         return Status.OK
@@ -182,8 +188,9 @@ def systemd(
             raise CommandFailed(Status.CONFIGURATION, error)
     for file, text in units.items():
         try:
-            with open(os.path.join(directory, file), "x", encoding="utf-8") as unit:
-                unit.write(text)
+            unit = outputs.create(os.path.join(directory, file), _UNIT_MODE)
+            with os.fdopen(unit, "w", encoding="utf-8") as opened:
+                opened.write(text)
         except OSError as exc:
             why, advice = exc.strerror or str(exc), "choose a directory that can be written"
             error = Explanation(f"cannot write {file} in {directory}", why, advice)
