@@ -29,7 +29,7 @@ from mpsr.store.log import Log
 from mpsr.store.reader import Reader
 from mpsr.store.records import MAX_HEAD, Header, Use
 from mpsr.store.recovery import LOCK, find_segments, open_segment, recover, unfinished
-from mpsr.system import lockfile, primitives
+from mpsr.system import lockfile, outputs, primitives
 from mpsr.system.forks import watch_forks
 from mpsr.wire.frames import PRODUCER_ID_SIZE
 
@@ -82,7 +82,7 @@ class Journal:
     ) -> None:
         if limit < MIN_JOURNAL_LIMIT:
             raise ConfigurationError(f"limit={limit}: it must be {MIN_JOURNAL_LIMIT} at least")
-        self.path: str = os.path.realpath(os.fsdecode(path))
+        self.path: str = _resolved(os.fsdecode(path))
         self.limit = limit
         self.set_aside: str | None = None
         self._mutex = primitives.Lock()
@@ -333,6 +333,15 @@ class Journal:
         lockfile.give_back(moved)
         self.set_aside = aside
         _warn(f"{damage}; it was moved to {aside}")
+
+
+def _resolved(path: str) -> str:
+    """Return a path without links; raise JournalDenied for one that another user may have made."""
+    try:
+        outputs.check_way(path)
+    except ConfigurationError as exc:
+        raise JournalDenied(Explanation.of(exc), path=path) from None
+    return os.path.realpath(path)
 
 
 def _warn(what: str) -> None:

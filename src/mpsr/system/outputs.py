@@ -85,8 +85,15 @@ def check(path: str) -> None:
         place.look()
 
 
+def check_way(path: str) -> None:
+    """Raise ConfigurationError if a symbolic link of another user may lead elsewhere."""
+    with suppress(OSError), _end(path):
+        pass
+
+
 def check_directory(path: str) -> None:
     """Raise ConfigurationError for a path at which there can be no directory of files."""
+    check_way(path)
     with suppress(OSError):
         mode = os.stat(path).st_mode
         if not stat.S_ISDIR(mode):
@@ -244,8 +251,15 @@ def _create(place: _Place, flags: int, mode: int) -> int:
 
 @contextmanager
 def _place(path: str) -> Iterator[_Place]:
-    """Walk to a path's last directory, following links where no other user can have put one."""
+    """Give the place of a file, once it is known that only a file can be there."""
     _check_kind(path)
+    with _end(path) as place:
+        yield place
+
+
+@contextmanager
+def _end(path: str) -> Iterator[_Place]:
+    """Walk to a path's last directory, following links where no other user can have put one."""
     left = deque(os.path.join(os.getcwd(), path).split("/"))
     links = 0
     walk = _Walk(path)
