@@ -25,7 +25,7 @@ def all_in_utf8(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def printable(text: str) -> str:
-    """Return text that stays on its line and cannot command a terminal, whoever wrote it."""
+    """Return text that stays on its line and cannot command a terminal, from any source."""
     if text.isprintable():
         return text
     return "".join(

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import struct
 import subprocess
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -17,6 +17,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+import mpsr
+from mpsr.limits import MIB
 from mpsr.sinks import mark
 from tests.sinks.conftest import Funnel, wait_until
 from tests.sinks.test_targets import has_all
@@ -50,6 +52,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def call(*argv: str | Path) -> None:
+    subprocess.run(argv, check=True)
 
 
 def deliver(funnel: Funnel, *messages: bytes) -> None:
@@ -95,7 +101,7 @@ def test_moved_output_keeps_its_messages(
 def test_removal_without_a_journal_loses_no_later_message(
     funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
 ) -> None:
-    """What was in the removed file is acknowledged; the line tells that it is lost."""
+    """The messages in the removed file are acknowledged; the line reports that they are lost."""
     funnel = funnels(f"{scheme}:{NAMES[scheme]}", journal=False).start()
     funnel.send(b"one")
     wait_until(lambda: (tmp_path / "out").stat().st_size > 0)
@@ -138,7 +144,7 @@ def test_file_with_other_content_is_continued_and_reported(
 def test_emptied_file_is_continued_and_reported(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    """As copytruncate of logrotate leaves it; what was copied is not written again."""
+    """As copytruncate of logrotate leaves it; copied messages are not written again."""
     funnel = funnels("file:out?format=lines").start()
     deliver(funnel, b"one", b"two")
     os.truncate(tmp_path / "out", 0)
@@ -221,6 +227,47 @@ def test_file_is_recognised_on_another_file_system(
     deliver(funnel, b"last")
     assert funnel.end() == 0
     assert content(tmp_path / "data" / "out", "file") == [*sent, b"last"]
+    assert "lacks" not in funnel.told
+
+
+@pytest.mark.needs("mkfs.ext4", "losetup")
+@pytest.mark.skipif(os.geteuid() != 0, reason="requires the right to mount")
+def test_file_is_recognised_after_a_mount_from_another_device(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """Killed between two commits; all that was not committed is cut, and nothing comes twice."""
+    image, place = tmp_path / "image", tmp_path / "data"
+    with image.open("wb") as file:
+        file.truncate(16 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    place.mkdir()
+    funnel = funnels("file:data/out?format=lines")
+    sent = [b"%d" % i for i in range(30_000)]
+    devices: list[str] = []
+    found: list[bytes] = []
+    with ExitStack() as undo:
+        for part in range(2):
+            attach = ["losetup", "--find", "--show", image]
+            try:
+                attached = subprocess.run(attach, check=True, capture_output=True, text=True)
+                devices.append(attached.stdout.strip())
+                undo.callback(call, "losetup", "-d", devices[-1])
+                subprocess.run(["mount", devices[-1], place], check=True, capture_output=True)
+            except subprocess.CalledProcessError:
+                pytest.skip("requires the right to mount")
+            mounted = undo.enter_context(ExitStack())
+            mounted.callback(call, "umount", place)
+            funnel.start()
+            mounted.callback(funnel.kill)
+            with mpsr.Producer(funnel.address) as producer:
+                producer.send_many(sent[part * 15_000 : part * 15_000 + 15_000])
+                producer.flush(30)
+            if part:
+                wait_until(lambda: has_all(funnel))
+                found = content(place / "out", "file")
+            mounted.close()
+    assert devices[0] != devices[1]
+    assert found == sent
     assert "lacks" not in funnel.told
 
 

@@ -81,7 +81,7 @@ def shared() -> Iterator[Path]:
 def test_new_files_have_the_mode_that_was_asked_for(
     funnels: Callable[..., Funnel], tmp_path: Path, scheme: str, option: str, mode: int
 ) -> None:
-    """Whatever the umask is, also while the sink writes; a mark is always private."""
+    """Whatever the umask is, even while the sink writes; a mark is always private."""
     funnel = funnels(SINKS[scheme].format("out/x") + option)
     (tmp_path / "out").mkdir()
     before = os.umask(0)

@@ -54,7 +54,7 @@ def sink(target: str) -> FileSink:
     if not path:
         raise ConfigurationError("say which file, as in file:events.jsonl")
     if "rotate" not in given and (unused := given.keys() & {"keep", "compress"}):
-        raise ConfigurationError(f"{unused.pop()}= has no use without rotate=")
+        raise ConfigurationError(f"{unused.pop()}= requires rotate=")
     most, age = given.get("rotate", (None, None))
     permissions = given.get("mode", outputs.PRIVATE)
     rotation = Rotation(path, most, age, given.get("keep"), compress="compress" in given)
@@ -86,7 +86,7 @@ class FileSink:
         self._mark = Mark()
         self._pending: list[bytes] = []  # to be written in one go
         self._pending_size = 0
-        self._written = 0  # bytes of the file, with what is not committed
+        self._written = 0  # bytes of the file, committed or not
         self._position = 0
 
     def open(self, journal: str) -> int | None:

@@ -111,7 +111,7 @@ def open_file(path: str, flags: int = os.O_RDWR, mode: int = PRIVATE) -> tuple[i
         mode: the permissions of a new file, whatever the umask is.
 
     Raises:
-        ConfigurationError: what is there is refused.
+        ConfigurationError: the file that is there is refused.
         OSError: the system refuses.
 
     """
@@ -189,11 +189,11 @@ def write(file: int, data: Buffer) -> None:
 
 
 def make_directories(path: str, mode: int = PRIVATE) -> None:
-    """Create a directory and its parents, if they are missing, for those who may read a file.
+    """Create a directory and its parents, if they are missing.
 
     Args:
         path: the directory.
-        mode: the permissions of the files in it; whoever may read them may enter it.
+        mode: the permissions of the files in it: users that may read these may enter it.
 
     """
     missing = []
@@ -332,7 +332,7 @@ class _Walk:
         return target
 
     def _see(self, shown: str, *, entered: bool) -> None:
-        """Take note of who may change the directory; ``entered``: nobody can have exchanged it."""
+        """Check which users may change the directory; ``entered``: no other could exchange it."""
         found = os.fstat(self.directory)
         self._shown = shown
         self._safe = entered and found.st_uid in _own()
