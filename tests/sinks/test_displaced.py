@@ -247,7 +247,7 @@ def test_file_is_recognised_after_a_mount_from_another_device(
     found: list[bytes] = []
     with ExitStack() as undo:
         for part in range(2):
-            attach = ["losetup", "--find", "--show", image]
+            attach = ["losetup", "--find", "--show", str(image)]
             try:
                 attached = subprocess.run(attach, check=True, capture_output=True, text=True)
                 devices.append(attached.stdout.strip())

@@ -52,7 +52,7 @@ class DatabaseFile:
             blank: makes the content of a new file; None leaves it empty.
 
         """
-        if blank is not None and not os.path.lexists(self.path):
+        if blank is not None and not os.path.exists(self.path):
             outputs.put(self.path, blank(), self._mode)
             new = True
         else:
