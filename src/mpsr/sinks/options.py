@@ -103,7 +103,7 @@ def size(text: str) -> int:
 def mode(text: str) -> int:
     """Return the permissions of a file: ``640``."""
     if _MODE.fullmatch(text) is None or int(text, 8) & 0o711 != _OWNERS:
-        error = "it must be octal, let the owner read and write, and nobody execute, like 640"
+        error = "it must be octal, let the owner read and write, and no user execute, like 640"
         raise ConfigurationError(error)
     return int(text, 8)
 
