@@ -22,6 +22,7 @@ from mpsr.errors import Closed, WrongType
 from mpsr.front.following import sinks_of
 from mpsr.front.producer import ProducerBase
 from mpsr.front.receiver import ReceiverBase
+from mpsr.names import in_utf8
 
 try:
     from prometheus_client import registry
@@ -247,7 +248,7 @@ def _looked_at(sources: Iterable[Any], look: Callable[[Any], Any]) -> list[tuple
         except Closed:  # it is the parent process's
             continue
         if seen is not None:
-            found.append((_printable(str(each.address)), seen))
+            found.append((in_utf8(str(each.address)), seen))
     return found
 
 
@@ -256,14 +257,9 @@ def _families(metrics: Iterable[Metric], seen: list[tuple[str, Any]]) -> Iterato
         sums: dict[tuple[str, ...], float] = {}
         for address, stats in seen:
             for labels, number in metric.of(stats):
-                key = (address, *map(_printable, labels))
+                key = (address, *map(in_utf8, labels))
                 sums[key] = sums.get(key, 0) + number
         family = metric.family()
         for key, number in sums.items():
             family.add_metric(key, number)
         yield family
-
-
-def _printable(text: str) -> str:
-    """Return text that UTF-8 has, as the page is written in: of a path it may not be."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -19,6 +19,7 @@ import socket
 import time
 from typing import Final
 
+from mpsr.names import in_utf8
 from mpsr.system import passing, primitives
 from mpsr.system.poller import READ, ready_events, wait_readable
 
@@ -131,7 +132,7 @@ def notify(*assignments: str) -> bool:
         Whether somebody listened.
 
     """
-    return _send("\n".join(assignments).encode())
+    return _send(in_utf8("\n".join(assignments)).encode())
 
 
 def _send(message: bytes, descriptor: int | None = None) -> bool:

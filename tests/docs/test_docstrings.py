@@ -28,6 +28,7 @@ ITS_NAMES: Final = {
     "errors",
     "forwarding",
     "json_format",
+    "names",
     "limits",
     "queues",
     "stats",

@@ -60,7 +60,7 @@ def test_columns_say_what_is_known_of_each_message(
     make: Callable[[str], DatasetSink], ending: str, tmp_path: Path
 ) -> None:
     sink = make(f"{tmp_path}?partition=none")
-    assert sink.open(JOURNAL) is None
+    assert sink.open(JOURNAL) == 0
     sink.write(batch(2, b"one", b"\xfftwo", lost=3))
     sink.write(batch(3, b"", lost=0))
     sink.commit()
@@ -147,7 +147,7 @@ def test_what_was_not_committed_is_no_file(
     assert not list(tmp_path.rglob("*.tmp"))
     (tmp_path / f".{JOURNAL}-1.{ending}.tmp").write_bytes(b"half")
     again = make(str(tmp_path))
-    assert again.open(JOURNAL) is None
+    assert again.open(JOURNAL) == 0
     assert not list(tmp_path.rglob("*.tmp"))
     assert rows_of(tmp_path, ending) == []
     again.close()
@@ -172,7 +172,7 @@ def test_position_is_that_of_the_newest_file_or_of_the_mark(tmp_path: Path) -> N
             again.close()
 
     assert position() == 4
-    assert position("cd" * 16) is None  # of another journal nothing is there
+    assert position("cd" * 16) == 0  # of another journal nothing is there
     newer = (tmp_path / ".position").read_bytes()
     (tmp_path / ".position").write_bytes(mark)
     assert position() == 4
@@ -241,15 +241,16 @@ def test_missing_extra_is_named(tmp_path: Path) -> None:
 def test_failing_directory_is_told_and_tried_again(
     funnels: Callable[..., Funnel], tmp_path: Path
 ) -> None:
-    """A file in the place of the directory; the messages wait in the journal."""
-    (tmp_path / "out").write_text("in the way")
-    funnel = funnels("parquet:out?every=50ms").start()
+    """A file in the place of a parent directory; the messages wait in the journal."""
+    (tmp_path / "mnt").write_text("in the way")
+    funnel = funnels("parquet:mnt/out?every=50ms").start()
     funnel.send(b"one")
-    funnel.await_word("parquet:out")
-    (tmp_path / "out").unlink()
-    eventually(lambda: list((tmp_path / "out").rglob("*.parquet")) != [])
+    funnel.await_word("parquet:mnt/out")
+    (tmp_path / "mnt").unlink()
+    out = tmp_path / "mnt" / "out"
+    eventually(lambda: list(out.rglob("*.parquet")) != [])
     assert funnel.end() == 0
-    assert [row["body"] for row in rows_of(tmp_path / "out", "parquet")] == [b"one"]
+    assert [row["body"] for row in rows_of(out, "parquet")] == [b"one"]
 
 
 def test_tables_have_the_types_that_the_page_names(tmp_path: Path) -> None:

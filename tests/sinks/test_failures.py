@@ -133,7 +133,7 @@ def test_full_disk_is_one_line_and_nothing_is_torn_or_lost(
         (["file:"], "--to file:: say which file, as in file:events.jsonl"),
         (["file:x?rotat=1M"], "rotat= is no option of this sink; did you mean rotate=?"),
         (["file:x?format=xml"], "format=xml: choose one of json, lines, length, raw"),
-        (["file:x?keep=3"], "keep= has no use without rotate="),
+        (["file:x?keep=3"], "keep= requires rotate="),
         (["exec:"], "say which command"),
         (["sqlite:x?table=a;b"], "it must be a name of letters, digits and _"),
         (["file:x", "file:y"], "several --to need --journal"),

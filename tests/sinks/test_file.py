@@ -172,7 +172,8 @@ def test_clean_up_that_fails_is_reported_once_and_stops_no_delivery(
     assert funnel.end() == 0, funnel.told
     what = "compress" if compress else "remove"
     assert funnel.told.count(f"cannot {what} {tmp_path}/a.txt.2001") == 1
-    assert "Is a directory; it is tried again later" in funnel.told
+    assert "directory" in funnel.told
+    assert "; it is tried again later" in funnel.told
     assert "it is tried again until it works" not in funnel.told
     moved = [each for each in sorted(tmp_path.glob("a.txt.2*")) if each.is_file()]
     if compress:
@@ -230,9 +231,3 @@ def test_second_process_is_kept_from_the_file(funnels: Callable[..., Funnel]) ->
     second.send(b"one")
     second.await_word("file:a.txt works again")
     assert second.end() == 0
-
-
-def test_what_is_no_file_is_refused(funnels: Callable[..., Funnel]) -> None:
-    funnel = funnels("file:/dev/full").start()
-    assert funnel.process.wait(30) == 78
-    assert "is no regular file" in funnel.told

@@ -13,7 +13,7 @@ import click
 from mpsr import systemd
 from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import ConfigurationError, MessageRejected, SinkError
+from mpsr.errors import ConfigurationError, Explanation, MessageRejected, SinkError
 from mpsr.sinks.delivery import Delivery
 from mpsr.sinks.source import MAIN_CURSOR
 from mpsr.sinks.table import NamedSink, sink
@@ -49,7 +49,8 @@ class Delivering:
             for each in self._sinks:
                 each.make()  # what makes no sense is told before anything is claimed
         except ConfigurationError as exc:
-            raise click.UsageError(f"--to {exc}") from exc
+            why = Explanation.of(exc)
+            raise click.UsageError(Explanation(f"--to {why.what}", why.why, why.advice)) from exc
         if len(texts) > 1 and not journal:
             error = "several --to need --journal, which keeps what one of them has not had yet"
             raise click.UsageError(error)

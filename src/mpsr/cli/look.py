@@ -9,7 +9,8 @@ import click
 
 from mpsr.cli import types
 from mpsr.cli.status import Status
-from mpsr.cli.stdio import Stdout, plural, printable
+from mpsr.cli.stdio import Stdout, plural
+from mpsr.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,9 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.cli.suggestions import not_among
 from mpsr.errors import Explanation
+from mpsr.system import outputs
 
+_MODE: Final = 0o644  # of a page: every user may read it
 _HELP: Final = """\
 Print the manual page of a COMMAND, or else that of mpsr itself, as roff.
 
@@ -47,8 +49,7 @@ def man(context: click.Context, /, *, name: tuple[str, ...], directory: str | No
     try:
         os.makedirs(directory, exist_ok=True)
         for each, text in found.items():
-            with open(os.path.join(directory, f"{each}.1"), "w", encoding="utf-8") as file:
-                file.write(text)
+            outputs.put(os.path.join(directory, f"{each}.1"), text.encode(), _MODE)
     except OSError as exc:
         why, advice = exc.strerror or str(exc), "choose a directory that can be written"
         raise CommandFailed(

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from mpsr.cli.formats import syslog_item
-from mpsr.cli.stdio import Stdout, plural, printable
+from mpsr.cli.stdio import Stdout, plural
 from mpsr.errors import JournalError
 from mpsr.json_format import content, local_time, origin
 from mpsr.limits import KIB
+from mpsr.names import printable
 from mpsr.store.records import Entry
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mpsr.cli.stdio import printable
 from mpsr.logging.decoding import fields_of, record_of, time_of
+from mpsr.names import printable
 
 if TYPE_CHECKING:
     from logging import LogRecord

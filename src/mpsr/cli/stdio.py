@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.errors import Closed, Explanation
+from mpsr.names import printable
 from mpsr.system.threads import start_thread
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ def may_draw() -> bool:
     """Tell whether stderr is a terminal that can do more than lines."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     return terminal and os.environ.get("TERM") != "dumb"
-
-
-def printable(text: str) -> str:
-    """Return text that stays on its line and cannot command a terminal, whoever wrote it."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def plural(count: int, what: str) -> str:

@@ -14,6 +14,7 @@ from mpsr.cli import types
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, say
 from mpsr.errors import Explanation
+from mpsr.system import outputs
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
 from mpsr.system.path_claim import DEFAULT_MODE
 
@@ -34,6 +35,7 @@ COMMAND behind -- is what it starts: it receives at systemd:NAME, and says when 
 mpsr.systemd does. Without one it is mpsr recv, whose output goes to the journal of systemd.
 """
 
+_UNIT_MODE: Final = 0o644  # as of other units: they hold no secrets
 # FileDescriptorName= allows no colon; other characters would have to be escaped.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}\$?")
@@ -205,8 +207,9 @@ def systemd(
             raise CommandFailed(Status.CONFIGURATION, error)
     for file, text in units.items():
         try:
-            with open(os.path.join(directory, file), "x", encoding="utf-8") as unit:
-                unit.write(text)
+            unit = outputs.create(os.path.join(directory, file), _UNIT_MODE)
+            with os.fdopen(unit, "w", encoding="utf-8") as opened:
+                opened.write(text)
         except OSError as exc:
             why, advice = exc.strerror or str(exc), "choose a directory that can be written"
             error = Explanation(f"cannot write {file} in {directory}", why, advice)

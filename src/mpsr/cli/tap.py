@@ -12,10 +12,11 @@ import click
 from mpsr.cli.look import answer_timeout, consumer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
-from mpsr.cli.stdio import Stdout, printable, say
+from mpsr.cli.stdio import Stdout, say
 from mpsr.errors import Closed
 from mpsr.json_format import content, origin
 from mpsr.limits import MAX_TAP_RATE
+from mpsr.names import printable
 
 if TYPE_CHECKING:
     from mpsr import observe

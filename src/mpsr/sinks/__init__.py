@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from mpsr.errors import SinkError
 from mpsr.sinks.delivery import Delivery
-from mpsr.sinks.options import choice, count, options, seconds, size
-from mpsr.sinks.protocol import Grouping, Sink, SinkStatus
+from mpsr.sinks.options import choice, count, mode, options, seconds, size
+from mpsr.sinks.protocol import Displaced, Grouping, Sink, SinkStatus
 from mpsr.sinks.table import NamedSink, sink
 
 __all__ = [
     "Delivery",
+    "Displaced",
     "Grouping",
     "NamedSink",
     "Sink",
@@ -17,6 +18,7 @@ __all__ = [
     "SinkStatus",
     "choice",
     "count",
+    "mode",
     "options",
     "seconds",
     "sink",

@@ -8,6 +8,8 @@ from mpsr.sinks.dataset import DatasetSink
 from mpsr.sinks.options import choice
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from mpsr.sinks.dataset import Writer
 
 _COMPRESSIONS: Final = ("none", "lz4", "zstd")
@@ -18,7 +20,7 @@ def sink(target: str) -> DatasetSink:
     return DatasetSink(target, "arrow", _writer, {"compress": choice(*_COMPRESSIONS)})
 
 
-def _writer(path: str, given: dict[str, Any]) -> Writer:
+def _writer(file: BinaryIO, given: dict[str, Any]) -> Writer:
     import pyarrow as pa  # noqa: PLC0415 - an extra
 
     from mpsr.sinks.columns import SCHEMA  # noqa: PLC0415 - it needs pyarrow
@@ -36,7 +38,7 @@ def _writer(path: str, given: dict[str, Any]) -> Writer:
             settings = pa.ipc.IpcWriteOptions(
                 compression=None if compression == "none" else compression
             )
-            self._file = pa.ipc.new_file(path, self._schema, options=settings)
+            self._file = pa.ipc.new_file(file, self._schema, options=settings)
 
         def write_table(self, table: pa.Table) -> None:
             self._file.write_table(table.cast(self._schema))

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mpsr.errors import ConfigurationError, MessageRejected
 from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROWS_SIZE
 from mpsr.sinks.mark import Mark, MarkFile
-from mpsr.sinks.options import choice, options, seconds, size
-from mpsr.sinks.protocol import Grouping
+from mpsr.sinks.options import choice, mode, options, seconds, size
+from mpsr.sinks.protocol import Displaced, Grouping
 from mpsr.store import files
-from mpsr.system import primitives
+from mpsr.system import outputs
 from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
     import pyarrow as pa
 
@@ -49,9 +50,9 @@ class DatasetSink:
     the directory has everything; ``.position`` says it where files were moved away.
 
     Args:
-        target: ``DIR?size=128M&every=1m&partition=hour``, and what ``more`` takes.
+        target: ``DIR?size=128M&every=1m&partition=hour&mode=600``, and what ``more`` takes.
         ending: of the files.
-        writer: makes what writes a file, of its path and the options.
+        writer: makes what writes a file, of the open file and the options.
         more: options of its own.
 
     Attributes:
@@ -63,11 +64,12 @@ class DatasetSink:
         self,
         target: str,
         ending: str,
-        writer: Callable[[str, dict[str, Any]], Writer],
+        writer: Callable[[BinaryIO, dict[str, Any]], Writer],
         more: dict[str, Callable[[str], Any]],
     ) -> None:
         self._columns = _columns()
-        known = {"size": size, "every": seconds, "partition": choice(*_PARTITIONS), **more}
+        known = {"size": size, "every": seconds, "partition": choice(*_PARTITIONS)}
+        known |= {"mode": mode, **more}
         path, self._options = options(target, known)
         if not path:
             raise ConfigurationError("say which directory, as in parquet:events")
@@ -76,27 +78,35 @@ class DatasetSink:
             self._options.pop("size", SINK_FILE_SIZE), every, min(every, SINK_FILE_IDLE)
         )
         self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
+        self._mode = self._options.pop("mode", outputs.PRIVATE)
         self._directory = self.output = os.path.abspath(path)
+        outputs.check_directory(self._directory)
+        outputs.check(os.path.join(self._directory, _MARK))
         self._ending = ending
         self._make_writer = writer
         self._marks: MarkFile | None = None
         self._journal = ""
         self._folder = ""  # of the file that is being written, or is to be
         self._writer: Writer | None = None
+        self._file: BinaryIO | None = None  # that it writes to
         self._begun = ""  # its path
         self._first: int | None = None  # the first position in it
         self._last: int | None = None  # of all that was written
+        self._committed: int | None = None
 
     def open(self, journal: str) -> int | None:
-        """Remove files that a crash left unfinished; return the position that the newest has."""
+        """Remove files that a crash left unfinished; return the position that the newest has.
+
+        A directory without a position lacks everything: it is new, or replaces a removed one.
+        """
         self._journal = journal
-        os.makedirs(self._directory, exist_ok=True)
+        outputs.make_directories(self._directory, self._mode)
         self._marks = MarkFile(os.path.join(self._directory, _MARK))
         found = self._found()
         mark = self._marks.read()
         if mark is not None and journal and mark.journal.hex() == journal:
             found.append(mark.position)
-        return max(found, default=None)
+        return max(found, default=0) if journal else None
 
     def _found(self) -> list[int]:
         """Remove what is unfinished; return the last positions of the files of this journal."""
@@ -131,8 +141,27 @@ class DatasetSink:
     def commit(self) -> None:
         """Give the file its name, which says up to which position it reaches."""
         self._end_file()
+        self._put_mark()
+        self._committed = self._last
+
+    def _put_mark(self) -> None:
         if self._last is not None and self._marks is not None:
             self._marks.write(Mark(bytes.fromhex(self._journal), self._last))
+
+    def _check_in_place(self) -> None:
+        """Raise Displaced if the directory was moved or removed."""
+        marks = self._marks
+        if marks is None or marks.in_place:
+            return
+        if marks.removed:
+            text = "removed: a new one begins, and what the journal still has is written again"
+            raise Displaced(f"{self._directory} was {text}")
+        outputs.make_directories(self._directory, self._mode)
+        marks.close()
+        self._marks = MarkFile(os.path.join(self._directory, _MARK))
+        self._last = self._committed
+        self._put_mark()
+        raise Displaced(f"{self._directory} was moved away: a new one begins")
 
     def close(self) -> None:
         """Drop what was not committed, and let others have the directory."""
@@ -142,6 +171,9 @@ class DatasetSink:
             with suppress(Exception):  # it is of no use any more
                 writer.close()
             with suppress(OSError):
+                if self._file is not None:
+                    self._file.close()
+            with suppress(OSError):
                 os.unlink(self._begun)
         if self._marks is not None:
             self._marks.close()
@@ -150,20 +182,24 @@ class DatasetSink:
     def _write_table(self) -> None:
         if self._writer is None:
             folder = os.path.join(self._directory, self._folder)
-            os.makedirs(folder, exist_ok=True)
+            outputs.make_directories(folder, self._mode)
             name = f".{self._journal or os.getpid()}-{time_ns()}.{self._ending}{_BEGUN}"
             self._begun = os.path.join(folder, name)
-            self._writer = self._make_writer(self._begun, self._options)
+            self._file = os.fdopen(outputs.create(self._begun, self._mode), "wb")
+            self._writer = self._make_writer(self._file, self._options)
         self._writer.write_table(self._columns.table())
         self._columns.clear()
 
     def _end_file(self) -> None:
+        self._check_in_place()
         if len(self._columns):
             self._write_table()
-        if self._writer is None:
+        if self._writer is None or self._file is None:
             return
         self._writer.close()
-        _sync(self._begun)
+        with self._file as file:
+            file.flush()
+            files.sync(file.fileno())
         folder = os.path.dirname(self._begun)
         os.rename(self._begun, os.path.join(folder, self._name()))
         self._writer = self._first = None
@@ -183,14 +219,6 @@ def _check(batch: Batch[Any]) -> None:
     reasons = {index: why for index, body in enumerate(batch.raw) if len(body) > _LONGEST}
     if reasons:
         raise MessageRejected(reasons)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        files.sync(descriptor)
-    finally:
-        primitives.close(descriptor)
 
 
 def _columns() -> Columns:

@@ -70,7 +70,7 @@ class FunnelSink:
         """Connect; the first batch tells from where on."""
         if journal:
             text = f"{journal} {self._label}"
-            self._id = sha256(text.encode()).digest()[:PRODUCER_ID_SIZE]
+            self._id = sha256(os.fsencode(text)).digest()[:PRODUCER_ID_SIZE]
         try:
             self._sock = reach(self._address)
             check_receiver(self._address, self._sock, None)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.limits import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ _QUERY: Final = re.compile(r"[a-z][a-z0-9_-]*=[^&?]*(?:&[a-z][a-z0-9_-]*=[^&?]*)
 _SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
 _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 _USER: Final = re.compile(r"(?<=//)[^/\s]*@")  # of a URL that a command contains
+_MODE: Final = re.compile(r"0?[0-7]{3}")
+_OWNERS: Final = 0o600  # what the sink itself needs
 _TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -96,6 +98,17 @@ def choice(*names: str) -> Callable[[str], str]:
     return chosen
 
 
+def in_utf8(path: str, library: str) -> None:
+    """Raise ConfigurationError for a path whose bytes are not UTF-8, which a library requires."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        why = f"{library} opens only files whose names are UTF-8"
+        raise ConfigurationError(
+            Explanation(f"cannot write to {path}", why, "choose another path")
+        ) from None
+
+
 def count(text: str) -> int:
     """Return a number of at least 1."""
     if not (text.isascii() and text.isdecimal() and int(text)):
@@ -109,6 +122,14 @@ def size(text: str) -> int:
     if match is None or not int(match[1]):
         raise ConfigurationError("it is no size; write it like 64K, 100M or 1G")
     return int(match[1]) * _BYTES[match[2]]
+
+
+def mode(text: str) -> int:
+    """Return the permissions of a file: ``640``."""
+    if _MODE.fullmatch(text) is None or int(text, 8) & 0o711 != _OWNERS:
+        error = "it must be octal, let the owner read and write, and no user execute, like 640"
+        raise ConfigurationError(error)
+    return int(text, 8)
 
 
 def seconds(text: str) -> float:

@@ -8,6 +8,8 @@ from mpsr.sinks.dataset import DatasetSink
 from mpsr.sinks.options import choice
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from mpsr.sinks.dataset import Writer
 
 _COMPRESSIONS: Final = ("snappy", "zstd", "lz4", "gzip", "none")
@@ -20,13 +22,13 @@ def sink(target: str) -> DatasetSink:
     return DatasetSink(target, "parquet", _writer, {"compress": choice(*_COMPRESSIONS)})
 
 
-def _writer(path: str, given: dict[str, Any]) -> Writer:
+def _writer(file: BinaryIO, given: dict[str, Any]) -> Writer:
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
 
     from mpsr.sinks.columns import SCHEMA  # noqa: PLC0415 - it needs pyarrow
 
     writer: Writer = pq.ParquetWriter(
-        path,
+        file,
         SCHEMA,
         compression=given.get("compress", "snappy"),
         use_dictionary=_REPEATING,  # one of bodies would cost much, and be given up

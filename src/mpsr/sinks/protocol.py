@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from mpsr.errors import SinkError
 from mpsr.limits import SINK_GROUP_IDLE, SINK_GROUP_SIZE, SINK_GROUP_TIME
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch
+
+
+class Displaced(SinkError):
+    """The output of a sink is gone: the sink is closed, and begins again at once.
+
+    ``open`` then returns the position after which the new output begins. The text is told in one
+    line, if there is any. This is no failure: the next attempt does not wait.
+    """
 
 
 class Grouping(NamedTuple):

@@ -15,6 +15,7 @@ from mpsr.limits import SINK_REMINDER
 from mpsr.sinks.file import FileSink
 from mpsr.sinks.records import json_lines
 from mpsr.sinks.rotation import Rotation
+from mpsr.system.outputs import PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +110,9 @@ class Rejections:
         path: as given.
         count: messages that were rejected.
 
+    Raises:
+        ConfigurationError: The path leads to something that is not a file of this user.
+
     """
 
     def __init__(
@@ -119,6 +123,8 @@ class Rejections:
         self._name = name
         self._journal = journal
         self._tell = tell
+        if path is not None:
+            self._opened(path)
         self._told, self._told_at = 0, -inf
         self._stored: set[int] = set()  # without a journal: sequence numbers of the batch in hand
 
@@ -192,7 +198,7 @@ class Rejections:
 
     @staticmethod
     def _opened(path: str) -> FileSink:
-        return FileSink(path, "json", Rotation(path, None, None, None, compress=False))
+        return FileSink(path, "json", Rotation(path, None, None, None, compress=False), PRIVATE)
 
 
 def described(batch: Batch[Any], index: int) -> str:

@@ -6,12 +6,13 @@ import gzip
 import os
 import re
 import shutil
+import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from mpsr.limits import MIB
-from mpsr.system import primitives
+from mpsr.system import outputs, primitives
 from mpsr.system.housekeeping import attempted
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class Rotation:
         """Tell whether a file of this age is to be moved away."""
         return self._seconds is not None and seconds >= self._seconds
 
-    def move(self) -> bool:
-        """Move the file away; return False if the system refuses it."""
+    def move(self) -> str | None:
+        """Move the file away; return where it is now, or None if the system refuses it."""
         while True:
             now = datetime.now(UTC)  # to the microsecond, so that names sort as they were made
             to = f"{self._path}.{now:%Y%m%dT%H%M%S.%f}Z"
@@ -65,8 +66,8 @@ class Rotation:
                 break
         with attempted(f"move {self._path} away"):
             os.rename(self._path, to)
-            return True
-        return False
+            return to
+        return None
 
     def tidy(self) -> None:
         """Compress and remove files that were moved away, as configured."""
@@ -83,8 +84,8 @@ class Rotation:
                     with attempted(f"compress {path}"):
                         _compress(path)
 
-    def cut(self, mark: Mark) -> None:
-        """Cut what was not committed of the marked file, where it was moved to."""
+    def cut(self, mark: Mark) -> bool:
+        """Cut what was not committed of the marked file, where it was moved to; if it was."""
         directory, name = os.path.split(self._path)
         with os.scandir(directory) as entries:
             found = [
@@ -95,12 +96,14 @@ class Rotation:
                 and not entry.name.endswith(_COMPRESSED)
             ]
         for path in found:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = outputs.open_existing(path)
             try:
-                if mark.known_as(descriptor) and os.fstat(descriptor).st_size > mark.size:
+                if mark.fits(descriptor):
                     os.ftruncate(descriptor, mark.size)
+                    return True
             finally:
                 primitives.close(descriptor)
+        return False
 
     def _moved(self) -> list[str]:
         """Return what was moved away, the oldest first."""
@@ -114,13 +117,16 @@ class Rotation:
 
 
 def _compress(path: str) -> None:
-    """Put a compressed file in the place of one; whole, or not at all."""
+    """Put a compressed file in the place of one; complete, or not at all."""
     unfinished = f"{path}.unfinished"
-    with open(path, "rb") as source, open(unfinished, "wb") as raw:
-        with gzip.GzipFile(fileobj=raw, mode="wb", filename="", compresslevel=6) as target:
-            shutil.copyfileobj(source, target, MIB)
-        raw.flush()
-        os.fsync(raw.fileno())
-        os.fchmod(raw.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
+    with suppress(FileNotFoundError):  # of a process that was killed
+        os.unlink(unfinished)
+    with os.fdopen(outputs.open_existing(path, os.O_RDONLY), "rb") as source:
+        mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode)
+        with os.fdopen(outputs.create(unfinished, mode), "wb") as raw:
+            with gzip.GzipFile(fileobj=raw, mode="wb", filename="", compresslevel=6) as target:
+                shutil.copyfileobj(source, target, MIB)
+            raw.flush()
+            os.fsync(raw.fileno())
     os.rename(unfinished, f"{path}.gz")
     os.unlink(path)

@@ -16,7 +16,7 @@ from mpsr.limits import (
     SINK_STUCK,
 )
 from mpsr.sinks.group import Group
-from mpsr.sinks.protocol import Grouping, Reopening, SinkStatus
+from mpsr.sinks.protocol import Displaced, Grouping, Reopening, SinkStatus
 from mpsr.sinks.rejected import Rejections, checked, described, output_of, place_of, rest_of
 from mpsr.system.threads import start_thread
 from mpsr.system.waiting import Waiter
@@ -180,15 +180,10 @@ class Runner:
         return pause
 
     def _session(self) -> bool:
-        """Make a sink and give it messages; return whether to try again."""
+        """Give messages to a sink; return whether to try again, after a pause."""
         try:
-            sink, self._first = self._first or self._make(), None
-            try:
-                self._open(sink)
-                self._pump(sink)
-            finally:
-                self._call("close", sink.close)
-                self._source.leave()
+            while not self._attempt():
+                pass
             return False
         except _Abandoned:
             raise
@@ -206,6 +201,21 @@ class Runner:
             self._fail(exc)
             return not self._stopping
         return False
+
+    def _attempt(self) -> bool:
+        """Make a sink and give it messages; return False if its output is gone."""
+        sink, self._first = self._first or self._make(), None
+        try:
+            self._open(sink)
+            self._pump(sink)
+        except Displaced as exc:
+            if str(exc):
+                self._tell(f"{self.name}: {exc}")
+            return False
+        finally:
+            self._call("close", sink.close)
+            self._source.leave()
+        return True
 
     def _open(self, sink: Sink) -> None:
         after = self._call("open", sink.open, self._journal)

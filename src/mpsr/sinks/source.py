@@ -60,6 +60,7 @@ class JournalSource:
         self._receiver = receiver
         self._journal = journal
         self._name = name
+        self._new = name not in journal.cursors()
         self._journal.cursor(name)  # from now on nothing is trimmed that it has not passed
         self._follower = follower_of(receiver, name)
 
@@ -80,12 +81,12 @@ class JournalSource:
 
     def begin(self, after: int | None) -> int:
         """Go on behind a position, or behind the cursor; return how many are gone there."""
-        gone = 0 if after is None else max(0, self._journal.trimmed - after)
         self._follower.leave(handled=False)
-        self._follower = follower_of(
-            self._receiver, self._name, after=None if after is None else after + gone
-        )
-        return gone
+        begin = None if after is None else self._journal.rewind(self._name, after)
+        self._follower = follower_of(self._receiver, self._name, after=begin)
+        if self._new or after is None or begin is None:
+            return 0
+        return begin - after
 
     def take(self) -> Batch[Any] | None:
         """Return the next batch, or None where there is none now."""
@@ -103,6 +104,7 @@ class JournalSource:
 
     def done(self, batch: Batch[Any]) -> None:
         """Move the cursor behind this batch."""
+        self._new = False
         self._follower.in_hand = batch
         self._follower.acknowledge()
 

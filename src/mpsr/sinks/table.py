@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 from urllib.parse import unquote
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.sinks.options import choice, split, without_user
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
         try:
             return factory(target)
         except ConfigurationError as exc:
-            raise ConfigurationError(f"{shown}: {exc}") from exc.__cause__
+            why = Explanation.of(exc)
+            error = Explanation(f"{shown}: {why.what}", why.why, why.advice)
+            raise ConfigurationError(error) from exc.__cause__
 
     how = cast("Literal['store', 'stop'] | None", on_reject)
     return NamedSink(name, make, rejected, how, given.get("name", ""))

@@ -29,7 +29,7 @@ from mpsr.store.log import Log
 from mpsr.store.reader import Reader
 from mpsr.store.records import MAX_HEAD, Header, Use
 from mpsr.store.recovery import LOCK, find_segments, open_segment, recover, unfinished
-from mpsr.system import lockfile, primitives
+from mpsr.system import lockfile, outputs, primitives
 from mpsr.system.forks import watch_forks
 from mpsr.system.housekeeping import attempted
 from mpsr.system.sigmask import MASK
@@ -84,7 +84,7 @@ class Journal:
     ) -> None:
         if limit < MIN_JOURNAL_LIMIT:
             raise ConfigurationError(f"limit={limit}: it must be {MIN_JOURNAL_LIMIT} at least")
-        self.path: str = os.path.realpath(os.fsdecode(path))
+        self.path: str = _resolved(os.fsdecode(path))
         self.limit = limit
         self.set_aside: str | None = None
         self._mutex = primitives.Lock()
@@ -191,6 +191,18 @@ class Journal:
                 return False
             self._cursors[name] = position
             return True
+
+    def rewind(self, name: str, position: int) -> int:
+        """Move a cursor back, if it is after a position; return where to read from.
+
+        Until the cursor moves again, nothing after it is trimmed. If the position is trimmed
+        already, the result is the oldest one that is kept.
+        """
+        cursor = self.cursor(name)
+        with self._mutex:  # nothing is trimmed meanwhile
+            position = max(position, self.trimmed)
+            self._cursors[name] = min(cursor, position)
+        return position
 
     def drop(self, name: str) -> None:
         """Remove a cursor, so that it keeps nothing from being trimmed; the next commit does."""
@@ -334,6 +346,15 @@ class Journal:
         lockfile.give_back(moved)
         self.set_aside = aside
         _warn(f"{damage}; it was moved to {aside}")
+
+
+def _resolved(path: str) -> str:
+    """Return a path without links; raise JournalDenied for one that another user may have made."""
+    try:
+        outputs.check_way(path)
+    except ConfigurationError as exc:
+        raise JournalDenied(Explanation.of(exc), path=path) from None
+    return os.path.realpath(path)
 
 
 def _warn(what: str) -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from mpsr.errors import MpsrError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,7 +19,9 @@ _reported: dict[tuple[str, str], float] = {}
 
 @contextmanager
 def attempted(what: str) -> Iterator[None]:
-    """Log an OSError of the block as a warning, once an hour, and continue after the block.
+    """Log an error of the block as a warning, once an hour, and continue after the block.
+
+    An error is an OSError, or an MpsrError if a name does not lead to a file of this process.
 
     Args:
         what: the work, as in ``remove old.log``.
@@ -25,8 +29,8 @@ def attempted(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as exc:
-        why = exc.strerror or str(exc)
+    except (OSError, MpsrError) as exc:
+        why = getattr(exc, "strerror", None) or str(exc)
         now = monotonic()
         at = _reported.get((what, why))
         if at is not None and now < at + _REMINDER:

@@ -16,6 +16,7 @@ from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.cli.trimmed import telling
 from mpsr.errors import Explanation
+from mpsr.names import printable
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.salvage import Salvage
@@ -207,4 +208,4 @@ def _tell_missing(tally: Tally, found: Salvage) -> None:
 
 
 def _show(screen: Stdout, line: str) -> None:
-    screen.write(f"{line}\n".encode("utf-8", "surrogateescape"))
+    screen.write(f"{printable(line)}\n".encode())

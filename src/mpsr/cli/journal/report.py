@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpsr.cli.journal.tally import missing_text
-from mpsr.cli.stdio import printable
 from mpsr.json_format import local_time
+from mpsr.names import all_in_utf8, printable
 
 if TYPE_CHECKING:
     from mpsr.cli.journal.tally import Tally
@@ -85,4 +85,4 @@ def as_json(survey: Survey) -> str:
         ],
         "known_producers": len(state.producers),
     }
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(all_in_utf8(document), indent=2) + "\n"

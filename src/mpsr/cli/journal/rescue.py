@@ -14,7 +14,7 @@ from mpsr.store import faults, files
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.recovery import LOCK, find_segments
-from mpsr.system import lockfile
+from mpsr.system import lockfile, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -125,6 +125,7 @@ def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
 def _unfinished(path: str) -> Iterator[str]:
     """Give a path beside, where nothing is; what is left there after a failure is removed."""
     beside = f"{path}.unfinished"
+    outputs.check_way(beside)
     _remove_journal(beside)
     try:
         yield beside

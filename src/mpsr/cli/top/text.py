@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpsr.cli.stdio import plural, printable
+from mpsr.cli.stdio import plural
 from mpsr.limits import KIB
+from mpsr.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

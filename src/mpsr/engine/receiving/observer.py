@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpsr.engine.receiving.samples import Sampler
 from mpsr.limits import MIN_STATUS_INTERVAL, OBSERVER_DEADLINE, PACKET_STATUS, TOLD_PRODUCERS
+from mpsr.names import all_in_utf8
 from mpsr.system import passing
 from mpsr.wire.frames import Reject as RejectFrame
 from mpsr.wire.frames import RejectCode, encode, encode_status, encode_tap
@@ -149,7 +150,7 @@ class Observer:
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+    return json.dumps(all_in_utf8(document), separators=(",", ":")).encode()
 
 
 def _tap(sample: Sample) -> bytes:
