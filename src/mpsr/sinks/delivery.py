@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,24 +87,32 @@ class Delivery:
                         f"{name!r}, which no sink here has: mpsr journal trim --drop removes it"
                     )
         journal_id = "" if journal is None else journal.id.hex()
-        self._runners = [
-            Runner(
-                each,
-                source_of(receiver, journal, each.name),
-                journal_id,
-                path=None if journal is None else journal.path,
-                tell=self._tell,
-                ended=self._waiter.wake,
-                seen=seen if each is named[0] else None,
-            )
-            for each in named
-        ]
+        self._runners: list[Runner] = []
+        with ExitStack() as undo:
+            for each in named:
+                source = source_of(receiver, journal, each.name)
+                undo.callback(source.close)
+                runner = Runner(
+                    each,
+                    source,
+                    journal_id,
+                    path=None if journal is None else journal.path,
+                    tell=self._tell,
+                    ended=self._waiter.wake,
+                    seen=seen if each is named[0] else None,
+                )
+                self._runners.append(runner)
+            self._check_outputs()
+            undo.pop_all()
+        show_sinks(receiver, lambda: [each._asdict() for each in self.statuses()])
+
+    def _check_outputs(self) -> None:
+        """Raise ConfigurationError if two sinks would write to the same file."""
         rejected = [each.rejected for each in self._runners if each.rejected is not None]
         for path in rejected:
             if rejected.count(path) > 1 or path in {each.output for each in self._runners}:
                 error = f"several sinks would write to {path}: give one of them a rejected=FILE"
                 raise ConfigurationError(error)
-        show_sinks(receiver, lambda: [each._asdict() for each in self.statuses()])
 
     def start(self) -> None:
         """Begin to give the sinks what there is."""

@@ -128,7 +128,10 @@ class Runner:
 
     def join(self, timeout: float) -> bool:
         """Wait for the end; return False, and give the sink up, if that takes longer (seconds)."""
-        if self._thread is None or self._thread.join(timeout):
+        if self._thread is None:  # it was never started
+            self._source.close()
+            return True
+        if self._thread.join(timeout):
             return True
         self._abandoned = True
         return False
@@ -170,6 +173,7 @@ class Runner:
             pass
         finally:
             self._rejections.finish()
+            self._source.close()
             self._be("stopped", self._error)
             self._ended()
 

@@ -52,6 +52,9 @@ class Source(Protocol):
     def leave(self) -> None:
         """Take no more, until it begins again."""
 
+    def close(self) -> None:
+        """Close the descriptors; it never begins again."""
+
 
 class JournalSource:
     """Follows a journal, with a cursor of its own."""
@@ -112,6 +115,10 @@ class JournalSource:
         """Take no more, until it begins again."""
         self._follower.leave(handled=False)
 
+    def close(self) -> None:
+        """Close the descriptors; it never begins again."""
+        self.leave()
+
 
 class ReceiverSource:
     """Takes what a receiver without a journal receives."""
@@ -164,6 +171,10 @@ class ReceiverSource:
 
     def leave(self) -> None:
         """Take no more, until it begins again."""
+
+    def close(self) -> None:
+        """Close the descriptors; it never begins again."""
+        self._wakeup.close()
 
 
 def source_of(receiver: Receiver[Any], journal: Journal | None, name: str) -> Source:
