@@ -120,6 +120,18 @@ class NatsServer:
             assert time.monotonic() < until, answer
             time.sleep(0.1)
 
+    def publish(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Publish a message, as any other program may."""
+
+        async def send() -> None:
+            client = await connected(self.port)
+            try:
+                await client.jetstream().publish(subject, data, headers=dict(headers))
+            finally:
+                await client.close()
+
+        asyncio.run(send())
+
     def count(self, stream: str, **more: Any) -> int:
         """Return how many messages a stream has; -1 while nobody tells."""
         try:
