@@ -22,8 +22,8 @@ from mpsr.sinks.nats import layout
 from mpsr.sinks.nats.reader import StreamMessage
 from mpsr.sinks.records import RECORDS
 from mpsr.store.records import Entry
+from tests.outputs.sending import HONEST
 
-HONEST: Final = b"honest"  # the message that has to arrive after all others
 _formatter: Final = logging.Formatter("%(asctime)s %(name)s %(levelname)s %(levelno)d %(message)s")
 
 

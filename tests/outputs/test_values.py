@@ -34,8 +34,9 @@ from mpsr.limits import MAX_INTEGER
 from mpsr.metrics import Collector
 from mpsr.sinks.table import sink
 from tests.eventually import PATIENCE, eventually
-from tests.outputs.everywhere import HONEST, bodies_of, check, check_json, check_readable
-from tests.outputs.values import Sent, frames, received, sent
+from tests.outputs.everywhere import bodies_of, check, check_json, check_readable
+from tests.outputs.sending import HONEST, Sent, frames, received
+from tests.outputs.values import sent
 
 QUICK: Final = 50  # examples in a second
 FEW: Final = 8  # of what takes a database or a process

@@ -1,23 +1,17 @@
-"""Make batches of any value that the protocol accepts, from frames, as an engine does."""
+"""Generate any value that the protocol accepts."""
 
 from __future__ import annotations
 
 import json
-from typing import Final, NamedTuple
+from typing import Final
 
 from hypothesis import strategies as st
 
-from mpsr._speedups import codec
-from mpsr.batch import Batch, Peer, ProducerIdentity
+from mpsr.batch import Peer
 from mpsr.forwarding import MAGIC
 from mpsr.limits import MAX_INTEGER, MAX_LABEL
-from mpsr.store.records import HEAD_SIZE, Entry, Kind, Place, pack_entry, unpack_entry, unpack_head
-from mpsr.wire.frames import PREFACE, Hello, Lost, LostReason, encode
-from mpsr.wire.ledger import Ledger
-from mpsr.wire.receiving import ReceivingSession
-from tests.outputs.everywhere import HONEST
+from tests.outputs.sending import Sent
 
-PRODUCER_ID: Final = b"\x00\xff" * 8
 _RECORD_SEPARATORS: Final = "\u2028\x85\x0b\x1c"
 
 # -- JSON that decoders disagree about, or that an output could not write -------------------------
@@ -149,19 +143,6 @@ _number: Final = st.sampled_from((0, 1, 2**31, 2**53 + 1, 2**61)) | st.integers(
 _credential: Final = st.sampled_from((None, 0, 1, 2**31 - 1, 2**32 - 1))
 
 
-class Sent(NamedTuple):
-    """Messages of a producer, with its credentials and the receiver's position and time."""
-
-    label: str
-    lowest: int
-    lost: int
-    groups: list[list[bytes]]
-    peer: Peer
-    received_at: int
-    position: int | None
-    """Of the first message; None without a journal."""
-
-
 @st.composite
 def sent(draw: st.DrawFn) -> Sent:
     """Return what a producer may send; the last message is an honest one."""
@@ -181,61 +162,3 @@ def sent(draw: st.DrawFn) -> Sent:
         draw(st.sampled_from((0, 1, 10**9, 2**63 - 1, -1, -(2**63))) | st.integers(0, 2**62)),
         draw(st.none() | st.sampled_from((1, 2**53, MAX_INTEGER - 2 * count - 1))),
     )
-
-
-def frames(given: Sent, producer_id: bytes = PRODUCER_ID) -> bytes:
-    """Return what the producer writes to its connection."""
-    parts = [PREFACE, encode(Hello(producer_id, given.lowest, given.label))]
-    seq = given.lowest
-    if given.lost:
-        parts.append(encode(Lost(seq, given.lost, LostReason.DROPPED_OLDEST)))
-        seq += given.lost
-    for group in [*given.groups, [HONEST]]:
-        parts.append(codec.pack_batch(group, seq))
-        seq += len(group)
-    return b"".join(parts)
-
-
-def received(given: Sent) -> list[Batch[bytes]]:
-    """Return the batches that a receiver hands out: directly, or out of its journal."""
-    session = ReceivingSession(peer=given.peer, address="app.sock")
-    batches: list[Batch[bytes]] = []
-    session.receive_data(frames(given))
-    while events := session.events_received():
-        for event in events:
-            if isinstance(event, Batch):
-                batches.append(event)
-            elif isinstance(event, Hello):
-                identity = ProducerIdentity(event.producer_id, event.label)
-                uid = given.peer.uid
-                session.welcome(Ledger().open(uid, identity, event.lowest_seq, 0.0))
-    if given.position is None:
-        return batches
-    return _journaled(batches, given)
-
-
-def _journaled(batches: list[Batch[bytes]], given: Sent) -> list[Batch[bytes]]:
-    """Write batches as records of a journal, and read them again."""
-    position = given.position or 0
-    again: list[Batch[bytes]] = []
-    for batch in batches:
-        payload = codec.pack_batch(batch.raw, batch.first_seq)[8:] if batch else b""
-        entry = Entry(
-            payload,
-            len(batch),
-            batch.nbytes,
-            batch.first_seq,
-            batch.lost,
-            batch.peer,
-            batch.producer,
-            1,
-            given.received_at,
-        )
-        head = unpack_head(pack_entry(entry, Place(bytes(16), 1, 1, 0, 0, position)), 0)
-        assert head is not None
-        assert (head.kind, head.size >= HEAD_SIZE) == (Kind.BATCH, True)
-        read = unpack_entry(head, payload).batch()
-        position += entry.span
-        read.position = position - 1
-        again.append(read)
-    return again
