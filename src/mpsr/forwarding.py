@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NotRequired, TypedDict
 
+import msgspec.json  # noqa: F401 - now, since a program may give up the right to read it later
+
 from mpsr.json_format import local_time, origin, to_json
 from mpsr.json_reader import from_json
 from mpsr.limits import MAX_ORIGIN

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec.json  # noqa: F401 - now, since a program may give up the right to read it later
+
 from mpsr.errors import RemoteProtocolError
 from mpsr.json_reader import from_json
 from mpsr.limits import MAX_OBSERVED
