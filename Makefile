@@ -89,13 +89,13 @@ fuzz-random: $(VENV)/.test ## feed random bytes to the wire for ten minutes (MPS
 # does. The C bears no memory error, and in a ring it is watched by a hostile peer.
 FUZZ_VENV := .venv-fuzz
 FUZZ      := build/fuzz
-TARGETS   ?= codec session foreign answers observing ring journal
+TARGETS   ?= codec session foreign answers observing outputs ring journal
 COUNTED   := -std=c11 -O1 -g -fno-omit-frame-pointer -fPIC -Wall -Wextra -Werror \
 	-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 HOSTILE   := ring ring_reader
 # What is Python alone goes without the C, and so without its memory checks, which slow it down. A
 # large buffer is given back at once, or the gaps that the journal's leave would look like a leak.
-IN_PYTHON := answers journal observing
+IN_PYTHON := answers journal observing outputs
 LONGEST   := 8192
 CHECKED    = PYTHONMALLOC=malloc MPSR_SPEEDUPS=require \
 	ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 \

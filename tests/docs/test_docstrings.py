@@ -29,6 +29,7 @@ ITS_NAMES: Final = {
     "forwarding",
     "json_format",
     "names",
+    "json_reader",
     "limits",
     "queues",
     "stats",

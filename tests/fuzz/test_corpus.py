@@ -9,7 +9,16 @@ from typing import Final
 import pytest
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-TARGETS: Final = ["answers", "codec", "foreign", "journal", "observing", "ring", "session"]
+TARGETS: Final = [
+    "answers",
+    "codec",
+    "foreign",
+    "journal",
+    "observing",
+    "outputs",
+    "ring",
+    "session",
+]
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
+import msgspec.json  # noqa: F401 - now, since a program may give up the right to read it later
+
 from mpsr.errors import RemoteProtocolError
+from mpsr.json_reader import from_json
 from mpsr.limits import MAX_OBSERVED
 from mpsr.wire.frames import (
     HEADER,
@@ -112,9 +114,6 @@ def _understood(kind: int, payload: bytes) -> Seen:
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise malformed(what, "it holds no JSON object")
-    return found
+        return from_json(text, dict[str, Any], most=MAX_OBSERVED)
+    except ValueError as exc:
+        raise malformed(what, f"it holds no JSON object that can be used: {exc}") from None
