@@ -8,12 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
 import mpsr
 from mpsr.names import printable
+from tests.cli.conftest import Cli
 from tests.eventually import eventually
 from tests.sinks.conftest import PATIENCE
 
@@ -34,19 +35,24 @@ MPSR: Final = (sys.executable, "-W", "error", "-m", "mpsr")
 odd = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
 
-def run(directory: Path, *argv: str | bytes) -> subprocess.CompletedProcess[bytes]:
-    """Run a command, which must end with an explained status."""
-    done = subprocess.run(
-        [*MPSR, *argv], cwd=directory, capture_output=True, timeout=PATIENCE, check=False
-    )
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+def run(directory: Path, *argv: str | bytes) -> Done:
+    """Run a command in this process; it must end with an explained status."""
+    done = Done(*Cli(directory).call(*argv))
     assert_readable(done.stderr)
-    assert done.returncode != 1, done
+    assert done.status != 1, done
     return done
 
 
-def assert_readable(told: bytes) -> None:
+def assert_readable(text: str) -> None:
     """Check that it is text without control characters or internal errors."""
-    text = told.decode()  # or UnicodeDecodeError
     assert all(line.isprintable() for line in text.splitlines()), text
     for word in ("defect", "internal error", "Traceback", "it raised"):
         assert word not in text, text
@@ -73,7 +79,7 @@ def test_receiver_with_odd_paths_works(tmp_path: Path, name: bytes) -> None:
         )
     try:
         eventually(lambda: b"listening on" in told.read_bytes())
-        assert run(tmp_path, "send", here, "hello").returncode == 0
+        assert run(tmp_path, "send", here, "hello").status == 0
         shown = json.loads(run(tmp_path, "status", here, "-o", "json").stdout)
         assert shown["addresses"] == ["./" + name.decode("utf-8", "backslashreplace")]
         text = run(tmp_path, "status", here).stdout.decode()
@@ -81,17 +87,17 @@ def test_receiver_with_odd_paths_works(tmp_path: Path, name: bytes) -> None:
     finally:
         receiver.send_signal(signal.SIGTERM)
         assert receiver.wait(PATIENCE) == 0, told.read_bytes()
-    assert_readable(told.read_bytes())
+    assert_readable(told.read_bytes().decode())
     assert b"hello" in run(tmp_path, "log", here + b".journal").stdout
     verified = run(tmp_path, "journal", "verify", here + b".journal")
-    assert verified.returncode == 0
+    assert verified.status == 0
     assert printable(os.fsdecode(name)).encode() in verified.stdout
     counted = run(tmp_path, "journal", "stats", here + b".journal", "--json")
     assert json.loads(counted.stdout.decode())["path"].endswith(
         shown["addresses"][0][1:] + ".journal"
     )
     salvaged = run(tmp_path, "journal", "salvage", here + b".journal", "--output", here + b".copy")
-    assert salvaged.returncode == 0
+    assert salvaged.status == 0
     for each in sinks:
         assert (tmp_path / os.fsdecode(name + b"-" + each[:-1])).exists()
 
@@ -123,18 +129,18 @@ def test_command_with_an_odd_path_explains_itself(
         each.replace(b"{}", b"./" + name) if isinstance(each, bytes) else each for each in argv
     ]
     done = run(tmp_path, *words)
-    if done.returncode:
-        parts = [line.strip().partition(":")[0] for line in done.stderr.decode().splitlines()]
+    if done.status:
+        parts = [line.strip().partition(":")[0] for line in done.stderr.splitlines()]
         assert parts[:3] == ["mpsr", "why", "try"] or "mpsr" in parts, done
 
 
 def test_database_that_takes_no_such_path_is_refused_at_the_start(tmp_path: Path) -> None:
     done = run(tmp_path, "recv", "app.sock", "--to", b"duckdb:x\xff")
-    assert done.returncode == 2
+    assert done.status == 2
     assert done.stderr.splitlines() == [
-        f"mpsr: --to duckdb:x\\xff: cannot write to {tmp_path}/x\\xff".encode(),
-        b"  why: DuckDB opens only files whose names are UTF-8",
-        b"  try: choose another path",
+        f"mpsr: --to duckdb:x\\xff: cannot write to {tmp_path}/x\\xff",
+        "  why: DuckDB opens only files whose names are UTF-8",
+        "  try: choose another path",
     ]
     assert not (tmp_path / "app.sock").exists()
 
@@ -160,10 +166,10 @@ def test_pages_and_units_replace_no_planted_link(tmp_path: Path) -> None:
     (shared / "mpsr.1").symlink_to(target)
     (shared / "x.socket").symlink_to(target)
     done = run(tmp_path, "man", "--directory", "shared")
-    assert done.returncode == 78
-    assert b"symbolic link" in done.stderr
-    assert run(tmp_path, "systemd", "x.sock", "--directory", "shared").returncode != 0
+    assert done.status == 78
+    assert "symbolic link" in done.stderr
+    assert run(tmp_path, "systemd", "x.sock", "--directory", "shared").status != 0
     assert target.read_text() == "kept"
     (shared / "mpsr.1").unlink()
-    assert run(tmp_path, "man", "--directory", "shared").returncode == 0
+    assert run(tmp_path, "man", "--directory", "shared").status == 0
     assert stat.S_IMODE((shared / "mpsr.1").stat().st_mode) == 0o644

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.cli.conftest import Cli
 from tests.eventually import eventually
 from tests.sinks.conftest import PATIENCE, Funnel
 
@@ -33,12 +34,9 @@ SINKS: Final = {
 
 def refusal(directory: Path, sink: str) -> str:
     """Return the error of a receiver that does not start because of its sink."""
-    command = [sys.executable, "-m", "mpsr", "recv", "refused.sock", "--to", sink]
-    ended = subprocess.run(
-        command, cwd=directory, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert ended.returncode == 2, ended
-    return ended.stderr.decode("utf-8", "surrogateescape")
+    status, _, told = Cli(directory).call("recv", "refused.sock", "--to", sink)
+    assert status == 2, told
+    return told
 
 
 def files_in(directory: Path) -> dict[str, int]:

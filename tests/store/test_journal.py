@@ -34,7 +34,7 @@ def test_positions_count_messages_from_one_and_a_batch_of_none_takes_one(path: s
 
 def test_entry_comes_back_as_it_was(path: str) -> None:
     entries = [
-        entry_of([b"one", b"", b"three"], 2**64 - 4, lost=2**64 - 1),
+        entry_of([b"one", b"", b"three"], 2**63 - 4, lost=2**63 - 1),
         Entry(b"", 0, 0, lost=1),
         entry_of([b"x"])._replace(peer=UNKNOWN_PEER, producer=ProducerIdentity(bytes(16), "")),
     ]
@@ -46,7 +46,7 @@ def test_entry_comes_back_as_it_was(path: str) -> None:
         assert records == list(zip(positions, entries, strict=True))
         batch = records[0].entry.batch(decode=bytes.decode)
         assert (list(batch), batch.first_seq, batch.lost) == (
-            ["one", "", "three"], 2**64 - 4, 2**64 - 1,
+            ["one", "", "three"], 2**63 - 4, 2**63 - 1,
         )  # fmt: skip
 
 
