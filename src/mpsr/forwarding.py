@@ -13,7 +13,7 @@ import msgspec.json  # noqa: F401 - now, since a program may give up the right t
 
 from mpsr.json_format import local_time, origin, to_json
 from mpsr.json_reader import from_json
-from mpsr.limits import MAX_ORIGIN
+from mpsr.limits import MAX_HOPS, MAX_ORIGIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,6 +65,7 @@ class Origin(TypedDict):
         producer: the native producer; None in foreign framings.
         seq: sequence number of the message.
         lost: messages that the producer dropped before this one; missing if there are none.
+        hops: funnels that passed it on after the first one; missing if there are none.
 
     """
 
@@ -74,6 +75,7 @@ class Origin(TypedDict):
     producer: OriginProducer | None
     seq: int
     lost: NotRequired[int]
+    hops: NotRequired[int]
 
 
 class Forwarded(NamedTuple):
@@ -129,15 +131,30 @@ def claim_of(message: Forwarded) -> str:
     return "" if message.origin is None else f',"origin":{to_json(message.origin)}'
 
 
-def wrapped(batch: Batch[Any], host: str) -> Iterator[bytes]:
-    """Give the messages of a batch with their origin; what has one already keeps it."""
+def wrapped(batch: Batch[Any], host: str) -> Iterator[bytes | None]:
+    """Yield the messages of a batch with their origin; None for one that must not be passed on.
+
+    A message that has an origin keeps it, with one hop more. After ``MAX_HOPS``, the funnels form a
+    loop.
+    """
     head = to_json({"host": host})[:-1] + ","
     head += origin(local_time(batch.received_at or 0), batch.peer, batch.producer)[1:] + ',"seq":'
     losing = f',"lost":{batch.lost}' if batch.lost else ""
     for seq, body in enumerate(batch.iter_raw(), batch.first_seq):
-        if body.startswith(MAGIC):
-            yield body
-        else:
+        known = forwarded(body)
+        if known.origin is None:
             text = f"{head}{seq}{losing}}}".encode()
             losing = ""
-            yield b"".join((MAGIC, _LENGTH.pack(len(text)), text, body))
+            yield _joined(text, body)
+        else:
+            yield _passed_on(known.body, known.origin)
+
+
+def _passed_on(body: bytes, origin: Origin) -> bytes | None:
+    hops = origin.get("hops", 0) + 1
+    text = to_json({**origin, "hops": hops}).encode()
+    return _joined(text, body) if 0 < hops <= MAX_HOPS and len(text) <= MAX_ORIGIN else None
+
+
+def _joined(origin: bytes, body: bytes) -> bytes:
+    return b"".join((MAGIC, _LENGTH.pack(len(origin)), origin, body))

@@ -33,6 +33,7 @@ READ_IN_PLACE: Final = 16 * KIB  # bytes: with so much of a frame missing it is 
 
 KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
 
+MAX_HOPS: Final = 8  # funnels that pass a message on: more of them are a loop
 MAX_ORIGIN: Final = 4 * KIB  # bytes of a forwarded message's origin: names and numbers
 
 MAX_FILES: Final = 64  # files that a producer, or a receiver, holds at a time: of 1,024 descriptors

@@ -105,7 +105,9 @@ def test_origin_of_a_forwarded_message_has_a_column(
     sink = make(str(tmp_path))
     sink.open(JOURNAL)
     sink.write(batch(1, b"direct"))
-    sink.write(batch(2, *wrapped(batch(1, b"passed on"), "far")))
+    (passed_on,) = wrapped(batch(1, b"passed on"), "far")
+    assert passed_on is not None
+    sink.write(batch(2, passed_on))
     sink.write(batch(3, b"direct"))
     sink.commit()
     sink.close()

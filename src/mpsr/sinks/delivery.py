@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import ConfigurationError, Explanation, SinkError
 from mpsr.front.following import has_ended, journal_of, show_sinks, stand_aside
 from mpsr.limits import SINK_STOP_TIMEOUT
 from mpsr.sinks.runner import Runner
 from mpsr.sinks.source import MAIN_CURSOR, source_of
 from mpsr.sinks.table import NamedSink, sink
+from mpsr.system.address import are_one
 from mpsr.system.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -107,7 +108,18 @@ class Delivery:
         show_sinks(receiver, lambda: [each._asdict() for each in self.statuses()])
 
     def _check_outputs(self) -> None:
-        """Raise ConfigurationError if two sinks would write to the same file."""
+        """Raise ConfigurationError if two sinks have one file, or one leads to this receiver."""
+        for each in self._runners:
+            target = each.leads_to
+            if target is not None and any(are_one(target, own) for own in self._receiver.addresses):
+                why = "messages would circulate without end"
+                raise ConfigurationError(
+                    Explanation(
+                        f"{each.name} is an address of this receiver itself",
+                        why,
+                        "name the address of another receiver",
+                    )
+                )
         rejected = [each.rejected for each in self._runners if each.rejected is not None]
         for path in rejected:
             if rejected.count(path) > 1 or path in {each.output for each in self._runners}:

@@ -22,7 +22,7 @@ from mpsr.errors import (
 )
 from mpsr.forwarding import wrapped
 from mpsr.json_format import host_name
-from mpsr.limits import BATCH_TARGET, MAX_CONTROL_FRAME
+from mpsr.limits import BATCH_TARGET, MAX_CONTROL_FRAME, MAX_HOPS
 from mpsr.sinks.options import choice, options
 from mpsr.system import primitives
 from mpsr.system.address import absolute, parse_address
@@ -53,9 +53,15 @@ def sink(target: str) -> FunnelSink:
 
 
 class FunnelSink:
-    """Sends batches as one producer, and commits once all are acknowledged."""
+    """Sends batches as one producer, and commits once all are acknowledged.
+
+    Attributes:
+        leads_to: the address of the other receiver.
+
+    """
 
     def __init__(self, address: Address, label: str, *, with_origin: bool) -> None:
+        self.leads_to: Address = address
         self._address = address
         self._label = label
         self._with_origin = with_origin
@@ -66,6 +72,7 @@ class FunnelSink:
         self._next = 0  # the sequence number behind what was sent, or is known there
         self._accepted = 0
         self._largest = 0  # bytes of a message that the receiver takes
+        self._looped: list[tuple[int, int]] = []  # ranges of numbers not sent: they are in a loop
 
     def open(self, journal: str) -> int | None:
         """Connect; the first batch tells from where on."""
@@ -89,8 +96,8 @@ class FunnelSink:
         end_seq = seq + len(batch)
         if end_seq <= self._next:
             return
-        bodies = list(wrapped(batch, self._host) if self._with_origin else batch.iter_raw())
-        self._check(bodies, skip=max(0, self._next - seq))
+        passed = list(wrapped(batch, self._host) if self._with_origin else batch.iter_raw())
+        bodies = self._checked(passed, seq)
         self._send_gap(session, seq)
         for part in _parts(bodies, seq, skip_to=self._next):
             self._send(codec.pack_batch(part, self._next))
@@ -119,23 +126,46 @@ class FunnelSink:
         return session
 
     def _send_gap(self, session: SendingSession, until: int) -> None:
-        """Say that what comes before a sequence number is lost, if it was not sent."""
+        """Report the numbers before a sequence number as lost, if they were not sent."""
+        for begin, end in self._looped:
+            self._lose(session, min(begin, until), LostReason.DROPPED_OLDEST)
+            self._lose(session, min(end, until), LostReason.LOOPED)
+        self._lose(session, until, LostReason.DROPPED_OLDEST)
+        self._looped = [each for each in self._looped if each[1] > until]
+
+    def _lose(self, session: SendingSession, until: int, reason: LostReason) -> None:
         if until > self._next:
-            lost = Lost(self._next, until - self._next, LostReason.DROPPED_OLDEST)
-            self._send(encode(lost))
+            self._send(encode(Lost(self._next, until - self._next, reason)))
             self._next = until
             session.sent(until)
 
-    def _check(self, bodies: list[bytes], *, skip: int) -> None:
-        """Raise MessageRejected for messages that are longer than the receiver takes."""
-        reasons = {
-            index: f"it has {len(body)} bytes with its origin, and the receiver at "
-            f"{self._address} takes {self._largest}"
-            for index, body in enumerate(bodies[skip:], skip)
-            if len(body) > self._largest
-        }
+    def _checked(self, bodies: list[bytes | None], seq: int) -> list[bytes]:
+        """Return the messages; raise MessageRejected for those that the receiver never takes."""
+        reasons: dict[int, str] = {}
+        for index, body in enumerate(bodies):
+            if seq + index < self._next:
+                continue
+            if body is None:
+                self._note_loop(seq + index)
+                reasons[index] = (
+                    f"{MAX_HOPS} funnels have passed it on already: they form a loop, or it has a "
+                    "forged origin"
+                )
+            elif len(body) > self._largest:
+                reasons[index] = (
+                    f"it has {len(body)} bytes with its origin, and the receiver at "
+                    f"{self._address} takes {self._largest}"
+                )
         if reasons:
             raise MessageRejected(reasons)
+        return [body or b"" for body in bodies]
+
+    def _note_loop(self, number: int) -> None:
+        begin, end = self._looped.pop() if self._looped else (number, number)
+        if end != number:
+            self._looped.append((begin, end))
+            begin = number
+        self._looped.append((begin, number + 1))
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)

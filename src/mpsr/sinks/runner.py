@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpsr.sinks.protocol import Sink, State
     from mpsr.sinks.source import Source
     from mpsr.sinks.table import NamedSink
+    from mpsr.system.address import Address
     from mpsr.system.threads import Thread
 
 
@@ -60,6 +61,7 @@ class Runner:
         source_failed: whether it was the source.
         reopens: whether the sink can make its file anew.
         output: the path of the sink's local file or directory; None if it has none.
+        leads_to: the address of the receiver to which it passes messages on; None for other sinks.
         rejected: the path where its rejected messages are stored; None if one stops it.
 
     """
@@ -83,6 +85,7 @@ class Runner:
         self._first: Sink | None = first
         self.reopens: bool = isinstance(first, Reopening)
         self.output: str | None = output_of(first)
+        self.leads_to: Address | None = getattr(first, "leads_to", None)
         self.rejected: str | None = place_of(named, self.output, path)
         self._rejections = Rejections(named.name, self.rejected, journal, tell)
         self._may_store = named.on_reject != "stop"

@@ -38,6 +38,16 @@ class Address(NamedTuple):
         return _PREFIXES[self.kind] + (self.typed or self.value)
 
 
+def are_one(one: Address, other: Address) -> bool:
+    """Return whether two addresses lead to one socket: as a name, or as a file."""
+    if one.kind == other.kind == "path":
+        try:
+            return os.path.samefile(one.value, other.value)
+        except OSError:
+            return False
+    return (one.kind, one.value) == (other.kind, other.value)
+
+
 def parse_address(text: str | os.PathLike[str]) -> Address:
     """Read an address: a path, ``@name``, ``fd:N``, ``systemd:`` or ``systemd:NAME``.
 

@@ -100,6 +100,7 @@ class LostReason(IntEnum):
     DROPPED_OLDEST = 2  # the buffer was full and on_full="drop_oldest"
     TOO_LARGE = 3  # the receiver's largest frame is smaller than the message
     FILE_REFUSED = 4  # the receiver takes no files, or the system does not pass this one
+    LOOPED = 5  # too many funnels have passed it on; the receiver does not count it as lost
 
 
 class Hello(NamedTuple):

@@ -20,6 +20,7 @@ from mpsr.wire.frames import (
     Handover,
     Hello,
     Lost,
+    LostReason,
     Move,
     Observe,
     Offer,
@@ -391,7 +392,9 @@ class ReceivingSession:
             self._given = self._given and not isinstance(frame, Move)
             self._events.append(frame)
         elif isinstance(frame, Lost):
-            self._lost += frame.dropped - self._already(frame.first_seq, frame.dropped)
+            dropped = frame.dropped - self._already(frame.first_seq, frame.dropped)
+            if frame.reason != LostReason.LOOPED:  # else the loss itself would loop
+                self._lost += dropped
 
     def _receive_batch(self, payload: bytes, bodies: list[bytes] | None) -> None:
         try:
