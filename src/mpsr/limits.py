@@ -32,6 +32,7 @@ READ_IN_PLACE: Final = 16 * KIB  # bytes: with so much of a frame missing it is 
 KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
 
 MAX_FILES: Final = 64  # files that a producer, or a receiver, holds at a time: of 1,024 descriptors
+MAX_CLOSERS: Final = 16  # threads that close descriptors: as many owners never wait for each other
 
 # -- receiver -------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, ProducerIdentity
 from mpsr.engine.receiving.complaints import Complaints
-from mpsr.engine.receiving.files import FilesUnderWay
+from mpsr.engine.receiving.files import Files
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
@@ -43,6 +43,7 @@ class Connections:
         users: how many connections each user has.
         shared: whether what is ready is served by turns of users: there is more than one.
         held: those that are not read for now.
+        files: the files that each user has sent and that are not closed.
         lost: messages that producers reported as dropped.
         rejected: connections closed for breaking a rule.
 
@@ -58,12 +59,14 @@ class Connections:
         freed: Callable[[Connection], None],
         asked: Callable[[Connection, Handover | Observe], None],
         refused: Callable[[Connection, str], None],
+        wake: Callable[[], None],
         max_rings_per_uid: int = MAX_RINGS_PER_UID,
     ) -> None:
         """Begin with none.
 
         ``freed`` is called whenever one was closed, ``asked`` when one asks for a hand-over or to
-        observe, and ``refused`` when one that might have done so does something else.
+        observe, and ``refused`` when one that might have done so does something else. ``wake``
+        is called from any thread when there are stalled connections to resume.
         """
         self.open: set[Connection] = set()
         self.ledger: Ledger = Ledger()
@@ -83,7 +86,7 @@ class Connections:
         self._by_producer: dict[ProducerState, Connection] = {}
         self.pending_acks: set[ProducerState] = set()
         self._unfinished = Unfinished(max_message)
-        self._files = FilesUnderWay()
+        self.files: Files[Connection] = Files(wake)
         self._read_size = FIRST_READ
 
     def admit(self, connection: Connection) -> None:
@@ -102,6 +105,8 @@ class Connections:
 
     def hold(self, connection: Connection) -> None:
         """Read no more from a connection for now; meanwhile it is neither late nor silent."""
+        if connection in self.held:
+            return
         self.held.add(connection)
         if connection.out:
             self._poller.modify(connection, WRITE)
@@ -112,7 +117,9 @@ class Connections:
         connection.heard_at = inf
 
     def release(self, connection: Connection) -> None:
-        """Read from a connection again."""
+        """Read from a connection again; whoever still holds it will hold it again then."""
+        if connection not in self.held:
+            return
         self.held.discard(connection)
         if connection.out:
             self._poller.modify(connection, READ | WRITE)
@@ -120,6 +127,17 @@ class Connections:
             self._poller.register(connection, READ, connection)
         self._clock.follow(connection, connection.session.pending)
         connection.heard_at = self._clock.now
+
+    def resume(self) -> None:
+        """Read again from the connections whose users have room for files again."""
+        if self.files.stalled:
+            for each in self.files.resume():
+                self.release(each)
+
+    def drain(self) -> None:
+        """Read what has arrived from now on, whatever its user holds: the receiver ends."""
+        for each in self.files.unbound():
+            self.release(each)
 
     def reject(self, connection: Connection, why: str, code: RejectCode) -> None:
         """Send a connection the reason, and close it."""
@@ -135,6 +153,9 @@ class Connections:
         """Read once from its socket or ring; return how many bytes came."""
         if connection.in_ring:
             return self.read_ring(connection, doorbell=True)
+        if connection.files is not None and connection.stalls():
+            self.hold(connection)
+            return 0
         if connection.packets is not None:
             return self._read_packets(connection, connection.packets)
         return self.read_socket(connection)
@@ -263,7 +284,7 @@ class Connections:
         state = self.ledger.open(
             connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order
         )
-        accepts_files = hello.sends_files and connection.accept_files(self._files)
+        accepts_files = hello.sends_files and connection.accept_files(self.files)
         if hello.takes_ring and not accepts_files:  # a ring carries none
             self.rings.offer(connection)
         state.fence = partial(self._fence, connection)
@@ -283,7 +304,8 @@ class Connections:
         if state is not None:
             del self._by_producer[state]
             self.pending_acks.discard(state)
-            self.ledger.gone(state, self._clock.now, orderly=orderly)
+            rejected = connection.session.state is State.FAILED
+            self.ledger.gone(state, self._clock.now, orderly=orderly, rejected=rejected)
 
     def _fail(self, connection: Connection, failure: RemoteProtocolError) -> None:
         """Close a connection that broke a rule, after telling it why."""
