@@ -41,7 +41,7 @@ class Connection:
         state: where its native producer stands, while the connection speaks for one.
         heard_at: when it last brought something whole, or else when it came.
         heard: whether it has brought something whole.
-        unfinished: bytes of a foreign message that is not whole.
+        unfinished: bytes of a message or frame that has begun and not ended.
         until_ring: bytes to come before it is given a ring; 0 if it is to have none.
         files: set where its producer may send files: bounds how many of its user are open.
         ended: whether its socket has ended, while there may be something in the ring.
