@@ -1,7 +1,7 @@
-"""Decide whose connection gives way, where there are too many or too much is unfinished.
+"""Choose the connection to evict, or to wait, if there are too many or too much is unfinished.
 
-Nobody is sent away without need. Where there is, it is the user who holds most that gives way, and
-of this user's connections the one that has been silent longest, or that holds most.
+No connection is evicted without need. The receiver takes the user that holds most, and evicts the
+connection of this user that has been silent longest, or that holds most.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Unfinished:
 
     def __init__(self, max_message: int) -> None:
         self._most = max(MAX_UNFINISHED, max_message)
-        # Room for the one that goes on, and for what the others begin meanwhile.
+        # The remainder is for the rest of one long message, and for frames that begin meanwhile.
         self._near = max(self._most // 2, self._most - 2 * max_message)
         self._holders: set[Connection] = set()
         self._users: Counter[int | None] = Counter()  # bytes

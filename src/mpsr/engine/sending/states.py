@@ -88,11 +88,11 @@ CARRIER_TRANSITIONS: Final[dict[tuple[Carrier, CarrierEvent], Carrier]] = {
 
 
 class Failure(StrEnum):
-    """What an error of a write ends."""
+    """The object that an error of a write ends."""
 
     FILE = "the file, which this process can never pass; its message is dropped"
     PACKET = "the packet, which is too large for the system; its messages are dropped"
-    CONNECTION = "the connection; what was not accepted is sent again through the next one"
+    CONNECTION = "the connection; unaccepted messages are sent again through the next one"
 
 
 #: (kind of write, errno) -> what ends. An error that is not listed ends the connection: it may be
