@@ -37,6 +37,7 @@ MAX_HOPS: Final = 8  # funnels that pass a message on: more of them are a loop
 MAX_ORIGIN: Final = 4 * KIB  # bytes of a forwarded message's origin: names and numbers
 
 MAX_FILES: Final = 64  # files that a producer, or a receiver, holds at a time: of 1,024 descriptors
+MAX_CLOSERS: Final = 16  # threads that close descriptors: as many owners never wait for each other
 
 # -- receiver -------------------------------------------------------------------------------
 
@@ -49,7 +50,7 @@ PATH_TOUCH_INTERVAL: Final = 900.0  # seconds: files whose times are older may b
 MAX_UNPLACED: Final = 16  # connections that are accepted, and wait for one that gives way
 SILENT_START: Final = 0.25  # seconds: who connects has something to say, if others want the place
 SILENCE: Final = 5.0  # seconds: who types by hand is quicker, and loses the place only if wanted
-MAX_UNFINISHED: Final = 64 * MIB  # bytes of foreign messages that are not whole, in all
+MAX_UNFINISHED: Final = 64 * MIB  # bytes of unfinished messages in all: four of the longest
 ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starve the connected
 TURN_COST: Final = 4 * KIB  # bytes: what to serve a connection costs, however little it brings
 TURN_CREDIT: Final = 1 * MIB  # bytes: a user who had nothing to read catches up on so much

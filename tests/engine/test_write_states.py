@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import tempfile
 import threading
@@ -23,7 +24,13 @@ from hypothesis.stateful import (
 
 import mpsr
 from mpsr.engine.sending.outbox import Outbox
-from mpsr.engine.sending.states import WRITE_TRANSITIONS, WriteEvent, WriteState
+from mpsr.engine.sending.states import (
+    WRITE_TRANSITIONS,
+    Failure,
+    WriteEvent,
+    WriteState,
+    failure_of,
+)
 from mpsr.limits import KIB
 from mpsr.system.address import parse_address
 
@@ -226,3 +233,25 @@ def test_interrupts_at_any_moment_lose_double_and_reorder_nothing() -> None:
             break
     assert Interrupted.seen <= set(WRITE_TRANSITIONS)
     assert not missing, sorted(f"{state.name} {event.name}" for state, event in missing)
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "packet", "ends"),
+    [
+        (errno.EBADF, True, False, Failure.FILE),
+        (errno.EINVAL, True, True, Failure.FILE),
+        (errno.EBADF, False, False, Failure.CONNECTION),
+        (errno.EMSGSIZE, True, True, Failure.PACKET),
+        (errno.EMSGSIZE, False, False, Failure.CONNECTION),
+        *(
+            (each, True, packet, Failure.CONNECTION)
+            for each in (errno.EPERM, errno.EACCES, errno.EPIPE, errno.ECONNRESET)
+            for packet in (False, True)
+        ),
+        (errno.ETOOMANYREFS, True, False, Failure.CONNECTION),
+    ],
+)
+def test_only_errors_of_this_process_end_a_file(
+    number: int, file: bool, packet: bool, ends: Failure
+) -> None:
+    assert failure_of(OSError(number, "failed"), file=file, packet=packet) is ends

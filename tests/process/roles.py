@@ -506,6 +506,30 @@ def receive_files(address: str, *, full: bool = False, **options: Any) -> None:
             hear()
 
 
+def receive_many_files(address: str, log: str, **options: Any) -> None:
+    """Append each message to a log, with its process and whether a file came; end at SIGTERM."""
+    with (
+        mpsr.Receiver(address, accept_files=True, **options) as receiver,
+        open(log, "ab", 0) as out,
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: receiver.stop())
+        say("ready")
+        for batch in receiver.batches():
+            if batch:
+                out.write(f"{os.getpid()} {len(batch.files)} {batch[0].decode()}\n".encode())
+        say(receiver.stats().rejected)
+
+
+def send_many_files(address: str, path: str, name: str, count: int) -> None:
+    """Send numbered messages with a file; say how often it connected and what was lost."""
+    with mpsr.Producer(address) as producer:
+        for number in range(count):
+            producer.send_file(path, f"{name} {number}".encode())
+        producer.flush(240)
+        stats = producer.stats()
+    say([stats.connects, stats.lost])
+
+
 def _without_descriptors(receiver: mpsr.Receiver) -> int:
     """Receive for a second without a descriptor to spare; return how many were sent away."""
     receiver.receive_batch()

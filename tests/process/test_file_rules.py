@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,7 @@ import pytest
 
 import mpsr
 from mpsr._speedups import codec
-from mpsr.limits import KIB, MAX_FILES, MIB
-from mpsr.system import passing
+from mpsr.limits import KIB, MIB
 from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, RejectCode, encode, encode_file
 from tests.eventually import eventually
 from tests.process import test_files, test_passing
@@ -113,39 +114,77 @@ def test_who_passes_descriptors_against_the_rules_is_sent_away(
 
 
 def test_files_under_way_are_bounded(address: str, pipe: tuple[int, int], limits: Limits) -> None:
-    """Of many producers that begin a FILE and do not end it, some must retry later."""
+    """While a user has begun as many FILE frames as it may, its next ones are not read."""
     limits(MAX_FILES=3)
     with mpsr.Receiver(address, accept_files=True) as receiver, beside(lambda: [*receiver]):
         held = [introduced(address) for _ in range(4)]
         for sock in held:
             sock.recv(KIB)
-            socket.send_fds(sock, [file(0)[:-1]], [pipe[1]])
+            socket.send_fds(sock, [file(0)], [pipe[1]])
+        eventually(lambda: receiver.stats().messages == 4)
+        for sock in held:
+            socket.send_fds(sock, [file(1)[:-1]], [pipe[1]])
         os.close(pipe[1])
-        eventually(lambda: receiver.stats().rejected == 1)
-        codes = [rejected(sock) for sock in held[3:]]
-        assert codes == [RejectCode.BUSY]
+        eventually(lambda: receiver.stats().limited)
+        for sock in held:
+            sock.sendall(file(1)[-1:])
+        eventually(lambda: receiver.stats().messages == 8)
+        eventually(lambda: not receiver.stats().limited)
+        assert receiver.stats().rejected == 0
         for sock in held:
             sock.close()
         eventually(lambda: closes(pipe[0]))
         receiver.stop()
 
 
+class Lingering:
+    """A socket that holds one that lingers: its last close sleeps until the test ends that."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with socket.create_connection(server.getsockname()) as inner:
+                self._peer, _ = server.accept()
+                inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+                inner.setblocking(False)
+                with suppress(BlockingIOError):
+                    while True:
+                        inner.send(bytes(64 * KIB))
+                self.outer, sender = socket.socketpair(socket.AF_UNIX)
+                with sender:
+                    socket.send_fds(sender, [b"x"], [inner.fileno()])
+
+    def let(self) -> None:
+        """End the sleep."""
+        self._peer.close()
+
+
 def test_files_that_are_not_closed_yet_are_bounded(
-    address: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, path: Path, limits: Limits
 ) -> None:
-    """Where to close one takes for ever, no more are let in; and the receiver goes on."""
-    with mpsr.Receiver(address, accept_files=True) as receiver, mpsr.Producer(address) as producer:
-        producer.send(b"first")
-        assert receiver.receive(PATIENCE) == b"first"
-        with monkeypatch.context() as stuck:
-            stuck.setattr(passing, "unclosed", lambda: MAX_FILES + 1)
-            producer.send_file(path, b"file")
-            with pytest.raises(mpsr.TimedOut):
-                receiver.receive_batch(0.1)
-            assert receiver.stats().rejected >= 1
-        assert receiver.receive_batch(PATIENCE).files
-        with beside(lambda: producer.flush(PATIENCE)):
-            receiver.acknowledge()
+    """While a close sleeps, the senders of files wait; no connection is closed, nothing is lost."""
+    limits(MAX_FILES=4)
+    lingering = Lingering()
+    with (
+        mpsr.Receiver(address, accept_files=True) as receiver,
+        mpsr.Producer(address) as other,
+        introduced(address) as hostile,
+    ):
+        eventually(lambda: receiver.try_receive_batch() or select.select([hostile], [], [], 0)[0])
+        with lingering.outer, path.open() as opened:
+            for number in range(9):
+                passed = opened if number else lingering.outer
+                socket.send_fds(hostile, [file(number)], [passed.fileno()])
+        with beside(lambda: [*receiver]):
+            eventually(lambda: receiver.stats().limited)
+            assert receiver.stats().messages < 9
+            other.send(b"without a file")
+            other.flush(PATIENCE)
+            assert receiver.stats().rejected == 0
+            lingering.let()
+            eventually(lambda: receiver.stats().messages == 10)
+            assert receiver.stats().rejected == 0
+            receiver.stop()
 
 
 def test_file_that_lingers_holds_up_no_receiver(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import threading
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +17,8 @@ import pytest
 import mpsr
 from mpsr.engine.sending.states import Carrier
 from mpsr.limits import KIB, MAX_FILES, MIB
-from mpsr.wire.frames import (
-    Welcome,
-    encode,
-)
+from mpsr.system import passing
+from mpsr.wire.frames import Ack, Welcome, encode
 from tests.eventually import eventually
 from tests.process import roles, test_passing
 from tests.process.workers import PATIENCE, beside, receive_beside
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpsr.system.address import SocketType
-    from tests.process.workers import Start
+    from tests.process.workers import Start, Worker
 
 kernel = test_passing.kernel
 
@@ -374,6 +375,103 @@ def test_file_that_the_program_has_closed_is_dropped(address: str, path: Path) -
         os.fstat(number)  # nor closed
         os.close(number)
         os.close(other)
+
+
+# -- receivers that are slow, or replaced ----------------------------------------------------
+
+
+def counted(log: Path) -> tuple[Counter[str], Counter[str]]:
+    """Return how often each message came, and how often it came to the same process."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert {files for _, files, *_ in lines} == {"1"}
+    return (
+        Counter(" ".join(message) for _, _, *message in lines),
+        Counter(" ".join((pid, *message)) for pid, _, *message in lines),
+    )
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(300)
+def test_receiver_slows_the_senders_of_files_and_disconnects_none(
+    start: Start, address: str, tmp_path: Path, path: Path, count: int
+) -> None:
+    """Though it closes files more slowly than eight producers send them."""
+    log = tmp_path / "log"
+    receiver = start(roles.receive_many_files, address, str(log))
+    assert receiver.hear() == "ready"
+    producers = [
+        start(roles.send_many_files, address, str(path), f"p{each}", count) for each in range(8)
+    ]
+    assert [each.hear(280) for each in producers] == [[1, 0]] * 8
+    receiver.process.terminate()
+    assert receiver.hear() == 0
+    overall, _ = counted(log)
+    assert len(overall) == overall.total() == 8 * count
+
+
+@pytest.mark.parametrize("way", ["kill", "stop", "hand over"])
+@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(300)
+def test_replaced_receivers_lose_no_file(
+    start: Start, address: str, path: Path, way: str, count: int
+) -> None:
+    """Each arrives, and arrives once at the same receiver."""
+    log = path.with_name("log")
+    log.touch()
+    receiver = start(roles.receive_many_files, address, str(log))
+    assert receiver.hear() == "ready"
+    producers = [
+        start(roles.send_many_files, address, str(path), f"p{each}", count) for each in range(4)
+    ]
+    replaced = 0
+    while not all(each.said() for each in producers) and replaced < 100:
+        before = log.stat().st_size
+        eventually(partial(_goes_on, log, before, producers))
+        old, options = receiver, {}
+        if way == "hand over":
+            options = {"handover": True}
+        else:
+            os.kill(old.pid, signal.SIGKILL if way == "kill" else signal.SIGTERM)
+            old.process.wait()
+        receiver = start(roles.receive_many_files, address, str(log), **options)
+        assert receiver.hear() == "ready"
+        replaced += 1
+    assert replaced
+    assert [each.hear(280)[1] for each in producers] == [0] * 4
+    overall, each_process = counted(log)
+    assert len(overall) == 4 * count
+    assert max(each_process.values()) == 1
+    if way != "kill":
+        assert max(overall.values()) == 1
+
+
+def _goes_on(log: Path, before: int, producers: list[Worker]) -> bool:
+    """Return whether about 150 more messages have come, or all producers have ended."""
+    return log.stat().st_size > before + 150 * 15 or all(each.said() for each in producers)
+
+
+def test_file_that_a_closing_receiver_refuses_is_sent_to_the_next(address: str, path: Path) -> None:
+    """The kernel tells the sender EPERM, which says nothing of the file."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        with mpsr.Producer(address) as producer:
+            connection, _ = server.accept()
+            with connection:
+                if not passing.refuse(connection):
+                    pytest.skip("this kernel refuses no descriptors")
+                connection.sendall(encode(Welcome(1, 0, MIB, accepts_files=True)) + encode(Ack(0)))
+                producer.send_file(path, b"file")
+                eventually(lambda: producer.stats().lost or not producer.stats().connected)
+            server.close()
+            os.unlink(address)
+            assert producer.stats().lost == 0
+            with mpsr.Receiver(address, accept_files=True) as receiver:
+                batch = receiver.receive_batch(PATIENCE)
+                assert [*batch] == [b"file"]
+                assert len(batch.files) == 1
+                with beside(lambda: producer.flush(PATIENCE)):
+                    receiver.acknowledge()
 
 
 # -- limits ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import mpsr
 from mpsr.engine.receiving.shares import gives_way, holds_most
 from mpsr.limits import KIB, MIB, SILENCE, SILENT_START
+from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, encode
 from tests.eventually import eventually
 from tests.process.programs import begin
 
@@ -181,6 +182,85 @@ def test_unfinished_messages_stay_within_one_bound(
         thread.join(20)
 
 
+def begin_frames(address: str, stack: ExitStack, count: int, size: int) -> list[socket.socket]:
+    """Send all but the last byte of large native frames, as far as the receiver reads."""
+    frame = HEADER.pack(size, FrameType.BATCH, 0, 0) + bytes(size - 1)
+    left: list[tuple[socket.socket, memoryview]] = []
+    for _ in range(count):
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+        sock.connect(address)
+        sock.sendall(PREFACE + encode(Hello(os.urandom(16), 0, "hostile")))
+        sock.setblocking(False)
+        left.append((sock, memoryview(frame)))
+    end = time.monotonic() + 0.5
+    while left and time.monotonic() < end:
+        again: list[tuple[socket.socket, memoryview]] = []
+        for sock, data in left:
+            try:
+                rest = data[sock.send(data) :]
+            except BlockingIOError:
+                rest = data
+            except OSError:  # it was closed
+                continue
+            if rest:
+                again.append((sock, rest))
+        left = again
+    return [sock for sock, _ in left]
+
+
+def test_unfinished_native_frames_stay_within_one_bound(address: str, limits: Limits) -> None:
+    """They share the bound of foreign messages; an honest producer is served meanwhile."""
+    limits(MAX_UNFINISHED=8 * MIB)
+    most = 0
+    with mpsr.Receiver(address, max_message=2 * MIB) as receiver, ExitStack() as stack:
+        engine: Any = receiver._inbox
+        unfinished = engine._connections._unfinished
+        thread = threading.Thread(target=lambda: list(receiver))
+        thread.start()
+        begin_frames(address, stack, 24, 2 * MIB)
+        most = sum(each.unfinished for each in tuple(engine._connections.open))
+        assert most == unfinished._sum
+        assert 4 * MIB < most <= 8 * MIB
+        since = time.monotonic()
+        for size in (100, 64 * KIB, 2 * MIB):
+            with mpsr.Producer[bytes](address) as producer:
+                producer.send(bytes(size))
+                producer.flush(20)
+        assert time.monotonic() - since < PATIENCE
+        receiver.stop()
+        thread.join(20)
+
+
+def test_honest_producers_of_the_longest_messages_all_finish(address: str, limits: Limits) -> None:
+    """Where more of them send at a time than the bound holds, they wait, and none is closed."""
+    limits(MAX_UNFINISHED=8 * MIB)
+    count = 12
+    with mpsr.Receiver(address, max_message=2 * MIB) as receiver:
+        received: list[int] = []
+
+        def receive() -> None:
+            received.extend(map(len, receiver))
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+
+        def send() -> None:
+            with mpsr.Producer[bytes](address) as producer:
+                for _ in range(4):
+                    producer.send(bytes(2 * MIB))
+                producer.flush(20)
+
+        senders = [threading.Thread(target=send) for _ in range(count)]
+        for each in senders:
+            each.start()
+        for each in senders:
+            each.join(30)
+        receiver.stop()
+        thread.join(20)
+        assert received == [2 * MIB] * 4 * count
+        assert receiver.stats().rejected == 0
+
+
 def test_receiver_that_was_stopped_does_not_rest(address: str) -> None:
     """``paused`` tells of a limit, not of the end."""
     with mpsr.Receiver(address) as receiver:
@@ -200,8 +280,6 @@ def test_one_connection_is_told_as_one(address: str, caplog: pytest.LogCaptureFi
 
 def test_producers_that_come_and_go_without_a_word_leave_nothing_behind(address: str) -> None:
     """Their number locks nobody out."""
-    from mpsr.wire.frames import PREFACE, Hello, encode
-
     with mpsr.Receiver(address) as receiver:
         thread = threading.Thread(target=lambda: list(receiver))
         thread.start()

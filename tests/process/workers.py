@@ -81,6 +81,11 @@ class Worker:
         line, _, self._heard = self._heard.partition(b"\n")
         return json.loads(line)
 
+    def said(self) -> bool:
+        """Return whether it has said something, or has ended."""
+        assert self.process.stdout
+        return bool(self._heard or select.select([self.process.stdout], [], [], 0)[0])
+
     def tell(self, value: object = None) -> None:
         """Say something to the worker."""
         assert self.process.stdin

@@ -152,6 +152,16 @@ def test_producer_that_returns_with_everything_accepted_leaves_nothing_behind() 
     assert len(ledger) == 0
 
 
+def test_rejected_producer_is_remembered_though_nothing_was_read() -> None:
+    """It returns with what it had sent, and must not take the receiver for a forgetful one."""
+    ledger = Ledger()
+    for epoch in (1, 2, 3):
+        state = ledger.open(UID, identity(1), 0, 0.0)
+        assert state.epoch == epoch
+        ledger.gone(state, 0.0, orderly=False, rejected=True)
+    assert len(ledger) == 1
+
+
 def test_full_ledger_forgets_the_longest_gone_of_the_user_who_has_most() -> None:
     """Who fills it makes room for others, and for itself, out of its own."""
     ledger = Ledger(most=5)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import WRITE_TIMEOUT
-from mpsr.system import passing
+from mpsr.system import closing, passing
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import RejectCode
 
@@ -190,7 +190,7 @@ class GuardedSocketReader:
         _release(rooms)
         data, descriptors = passing.receive(self._socket, size)
         if descriptors:
-            passing.close_apart(descriptors)
+            closing.close_apart(descriptors)
             raise unasked()
         return 0, data
 

@@ -14,7 +14,7 @@ from mpsr.errors import AddressError, AddressInUse, ConfigurationError, Explanat
 from mpsr.front.listening import claim_all
 from mpsr.json_format import to_json
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
-from mpsr.system import passing, primitives
+from mpsr.system import closing, passing, primitives
 from mpsr.system.address import absolute
 from mpsr.system.claims import Claim
 from mpsr.system.endpoint import reach
@@ -91,7 +91,7 @@ class _Taker:
         self._until = until
         self._undo = undo
         self._descriptors: list[int] = []  # that came and are nobody's yet
-        undo.callback(lambda: passing.close_apart(self._descriptors))
+        undo.callback(lambda: closing.close_apart(self._descriptors))
 
     def take(self, *, journal: bool) -> Taken:
         """Ask, and take what comes."""
@@ -119,7 +119,7 @@ class _Taker:
                 if journal:
                     self._await_end(sock)
                 break
-        passing.close_apart(sockets)  # of a giver that died in between
+        closing.close_apart(sockets)  # of a giver that died in between
         for claim, _ in claims:
             if isinstance(claim, PathClaim):
                 claim.own()
@@ -160,7 +160,7 @@ class _Taker:
                 pid=self._held.pid,
             )
         if not isinstance(frame, Offer) or len(descriptors) != 1:
-            passing.close_apart(descriptors)
+            closing.close_apart(descriptors)
             raise self._held
         return primitives.socket(fileno=descriptors[0])
 

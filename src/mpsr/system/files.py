@@ -6,8 +6,8 @@ import os
 from typing import Protocol
 
 from mpsr.system import primitives
+from mpsr.system.closing import close_apart
 from mpsr.system.descriptors import Identity
-from mpsr.system.passing import close_apart
 
 
 class HasFileno(Protocol):

@@ -1,33 +1,26 @@
-"""Refuse descriptors that nobody asked for; close apart what came all the same.
+"""Pass descriptors, and refuse those that a peer passes unasked.
 
-Anybody who may connect can pass a descriptor (SCM_RIGHTS), and to close the last one of a file
-may take long: a TCP socket with SO_LINGER sleeps until its data are acknowledged. The kernel
-closes what a reader has no room for within the read, and what was never read within ``close()``.
-Linux 6.16 and later refuse them at the sender, if asked to (SO_PASSRIGHTS).
+Any peer can pass a descriptor (SCM_RIGHTS), and to close it may take long. The kernel closes the
+descriptors that a reader has no room for within the read, and the unread ones within ``close()``.
+Linux 6.16 and later refuse them at the sender, with EPERM, if asked to (SO_PASSRIGHTS).
 """
 
 from __future__ import annotations
 
-import os
 import socket
-import stat
 import struct
 import sys
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from mpsr.system import primitives
-from mpsr.system.sigmask import MASK
-from mpsr.system.threads import start_thread
+from mpsr.system import closing, primitives
 
 SO_PASSRIGHTS: Final = 83  # <asm-generic/socket.h>; the socket module does not name it
 MOST_DESCRIPTORS: Final = 253  # that one message carries: SCM_MAX_FD of the kernel
 ROOM: Final = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)  # bytes
-_NO_LINGER: Final = struct.pack("ii", 1, 0)  # struct linger: at once, whatever is unsent
 _LINUX: Final = sys.platform == "linux"
 
 AVAILABLE: Final = _LINUX
@@ -72,29 +65,12 @@ def descriptors_in(along: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return found
 
 
-# -- closing apart ----------------------------------------------------------------------------
-
-_waiting: deque[Callable[[], object]] = deque()  # what closes something
-_lock = primitives.RLock()  # a finalizer may come in between
-_busy = False  # whether a thread is at it
-
-
-def close_apart(descriptors: Iterable[int]) -> None:
-    """Close descriptors of strangers, in a thread that may sleep."""
-    _do_apart(partial(_close, descriptor) for descriptor in descriptors)
-
-
-def unclosed() -> int:
-    """Return how many descriptors wait to be closed."""
-    return len(_waiting)
-
-
-def close_socket(sock: socket.socket) -> None:
-    """Close a socket of ours; where something was not read from it, in a thread that may sleep."""
+def close_socket(sock: socket.socket, owner: Hashable = None) -> None:
+    """Close a socket; in a thread that may sleep, if descriptors of the ``owner`` are unread."""
     if refuse(sock) and _is_empty(sock):  # asked in this order: nothing can come in between
         sock.close()
     else:
-        _do_apart([partial(primitives.close, sock.detach())])
+        closing.close_by([partial(primitives.close, sock.detach())], owner)
 
 
 def _is_empty(sock: socket.socket) -> bool:
@@ -102,49 +78,3 @@ def _is_empty(sock: socket.socket) -> bool:
         return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return True
-
-
-def _do_apart(work: Iterable[Callable[[], object]]) -> None:
-    global _busy  # noqa: PLW0603 - there is one such thread in a process
-    with MASK, _lock:
-        _waiting.extend(work)
-        if _busy or not _waiting:
-            return
-        _busy = True
-    try:
-        start_thread(_work, name="mpsr closes descriptors")
-    except RuntimeError:  # the program ends, and its descriptors with it
-        _busy = False
-
-
-def _work() -> None:
-    global _busy  # noqa: PLW0603 - as above
-    while True:
-        with _lock:
-            if not _waiting:
-                _busy = False
-                return
-            work = _waiting.popleft()
-        with suppress(OSError):
-            work()
-
-
-def _close(descriptor: int) -> None:
-    """Close a descriptor, whatever it is of, as soon as can be."""
-    try:
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            stranger = primitives.socket(fileno=descriptor)
-            with suppress(OSError):
-                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            stranger.detach()
-    finally:
-        primitives.close(descriptor)
-
-
-def _forget() -> None:
-    global _busy, _lock
-    _busy, _lock = False, primitives.RLock()  # the thread stayed with the parent
-    _waiting.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

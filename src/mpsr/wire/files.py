@@ -20,16 +20,18 @@ class FileSession(ReceivingSession):
 
     Attributes:
         accepts_files: whether this connection's producer may send files.
+        sent_some: whether it has sent one.
         waiting: descriptors whose frames have not come whole, in order.
         unwanted: descriptors of messages that had come before; to be closed.
 
     """
 
-    __slots__ = ("accepts_files", "unwanted", "waiting")
+    __slots__ = ("accepts_files", "sent_some", "unwanted", "waiting")
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as ReceivingSession takes them
         super().__init__(*args, **options)
         self.accepts_files: bool = False
+        self.sent_some: bool = False
         self.waiting: deque[int] = deque()
         self.unwanted: list[int] = []
 

@@ -2,8 +2,8 @@
 
 A producer is known by (uid, producer id), so that nobody can speak for another user's. Its
 state is never forgotten while it is connected. Afterwards it is forgotten when it has been gone for
-long, when it said goodbye with nothing left to send again, or when it never sent anything; and
-where there are too many, the longest gone of the user who has most goes first.
+long, when it said goodbye with nothing left to send again, or when it never sent anything and left
+by itself; and where there are too many, the longest gone of the user who has most goes first.
 """
 
 from __future__ import annotations
@@ -126,11 +126,13 @@ class Ledger:
         self._live[key] = state
         return state
 
-    def gone(self, state: ProducerState, now: float, *, orderly: bool) -> None:
-        """Note that a producer's live connection ended."""
+    def gone(
+        self, state: ProducerState, now: float, *, orderly: bool, rejected: bool = False
+    ) -> None:
+        """Note that a producer's live connection ended; one that was ``rejected`` returns."""
         del self._live[state.key]
         state.fence = None
-        sent = state.expected_seq != state.begin_seq
+        sent = rejected or state.expected_seq != state.begin_seq
         if sent and not (orderly and state.accepted_seq == state.expected_seq):
             self._keep(state, now)
         else:

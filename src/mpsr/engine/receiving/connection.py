@@ -14,14 +14,14 @@ from mpsr.engine.receiving.files import FilePacketEnd, FileReader
 from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, SocketReader
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
-from mpsr.system import passing
+from mpsr.system import closing, passing
 from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
 
 if TYPE_CHECKING:
     from mpsr.batch import Peer
     from mpsr.engine.receiving.datagrams import PacketEnd
-    from mpsr.engine.receiving.files import FilesUnderWay
+    from mpsr.engine.receiving.files import Files
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
 
@@ -41,9 +41,9 @@ class Connection:
         state: where its native producer stands, while the connection speaks for one.
         heard_at: when it last brought something whole, or else when it came.
         heard: whether it has brought something whole.
-        unfinished: bytes of a foreign message that is not whole.
+        unfinished: bytes of a message or frame that has begun and not ended.
         until_ring: bytes to come before it is given a ring; 0 if it is to have none.
-        files: set where its producer may send files: what bounds how many are under way.
+        files: set where its producer may send files: bounds how many of its user are open.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
         nbytes: bytes that were read from it, frames and all.
@@ -103,7 +103,7 @@ class Connection:
         reader = SocketReader(sock, behind) if refuses else GuardedSocketReader(sock)
         self.reader: ReadEnd = reader
         self.packets: PacketEnd | FilePacketEnd | None = None
-        self.files: FilesUnderWay | None = None
+        self.files: Files[Connection] | None = None
         self.ring: RingReader | None = None
         self.in_ring: bool = False
         self.state: ProducerState | None = None
@@ -122,20 +122,26 @@ class Connection:
         """Return the socket's descriptor."""
         return self.socket.fileno()
 
-    def accept_files(self, under_way: FilesUnderWay) -> bool:
+    def accept_files(self, files: Files[Connection]) -> bool:
         """Let files come from now on; return False if the receiver takes none."""
         session = self.session
         if not isinstance(session, FileSession):
             return False
         session.accept_files()
-        self.files = under_way
+        self.files = files
         self._refuses = False
         passing.allow(self.socket)
         if self.packets is None:
-            self.reader = FileReader(self.socket, session)
+            self.reader = FileReader(self.socket, session, self.uid)
         else:
-            self.packets = FilePacketEnd(self.socket, session)
+            self.packets = FilePacketEnd(self.socket, session, self.uid)
         return True
+
+    def stalls(self) -> bool:
+        """Return whether its user has so many files that it is not read for now."""
+        if self.files is None or not isinstance(self.session, FileSession):
+            return False
+        return self.files.stalls(self, self.session)
 
     def _check_files(self) -> RemoteProtocolError | None:
         """Return what is wrong with the descriptors that came with what was read."""
@@ -224,7 +230,7 @@ class Connection:
                     self.ended = not self.socket.recv_into(self._behind)
                 else:
                     data, descriptors = passing.receive(self.socket, READ_BEHIND)
-                    passing.close_apart(descriptors)
+                    closing.close_apart(descriptors, self.uid)
                     self.ended = not data
             except BlockingIOError:
                 pass
@@ -263,7 +269,7 @@ class Connection:
         if self._refuses or (inherited and self.files is not None):
             self.socket.close()
         else:  # what was passed and not read is closed with it
-            passing.close_socket(self.socket)
+            passing.close_socket(self.socket, self.uid)
         if self.ring is not None:
             self.ring.close()
 

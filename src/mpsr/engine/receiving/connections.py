@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, ProducerIdentity
 from mpsr.engine.receiving.complaints import Complaints
-from mpsr.engine.receiving.files import FilesUnderWay
+from mpsr.engine.receiving.files import Files
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import FIRST_READ, MAX_INTEGER, MAX_RINGS_PER_UID, READ_BEHIND, READ_SIZE
+from mpsr.limits import (
+    FIRST_READ,
+    KEPT_MEMORY,
+    MAX_INTEGER,
+    MAX_RINGS_PER_UID,
+    READ_BEHIND,
+    READ_SIZE,
+)
 from mpsr.system import primitives
+from mpsr.system.heap import give_back_freed_memory
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import Handover, Hello, Move, Observe, RejectCode, malformed
 from mpsr.wire.ledger import Ledger, ProducerState
@@ -43,6 +51,7 @@ class Connections:
         users: how many connections each user has.
         shared: whether what is ready is served by turns of users: there is more than one.
         held: those that are not read for now.
+        files: the files that each user has sent and that are not closed.
         lost: messages that producers reported as dropped.
         rejected: connections closed for breaking a rule.
 
@@ -58,12 +67,14 @@ class Connections:
         freed: Callable[[Connection], None],
         asked: Callable[[Connection, Handover | Observe], None],
         refused: Callable[[Connection, str], None],
+        wake: Callable[[], None],
         max_rings_per_uid: int = MAX_RINGS_PER_UID,
     ) -> None:
         """Begin with none.
 
         ``freed`` is called whenever one was closed, ``asked`` when one asks for a hand-over or to
-        observe, and ``refused`` when one that might have done so does something else.
+        observe, and ``refused`` when one that might have done so does something else. ``wake``
+        is called from any thread when there are stalled connections to resume.
         """
         self.open: set[Connection] = set()
         self.ledger: Ledger = Ledger()
@@ -83,7 +94,8 @@ class Connections:
         self._by_producer: dict[ProducerState, Connection] = {}
         self.pending_acks: set[ProducerState] = set()
         self._unfinished = Unfinished(max_message)
-        self._files = FilesUnderWay()
+        self.files: Files[Connection] = Files(wake)
+        self._left_bytes = 0  # unfinished bytes of closed connections, until memory is given back
         self._read_size = FIRST_READ
 
     def admit(self, connection: Connection) -> None:
@@ -102,6 +114,8 @@ class Connections:
 
     def hold(self, connection: Connection) -> None:
         """Read no more from a connection for now; meanwhile it is neither late nor silent."""
+        if connection in self.held:
+            return
         self.held.add(connection)
         if connection.out:
             self._poller.modify(connection, WRITE)
@@ -112,21 +126,52 @@ class Connections:
         connection.heard_at = inf
 
     def release(self, connection: Connection) -> None:
-        """Read from a connection again."""
+        """Read from a connection again; whoever still holds it will hold it again then."""
+        if connection not in self.held:
+            return
         self.held.discard(connection)
         if connection.out:
             self._poller.modify(connection, READ | WRITE)
         else:
             self._poller.register(connection, READ, connection)
+        if connection.in_ring:
+            self.rings.unread[connection] = None  # no doorbell announces what it has
         self._clock.follow(connection, connection.session.pending)
         connection.heard_at = self._clock.now
+
+    def resume(self) -> None:
+        """Read again from the connections whose users have room for files again."""
+        if self.files.stalled:
+            for each in self.files.resume():
+                self.release(each)
+
+    def drain(self) -> None:
+        """Read what has arrived from now on, whatever its user holds: the receiver ends."""
+        for each in (*self.files.unbound(), *self._unfinished.unbound(self._clock.now)):
+            self.release(each)
+
+    def _resume_unfinished(self) -> None:
+        for each in self._unfinished.resume(self._clock.now):
+            self.release(each)
+
+    def _waits(self, connection: Connection) -> bool:
+        """Hold a connection, if unfinished bytes are scarce and another one goes on."""
+        if not self._unfinished.waits(connection, self._clock.now):
+            return False
+        self.hold(connection)
+        return True
 
     def reject(self, connection: Connection, why: str, code: RejectCode) -> None:
         """Send a connection the reason, and close it."""
         self._fail(connection, RemoteProtocolError(why, code=code))
 
     def reject_late(self) -> None:
-        """Close those that have missed a deadline."""
+        """Close those that have missed a deadline; where one stalls, let another go on."""
+        if self._unfinished.waiting:
+            self._resume_unfinished()
+        if self._left_bytes >= KEPT_MEMORY:
+            self._left_bytes = 0
+            give_back_freed_memory()
         for connection, why in self._clock.missed():
             if connection.open:
                 self.reject(connection, why, RejectCode.DEADLINE)
@@ -135,6 +180,11 @@ class Connections:
         """Read once from its socket or ring; return how many bytes came."""
         if connection.in_ring:
             return self.read_ring(connection, doorbell=True)
+        if self._unfinished.scarce and self._waits(connection):
+            return 0
+        if connection.files is not None and connection.stalls():
+            self.hold(connection)
+            return 0
         if connection.packets is not None:
             return self._read_packets(connection, connection.packets)
         return self.read_socket(connection)
@@ -146,14 +196,14 @@ class Connections:
         session = connection.session
         settled, apart = session.settled, session.apart
         # Once a long message's place is known it is read there: so first only its head.
-        size = READ_BEHIND if settled and apart else self._read_size
+        most = FIRST_READ if self._unfinished.scarce else self._read_size
+        size = READ_BEHIND if settled and apart else most
         placed, data = 0, b""
         try:
             placed, data = connection.reader.read([] if settled else session.wanted(), size)
-        except BlockingIOError:
-            return 0
-        except RemoteProtocolError as exc:
-            self._fail(connection, exc)
+        except (BlockingIOError, RemoteProtocolError) as exc:
+            if isinstance(exc, RemoteProtocolError):
+                self._fail(connection, exc)
             return 0
         except OSError:  # reset: the peer is gone, and so is what it had not sent
             pass
@@ -173,7 +223,8 @@ class Connections:
                 return size
             data = data[end:]
         self._understand(connection, connection.feed(placed, data), size)
-        if settled and apart and size == READ_BEHIND and connection.open and not session.settled:
+        begun = settled and apart and size == READ_BEHIND and not session.settled
+        if begun and connection.open and not self._unfinished.scarce:
             size += self.read_socket(connection)  # a frame has begun, and now its place is known
         return size
 
@@ -211,14 +262,21 @@ class Connections:
             return
         if failure is not None:
             self._fail(connection, failure)
-        elif self._clock.due or not session.settled:
+        elif self._clock.due or not session.settled or connection.unfinished:
             self._clock.follow(connection, size)
-            if session.state is State.FOREIGN and connection.open:
-                for holder in self._unfinished.count(connection, session.pending):
-                    text = "too much of what all have sent is unfinished, and most is of its user"
-                    self._fail(holder, RemoteProtocolError(text, code=RejectCode.TOO_LARGE))
+            pending = session.pending
+            if (pending or connection.unfinished) and connection.open:
+                self._count_unfinished(connection, pending)
         if session.answers:
             self.flush(connection)
+
+    def _count_unfinished(self, connection: Connection, size: int) -> None:
+        """Note what is unfinished of a connection; close what is too much of it in all."""
+        for holder in self._unfinished.count(connection, size, self._clock.now):
+            text = "the receiver holds too many bytes of unfinished messages, most of this user"
+            self._fail(holder, RemoteProtocolError(text, code=RejectCode.BUSY))
+        if self._unfinished.waiting:
+            self._resume_unfinished()
 
     def _end(self, connection: Connection) -> None:
         """Take the end of a connection."""
@@ -263,7 +321,7 @@ class Connections:
         state = self.ledger.open(
             connection.uid, identity, hello.lowest_seq, self._clock.now, order=connection.order
         )
-        accepts_files = hello.sends_files and connection.accept_files(self._files)
+        accepts_files = hello.sends_files and connection.accept_files(self.files)
         if hello.takes_ring and not accepts_files:  # a ring carries none
             self.rings.offer(connection)
         state.fence = partial(self._fence, connection)
@@ -283,7 +341,8 @@ class Connections:
         if state is not None:
             del self._by_producer[state]
             self.pending_acks.discard(state)
-            self.ledger.gone(state, self._clock.now, orderly=orderly)
+            rejected = connection.session.state is State.FAILED
+            self.ledger.gone(state, self._clock.now, orderly=orderly, rejected=rejected)
 
     def _fail(self, connection: Connection, failure: RemoteProtocolError) -> None:
         """Close a connection that broke a rule, after telling it why."""
@@ -311,7 +370,10 @@ class Connections:
             self._poller.unregister(connection)
         self.held.discard(connection)
         self.rings.forget(connection)
+        self._left_bytes += connection.unfinished
         self._unfinished.forget(connection)
+        if self._unfinished.waiting:
+            self._resume_unfinished()
         connection.close()
         self._freed(connection)
 
@@ -330,6 +392,8 @@ class Connections:
 
     def read_ring(self, connection: Connection, *, doorbell: bool) -> int:
         """Read once what the ring holds, and wake who waits for room in it."""
+        if self._unfinished.scarce and self._waits(connection):
+            return 0
         if doorbell:
             connection.clear_doorbell()
         # Asked before the ring is read: what the peer wrote before its end is in it by then.

@@ -9,7 +9,7 @@ from mpsr.batch import UNKNOWN_PEER, Batch, Peer, batch_of
 from mpsr.engine.receiving.complaints import Complaints
 from mpsr.engine.transport import unasked
 from mpsr.limits import PACKET_MEMORY, PACKETS_PER_READ
-from mpsr.system import passing
+from mpsr.system import closing
 from mpsr.wire.foreign import messages_in
 from mpsr.wire.frames import HEADER, max_frame
 from mpsr.wire.framing import too_large
@@ -78,7 +78,7 @@ class DatagramReader:
             return []
         for data, sender, descriptors in read:
             if descriptors:
-                passing.close_apart(descriptors)
+                closing.close_apart(descriptors, None if sender is None else sender[1])
             if data is None or len(data) > self._max_message:
                 self.discarded += 1
                 what = "discarded a datagram of more than %d bytes"
@@ -126,7 +126,7 @@ class PacketEnd:
         ended, failure = False, None
         for data, sender, descriptors in self._reader.read(self._socket):
             if descriptors:
-                passing.close_apart(descriptors)
+                closing.close_apart(descriptors)
                 failure = failure or unasked()
             elif data is None:
                 failure = failure or too_large("a packet is longer than a message may be")

@@ -26,6 +26,7 @@ class Draining:
     def begin(self) -> None:
         """Note what has arrived by now."""
         self.begun = True
+        self._connections.drain()
         self._left.extend((each, each.unread()) for each in self._connections.open)
 
     def drain(self) -> bool:

@@ -31,7 +31,7 @@ from mpsr.engine.receiving.waking import Waking
 from mpsr.errors import MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
-from mpsr.system import passing
+from mpsr.system import closing
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
 from mpsr.wire.frames import Handover, Observe
@@ -86,7 +86,6 @@ class Inbox:
             undo.callback(self._wakeup.close)
             self._poller.register(self._wakeup, READ, self._wakeup)
             self._held = Held(self._wakeup.set)
-            self._waking.left = self._held.has_some
             self.observers: Observers = Observers(self._held, observers)
             undo.callback(self.observers.close)
             self._connections = Connections(
@@ -97,8 +96,10 @@ class Inbox:
                 freed=self._freed,
                 asked=self._asked,
                 refused=lambda each, why: self._senders.count(each.peer, why, self._logger),
+                wake=self._wakeup.set,
                 max_rings_per_uid=per_uid.rings,
             )
+            self._waking.left = self._left
             self._sharing = Sharing(
                 per_uid, self._poller, self._connections, self._ready, self._serve
             )
@@ -248,7 +249,7 @@ class Inbox:
     def _close_files(self, batch: Batch[Any]) -> None:
         """Close what came with a batch, and nobody took, unless the program has closed all."""
         if batch.files and self._wakeup.intact:
-            passing.close_apart(batch.take_files())
+            closing.close_apart(batch.take_files(), batch.peer.uid)
 
     def wait(self, seconds: float | None) -> None:
         """Wait until ``next_batch`` has something to do; for a front that waits for this alone."""
@@ -290,7 +291,9 @@ class Inbox:
             refused_by_uid=refused,
             discarded=self._discarded,
             paused=acceptor.paused,
-            limited=self._sharing.holding or bool(acceptor.places.beyond),
+            limited=bool(
+                self._sharing.holding or acceptor.places.beyond or self._connections.files.stalled
+            ),
             in_hand=0.0 if self._handed is None else monotonic() - self.changed_at,
         )
 
@@ -345,6 +348,7 @@ class Inbox:
             self.handover.hear()
         elif source is self._wakeup:
             self._waking.calm()
+            self._connections.resume()
         elif source is not None and source.open:
             if events & WRITE:
                 self._connections.flush(source)
@@ -353,6 +357,10 @@ class Inbox:
             if events & READ:
                 return self._connections.read(source)
         return 0
+
+    def _left(self) -> bool:
+        """Return whether something that another thread has brought about is still to be done."""
+        return self._held.has_some() or self._connections.files.may_resume()
 
     def _freed(self, connection: Connection) -> None:
         """Use the place and the descriptor of a connection that was closed."""

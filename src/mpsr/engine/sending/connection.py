@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from mpsr.engine.sending.states import CARRIER_TRANSITIONS, Carrier, CarrierEvent
 from mpsr.engine.transport import FileWriter, RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
-from mpsr.system import passing, primitives, ring
+from mpsr.system import closing, passing, primitives, ring
 from mpsr.system.address import SOCKET_TYPES
 from mpsr.system.descriptors import Identity, close_socket
 from mpsr.system.sockets import peer_of, wrap
@@ -160,9 +160,9 @@ class Connection:
         if takes_ring:
             self._forget_descriptor()
             self._descriptor = descriptors.pop(0)
-        passing.close_apart(descriptors)
+        closing.close_apart(descriptors)
 
     def _forget_descriptor(self) -> None:
         if self._descriptor is not None:
-            passing.close_apart([self._descriptor])  # nobody knows what it is of
+            closing.close_apart([self._descriptor])  # nobody knows what it is of
             self._descriptor = None

@@ -220,13 +220,14 @@ class Link:
             self.window.refuse_files()
 
     def _check_epoch(self, epoch: int) -> None:
-        """Warn if the very receiver that knew this producer has forgotten where it stands."""
+        """Warn if the process that knew this producer has forgotten where it stands."""
         if epoch == 1 and self._welcomed_by == self.peer_pid is not None and self.window.unsent:
             import logging  # noqa: PLC0415 - seldom needed, and not light
 
             logging.getLogger("mpsr").warning(
-                "the receiver at %s (pid %d) has forgotten this producer, as it does when there "
-                "are too many: what it had not acknowledged may arrive twice",
+                "the receiver at %s (pid %d) has forgotten this producer: it had too many "
+                "producers, or is a new receiver in that process. Messages that it had not "
+                "acknowledged may arrive twice",
                 self.address,
                 self.peer_pid,
             )

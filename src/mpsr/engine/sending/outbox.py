@@ -8,12 +8,11 @@ window's ``direct``, while ``allow_direct`` lets them.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.sending.connection import Connection
 from mpsr.engine.sending.link import Link
-from mpsr.engine.sending.states import Carrier, WriteEvent, WriteState
+from mpsr.engine.sending.states import Carrier, Failure, WriteEvent, WriteState, failure_of
 from mpsr.limits import BACKOFF_FIRST, BURST_TIME, WAITING_WRITE
 from mpsr.stats import ProducerStats
 from mpsr.system import primitives
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from mpsr.system.address import Address
     from mpsr.system.files import KeptFile
 
-_NO_SUCH_PACKET: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
-#: What says of a file, whatever the connection, that it cannot be passed.
-_NO_SUCH_FILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EPERM, errno.EACCES})
 _FREE: Final = WriteState.FREE  # to look it up in the enum takes longer than to compare
 _FULL: Final = WriteState.FULL
 
@@ -194,13 +190,12 @@ class Outbox(Link):
 
     def _dropped(self, write: Write, error: OSError) -> bool:
         """Drop what was chosen, if the system would never take it; return whether that is so."""
-        if self._type != "stream" and error.errno in _NO_SUCH_PACKET:
+        failure = failure_of(error, file=write.passes, packet=self._type != "stream")
+        if failure is Failure.PACKET:
             self.window.drop_chosen(LostReason.TOO_LARGE)
-            return True
-        if write.passes and error.errno in _NO_SUCH_FILE:
+        elif failure is Failure.FILE:
             self.window.refuse_chosen_file()
-            return True
-        return False
+        return failure is not Failure.CONNECTION
 
     def _fail_write(self, connection: Connection, error: OSError, now: float) -> None:
         """Give the connection up; what the receiver said before it went stands."""

@@ -1,11 +1,12 @@
 """Hold the states of a producer's connection for writing, and what leads from one to the next.
 
-Two tables: whether messages may be written, and what carries them. ``python -m
-mpsr.engine.sending.states`` prints them.
+Three tables: whether messages may be written, what carries them, and what an error of a write ends.
+``python -m mpsr.engine.sending.states`` prints them.
 """
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum  # hashed in C, as Enum is not
 from typing import Final
 
@@ -86,11 +87,41 @@ CARRIER_TRANSITIONS: Final[dict[tuple[Carrier, CarrierEvent], Carrier]] = {
 }
 
 
+class Failure(StrEnum):
+    """The object that an error of a write ends."""
+
+    FILE = "the file, which this process can never pass; its message is dropped"
+    PACKET = "the packet, which is too large for the system; its messages are dropped"
+    CONNECTION = "the connection; unaccepted messages are sent again through the next one"
+
+
+#: (kind of write, errno) -> what ends. An error that is not listed ends the connection: it may be
+#: the receiver's, which the next connection need not have. Such are EPERM, while a receiver that
+#: closes refuses files, EPIPE and ECONNRESET; and ETOOMANYREFS, until files in flight are received.
+FAILURES: Final[dict[tuple[str, int], Failure]] = {
+    ("file", errno.EBADF): Failure.FILE,  # the program has closed the duplicate
+    ("file", errno.EINVAL): Failure.FILE,  # a kind of file that is never passed: an io_uring
+    ("packet", errno.EMSGSIZE): Failure.PACKET,
+    ("packet", errno.ENOBUFS): Failure.PACKET,
+    ("packet", errno.ENOMEM): Failure.PACKET,
+}
+
+
+def failure_of(error: OSError, *, file: bool, packet: bool) -> Failure:
+    """Return what the error of a write ends, which passed a file or wrote a packet, or both."""
+    kinds = (["packet"] if packet else []) + (["file"] if file else [])
+    number = error.errno or 0
+    found = (FAILURES[kind, number] for kind in kinds if (kind, number) in FAILURES)
+    return next(found, Failure.CONNECTION)
+
+
 def _print_tables() -> None:
     for table in (WRITE_TRANSITIONS, CARRIER_TRANSITIONS):
         for (state, event), following in table.items():
             print(f"{state.name:12} {event.name:10} {following.name}")  # noqa: T201 - its purpose
         print()  # noqa: T201 - as above
+    for (kind, number), failure in FAILURES.items():
+        print(f"{kind:12} {errno.errorcode[number]:10} {failure.name}")  # noqa: T201 - as above
 
 
 if __name__ == "__main__":
