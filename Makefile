@@ -13,15 +13,6 @@ PY   := $(BIN)/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 
-# The tests start Python more than a thousand times: each start reads compiled files.
-unexport PYTHONDONTWRITEBYTECODE
-# The tests sync files some ten thousand times, which takes milliseconds on a disk: they use /dev/shm if it
-# has 2 GB of room. TMPDIR=… overrides it.
-IN_MEMORY = TMPDIR=$${TMPDIR:-$$(df --output=avail,target -t tmpfs /dev/shm 2>/dev/null \
-	| awk 'NR == 2 && $$1 >= 2000000 {print $$2}')}
-# Four processes on two cores: the tests wait more than they compute.
-IN_PARALLEL := -n 4 --dist worksteal
-
 BUILT_FROM := pyproject.toml $(wildcard setup.py src/mpsr/_speedups/*.[ch])
 # mypy refuses a folder that is not there.
 CODE := $(wildcard src tests examples benchmarks)
@@ -29,7 +20,7 @@ CORE_TESTS := $(or $(wildcard tests/wire tests/conformance),tests)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-serial test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs docs-look linkcheck man build wheels clean
+.PHONY: help venv demo test test-pure test-all test-sdist soak fuzz fuzz-corpus fuzz-merge fuzz-random fuzz-targets fuzzer sanitize coverage lint format bench bench-full docs docs-look linkcheck man build wheels clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,11 +30,7 @@ venv: $(VENV)/.dev ## make .venv with everything a contributor needs
 demo: $(VENV)/.run ## watch many producers reach one receiver
 	@$(BIN)/mpsr demo
 
-test: $(VENV)/.test ## run the tests: most in parallel, then those that measure time
-	@$(IN_MEMORY) $(PYTEST) -q $(IN_PARALLEL) -m "not soak and not timing"
-	@$(IN_MEMORY) $(PYTEST) -q -m "timing and not soak"
-
-test-serial: $(VENV)/.test ## run the tests one by one, with temporary files on the disk
+test: $(VENV)/.test ## run the tests
 	@$(PYTEST)
 
 test-pure: $(VENV)/.test ## run the core's tests on the Python twin of the codec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from operator import length_hint
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
@@ -337,7 +338,7 @@ class ReceiverBase(Generic[T]):
     def _after_fork_in_child(self) -> None:
         """Leave the address and the connections to the parent process."""
         self._inherited = True
-        if self._inbox is not None and not self._inbox.closed:
+        if self._inbox is not None and not self._inbox.released:
             self._inbox.abandon()
 
     @property
@@ -396,17 +397,20 @@ class ReceiverBase(Generic[T]):
 
     def _finish(self, *, handled: bool) -> None:
         """Close; ``handled`` says whether the last message handed out was dealt with."""
-        if self._inbox is None or self._inbox.closed:
+        if self._inbox is None or self._inbox.released:
             return
-        consumed = self._consumed()
-        if handled:
-            self._inbox.acknowledge(consumed)
-        elif consumed:
-            self._inbox.acknowledge(consumed - 1)
-        else:
-            self._inbox.disown()
-        self._inbox.close()
-        self._inbox.end_handover()
+        with ExitStack() as steps:  # the later ones follow even if an earlier one raises
+            steps.callback(self._inbox.end_handover)
+            steps.callback(self._inbox.close)
+            consumed = self._consumed()
+            if self._inbox.closed:
+                return
+            if handled:
+                self._inbox.acknowledge(consumed)
+            elif consumed:
+                self._inbox.acknowledge(consumed - 1)
+            else:
+                self._inbox.disown()
 
     def _wait_time(self, timeout: float | None, since: float) -> float | None:
         """Return how many seconds to wait for the engine, at most; None: for ever.
@@ -435,7 +439,7 @@ class ReceiverBase(Generic[T]):
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and not inbox.closed:
+        if inbox is not None and not inbox.released:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             inbox.close()
             inbox.end_handover()

@@ -31,6 +31,7 @@ from mpsr.store.records import MAX_HEAD, Header, Use
 from mpsr.store.recovery import LOCK, find_segments, open_segment, recover, unfinished
 from mpsr.system import lockfile, primitives
 from mpsr.system.forks import watch_forks
+from mpsr.system.sigmask import MASK
 from mpsr.wire.frames import PRODUCER_ID_SIZE
 
 if TYPE_CHECKING:
@@ -257,8 +258,9 @@ class Journal:
                 raise
 
     def _release(self) -> None:
-        self._log.close()
-        lockfile.give_back(self._lock)
+        with MASK:  # a descriptor's number can be closed only once
+            self._log.close()
+            lockfile.give_back(self._lock)
 
     # -- opening --------------------------------------------------------------------------------
 

@@ -207,29 +207,33 @@ class Producer(BackgroundProducer[T]):
     def _drain_and_close(self, timeout: float | None, since: float) -> Undelivered | None:
         """Close as ``close`` does, but return what is left; the time-out counts from ``since``."""
         lock = self._enter("close")
-        with MASK, lock:
-            if self._closed:
-                return None
-            first = not self._closing
-            self._begin_close()
+        first = False
         try:
+            with MASK, lock:
+                if self._closed:  # an exception may have ended the close() before
+                    self._outbox.wakeup.set()
+                    if self._thread is None or not self._thread.alive:
+                        self._release()
+                    return None
+                first = not self._closing
+                self._begin_close()
             self._follow(self._drain_steps(timeout, since))
-        except BaseException:  # Ctrl-C: the next close() goes on
-            if first:
+            with MASK, self._lock:
+                if self._closed:
+                    return None
+                undelivered = self._undelivered()
+                if not first:  # the first close() releases it, unless the program ends before
+                    return undelivered
+                self._take_write_over(closing=True)
+                self._closed = True
+                if undelivered is not None:
+                    self._outbox.break_off()
+                self._outbox.wakeup.set()
+                self._waiters.wake_all()
+        except BaseException:  # Ctrl-C: the next close() does the remainder
+            if first and not self._closed:
                 self._closing = False
             raise
-        with MASK, self._lock:
-            if self._closed:
-                return None
-            undelivered = self._undelivered()
-            if not first:  # the first close() releases it, unless the program ends before
-                return undelivered
-            self._take_write_over(closing=True)
-            self._closed = True
-            if undelivered is not None:
-                self._outbox.break_off()
-            self._outbox.wakeup.set()
-            self._waiters.wake_all()
         if self._thread is not None:
             self._thread.join()  # it closes the descriptors, unless it was ended
         self._release()

@@ -148,7 +148,8 @@ class Receiver(ReceiverBase[T]):
     def close(self) -> None:
         """Acknowledge what was handed out, then give the address up.
 
-        What was not handed out stays with the native producers, for the next receiver.
+        Messages that were not handed out stay with the native producers, for the next receiver.
+        If an exception such as KeyboardInterrupt ends the call, another call does the remainder.
         """
         self._finish(handled=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from mpsr.system.descriptors import Identity, close_socket
@@ -9,11 +10,16 @@ from mpsr.system.primitives import socketpair
 
 
 class Wakeup:
-    """A descriptor that is readable from ``set()`` until ``clear()``."""
+    """A descriptor that is readable from ``set()`` until ``clear()``.
 
-    __slots__ = ("_is_set", "_reader", "_reader_is", "_writer", "_writer_is")
+    Its owner calls ``close()``, also while another thread, or the code that a signal handler
+    interrupted, is in ``set()``: the last of them to finish closes the descriptors.
+    """
+
+    __slots__ = ("_closed", "_is_set", "_reader", "_reader_is", "_uses", "_writer", "_writer_is")
 
     def __init__(self) -> None:
+        self._uses: list[None] = []  # one for each call that uses a descriptor now
         self.renew()
 
     def renew(self) -> None:
@@ -22,10 +28,10 @@ class Wakeup:
         reader.setblocking(False)
         writer.setblocking(False)
         if hasattr(self, "_reader"):
-            self.close()
+            self._close()
         self._reader, self._reader_is = reader, Identity(reader.fileno())
         self._writer, self._writer_is = writer, Identity(writer.fileno())
-        self._is_set = False
+        self._is_set = self._closed = False
 
     def let_go(self) -> None:
         """Forget the descriptors, whose numbers may be somebody else's by now."""
@@ -44,13 +50,15 @@ class Wakeup:
     def set(self) -> None:
         """Make the descriptor readable; safe in a signal handler and in any thread.
 
-        Where the program has closed it nothing is written: whoever waited for it has been woken
-        by its end.
+        After ``close()``, or where the program has closed the descriptor, it writes nothing.
         """
         if not self._is_set:
             self._is_set = True
-            if self._writer_is.holds():
-                self._writer.send(b"\0")
+            try:
+                self._use(self._write)
+            except BaseException:  # a signal handler raised, perhaps before the write
+                self._is_set = False
+                raise
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next ``set()``.
@@ -58,12 +66,38 @@ class Wakeup:
         Whoever clears checks what was changed afterwards: a ``set()`` that comes between the
         two lines below is in time for that look, and one behind them is heard anew.
         """
-        if self._is_set and self._reader_is.holds():
-            with suppress(BlockingIOError):
-                self._reader.recv(64)
-            self._is_set = False
+        self._use(self._read)
+        self._is_set = False
 
     def close(self) -> None:
-        """Close the descriptors."""
-        close_socket(self._reader, self._reader_is)
+        """Close the descriptors, now or at the end of the last call that uses one."""
+        self._closed = True
+        self._close_unused()
+
+    def _write(self) -> None:
+        if self._writer_is.holds():
+            self._writer.send(b"\0")
+
+    def _read(self) -> None:
+        # Also if it is not set: a set() that another thread began has written only now.
+        if self._reader_is.holds():
+            with suppress(BlockingIOError):
+                self._reader.recv(64)
+
+    def _use(self, call: Callable[[], None]) -> None:
+        try:
+            self._uses.append(None)  # first: either we see that it is closed, or close() sees us
+            if not self._closed:
+                call()
+        finally:
+            self._uses.pop()
+            if self._closed:
+                self._close_unused()
+
+    def _close_unused(self) -> None:
+        if not self._uses:
+            self._close()
+
+    def _close(self) -> None:
         close_socket(self._writer, self._writer_is)
+        close_socket(self._reader, self._reader_is)  # last: until then, it is intact

@@ -188,18 +188,24 @@ class Follower:
         self._handed = None
 
     def leave(self, *, handled: bool) -> None:
-        """Stop following; the cursor stays where it is, behind the last batch if it is handled."""
-        if self._source.closed:
-            return
-        if handled:
+        """Stop following, and close the descriptors; a ``handled`` batch moves the cursor.
+
+        The thread that follows calls it, also once the receiver is closed: until then, it may
+        wait for the descriptor.
+        """
+        if handled and not self._source.closed:
             self.acknowledge()
         self._source.part_with(self)
         with self._lock:
-            self._left = True
-            self.release()
+            self._release()
 
-    def release(self) -> None:
-        """Close what it has open."""
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child inherited, which has none of the threads."""
+        self._lock = primitives.Lock()
+        self._release()
+
+    def _release(self) -> None:
+        self._left = True
         self.wakeup.close()
         if self._log is not None:
             self._log.close()

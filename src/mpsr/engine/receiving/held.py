@@ -8,18 +8,18 @@ order in which it was accepted: of two that speak for one producer, the later on
 from __future__ import annotations
 
 import resource
-from collections import deque
+import socket
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mpsr.limits import DESCRIPTOR_RESERVE, MAX_HELD
 from mpsr.system import passing, primitives
 
 if TYPE_CHECKING:
-    import socket
-    from _thread import LockType
     from collections.abc import Callable
 
+    from mpsr.system.primitives import RLock
 
+_PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _RESERVE: Final = 2 * DESCRIPTOR_RESERVE  # descriptors: what is held takes none that are needed
 
 
@@ -36,7 +36,7 @@ class Held:
 
     Attributes:
         lock: to be held by whoever accepts, or exchanges the socket of a listener.
-        waiting: the connections, in the order in which they were accepted.
+        waiting: the connections by their number, in the order in which they were accepted.
         rounds: how often the engine has looked at what is ready.
         closed: whether the engine has accepted its last connection.
 
@@ -44,8 +44,8 @@ class Held:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """Hold none; ``wake`` makes the engine come."""
-        self.lock: LockType = primitives.Lock()
-        self.waiting: deque[HeldConnection] = deque()
+        self.lock: RLock = primitives.RLock()  # a signal handler may close within
+        self.waiting: dict[int, HeldConnection] = {}
         self.rounds: int = 0
         self.closed: bool = False
         self.wake: Callable[[], None] = wake
@@ -72,31 +72,41 @@ class Held:
         """
         with self.lock:
             moved = rounds is not None and rounds != self.rounds
-            if moved or self.closed or len(self.waiting) >= MAX_HELD:
+            if moved or self.closed or not self._has_room():
                 return None
             try:
                 sock, order = self._accept(listener.socket)
             except OSError:
                 return None
             held = HeldConnection(listener, sock, order)
-            self.waiting.append(held)
+            self.waiting[order] = held
         return held
 
-    def has_room(self) -> bool:
-        """Tell whether one more may be held: descriptors are left to the rest of the program."""
+    def _has_room(self) -> bool:
+        """Return whether another one may be held: the program needs descriptors, too."""
         if not self.waiting:
             return True
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return soft < 0 or self.waiting[-1].sock.fileno() + _RESERVE < soft
+        newest = next(reversed(self.waiting.values()))
+        enough = soft < 0 or newest.sock.fileno() + _RESERVE < soft
+        return enough and len(self.waiting) < MAX_HELD
+
+    def peek(self, held: HeldConnection, size: int) -> bytes | None:
+        """Return the first bytes of a connection; None if the engine has taken it, or it failed."""
+        with self.lock:  # the engine takes it, and may close it, only after that
+            if held.order not in self.waiting:
+                return None
+            try:
+                return held.sock.recv(size, _PEEK)
+            except BlockingIOError:
+                return b""
+            except OSError:
+                return None
 
     def remove(self, held: HeldConnection) -> bool:
-        """Take a connection away from the engine; tell whether it was still there."""
+        """Take a connection away from the engine; return whether it was still there."""
         with self.lock:
-            try:
-                self.waiting.remove(held)
-            except ValueError:
-                return False
-            return True
+            return self.waiting.pop(held.order, None) is not None
 
     def has_some(self) -> bool:
         """Tell whether a connection waits."""
@@ -105,7 +115,7 @@ class Held:
     def take(self) -> HeldConnection | None:
         """Return the first that waits; None if there is none."""
         with self.lock:
-            return self.waiting.popleft() if self.waiting else None
+            return self._first()
 
     def end(self) -> None:
         """Hold no more from now on."""
@@ -113,20 +123,24 @@ class Held:
             self.closed = True
 
     def close(self, *, inherited: bool = False) -> None:
-        """Close what waits; in a forked child, without the lock, which another thread may have."""
-        self.closed = True
-        while self.waiting:
-            sock = self.waiting.popleft().sock
+        """Close the connections; in a forked child, another thread may have had the lock."""
+        if inherited:
+            self.lock = primitives.RLock()
+        self.end()
+        while (held := self.take()) is not None:
             if inherited:
-                sock.close()
+                held.sock.close()
             else:
-                passing.close_socket(sock)
+                passing.close_socket(held.sock)
 
     def let_go(self) -> None:
         """Forget the descriptors, whose numbers may be somebody else's by now."""
         self.closed = True
-        while self.waiting:
-            self.waiting.popleft().sock.detach()
+        while (held := self._first()) is not None:
+            held.sock.detach()
+
+    def _first(self) -> HeldConnection | None:
+        return self.waiting.pop(next(iter(self.waiting))) if self.waiting else None
 
     def _accept(self, listening: socket.socket) -> tuple[socket.socket, int]:
         sock = primitives.accept(listening)

@@ -53,7 +53,8 @@ class Inbox:
 
     Attributes:
         finished: whether all that came before ``stop`` is handed out.
-        closed: whether it is closed.
+        closed: whether it is closed, or being closed.
+        released: whether it has closed its descriptors and given up the address.
 
     """
 
@@ -134,6 +135,7 @@ class Inbox:
         self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
         self.finished: bool = False
         self.closed: bool = False
+        self.released: bool = False
         self._batches = self._messages = self._nbytes = 0
         self._discarded = 0
 
@@ -388,30 +390,40 @@ class Inbox:
         self._draining.begin()
 
     def close(self) -> None:
-        """Send what was acknowledged, then close everything and give the address up."""
-        if self.closed:
+        """Send the acknowledgements, close all descriptors and release the address.
+
+        If an exception such as KeyboardInterrupt ended a call, the next one does the remainder.
+        """
+        if self.released:
             return
         if not self._wakeup.intact:
             self._let_go()
             return
-        self.handover.release()
-        self.closed = self.finished = True
+        if not self.closed:
+            self.handover.release()
+            self._discarded = self._not_handed_out()
+            self.closed = self.finished = True
         self.observers.close()
         self._connections.send_acks()
-        self._discarded += sum(each.nbytes for each in self._pending if state_of(each) is None)
         for connection in self._connections.open:
-            given = self.handover.gives(connection)
-            if connection.session.state is State.FOREIGN and not given:
-                self._discarded += connection.session.pending + connection.unread()
             connection.close()
+        self._connections.open.clear()
         self.disown()
         for batch in self._pending:
             self._close_files(batch)
+        self._release(inherited=self.handed_over)
         if self._discarded:
             what = "closed with %d bytes of foreign messages not handed out"
             self._logger.warning(what, self._discarded)
-        self._connections.open.clear()
-        self._release(inherited=self.handed_over)
+
+    def _not_handed_out(self) -> int:
+        """Return how many bytes of foreign messages were not handed out, and are lost."""
+        count = sum(each.nbytes for each in self._pending if state_of(each) is None)
+        for connection in self._connections.open:
+            given = self.handover.gives(connection)
+            if connection.session.state is State.FOREIGN and not given:
+                count += connection.session.pending + connection.unread()
+        return count
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
@@ -430,6 +442,7 @@ class Inbox:
         self._poller.close()
         self._sharing.close()
         self._wakeup.close()
+        self.released = True
 
     def _check_descriptors(self) -> None:
         """Raise MpsrError if the program has closed our descriptors, as one does for a daemon."""
@@ -440,7 +453,7 @@ class Inbox:
 
     def _let_go(self) -> None:
         """End without closing a descriptor: their numbers may be somebody else's by now."""
-        self.closed = self.finished = True
+        self.closed = self.finished = self.released = True
         for connection in self._connections.open:
             connection.open = False
             connection.socket.detach()

@@ -70,6 +70,7 @@ class JournaledInbox:
         self.journal = journal
         self.decode = decode
         self.closed: bool = False
+        self.released: bool = False
         self.ended: bool = False  # nothing is written any more
         self.failure: BaseException | None = None  # why
         self._inbox = inbox
@@ -236,8 +237,8 @@ class JournaledInbox:
         )
 
     def close(self) -> None:
-        """Commit and acknowledge what was taken, then close everything."""
-        if self.closed:
+        """Commit and acknowledge what was taken, then close everything; see Inbox.close."""
+        if self.released:
             return
         self.closed = self._closing = True
         self._nudge.set()
@@ -245,19 +246,18 @@ class JournaledInbox:
         try:
             self._inbox.close()
         finally:
-            self._release()
+            self._nudge.close()
+            self._main.leave(handled=False)
             self.journal.close()
+        self.released = True
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
-        self.closed = True
+        self.closed = self.released = True
         self._inbox.abandon()
-        self._release()
-
-    def _release(self) -> None:
         self._nudge.close()
         for follower in self._followers:
-            follower.release()
+            follower.abandon()
 
     # -- in the background --------------------------------------------------------------------
 

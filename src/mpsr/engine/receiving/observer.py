@@ -30,7 +30,7 @@ class Observer:
         uid: its user.
         sampler: takes samples for it, if it wants some.
         status_at: when it is to be sent a status, on the monotonic clock.
-        closed: whether the connection has ended.
+        ended: whether its connection is to be closed, by its owner.
 
     """
 
@@ -48,7 +48,7 @@ class Observer:
         if request.rate:
             self.sampler = Sampler(request.rate, request.clip, wake)
         self.status_at: float = 0.0
-        self.closed: bool = False
+        self.ended: bool = False
         self._out: list[bytes] = []  # frames; of the first a part may be sent
         self._due: float = inf  # when it has to have read something
         self._last = not (request.interval or request.rate)  # whether it is done once out
@@ -72,9 +72,9 @@ class Observer:
         return now >= self.due or (self.sampler is not None and bool(self.sampler.samples))
 
     def serve(self, now: float, describe: Describe) -> None:
-        """Send what is due; give up an observer that does not read."""
+        """Send what is due; end an observer that does not read."""
         if now >= self._due:
-            self.close()
+            self.ended = True
             return
         if now >= self.status_at:
             if not self._out:  # else it is sent the next one
@@ -86,10 +86,10 @@ class Observer:
         self.flush(now)
 
     def reject(self, code: RejectCode, text: str) -> None:
-        """Tell why it is not served, and close."""
+        """Send the reason why it is not served, and end."""
         self._out.append(encode(RejectFrame(code, text)))
         self.flush(0.0)
-        self.close()
+        self.ended = True
 
     def hear(self) -> None:
         """Take note of its end: it has nothing more to say."""
@@ -102,11 +102,11 @@ class Observer:
         if said:
             self.reject(RejectCode.UNEXPECTED, "an observer says nothing behind OBSERVE")
         else:
-            self.close()
+            self.ended = True
 
     def flush(self, now: float) -> None:
         """Send what it will take now."""
-        while self._out and not self.closed:
+        while self._out and not self.ended:
             frame = self._out[0]
             try:
                 sent = self._socket.send(frame)
@@ -114,7 +114,7 @@ class Observer:
                 self._due = min(self._due, now + OBSERVER_DEADLINE)
                 return
             except OSError:  # gone
-                self.close()
+                self.ended = True
                 return
             self._due = inf if sent == len(frame) else now + OBSERVER_DEADLINE
             if sent == len(frame):
@@ -122,13 +122,10 @@ class Observer:
             else:
                 self._out[0] = frame[sent:]
         if self._last and not self._out:
-            self.close()
+            self.ended = True
 
     def close(self, *, inherited: bool = False) -> None:
-        """Close the connection; of one that is ``inherited``, the descriptor alone."""
-        if self.closed:
-            return
-        self.closed = True
+        """Close the connection; of one that is ``inherited``, only the descriptor."""
         if inherited:
             self._socket.close()
         else:
@@ -136,7 +133,6 @@ class Observer:
 
     def let_go(self) -> None:
         """Forget the descriptor, whose number may be somebody else's by now."""
-        self.closed = True
         self._socket.detach()
 
     def _add(self, frame: bytes) -> None:

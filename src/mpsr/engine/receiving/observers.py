@@ -17,6 +17,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr.engine.receiving.complaints import logger
 from mpsr.engine.receiving.observer import Observer
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import (
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.samples import Sampler
     from mpsr.system.poller import AnyPoller
 
-_PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT  # the engine may have it by now
 _JOIN: Final = 1.0  # seconds: the thread never waits for longer than a system call
 _ONCE: Final = READ | getattr(select, "EPOLLONESHOT", 0)
 _LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
@@ -59,6 +59,9 @@ _LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes no
 
 class Observers:
     """The observers of one receiver.
+
+    The thread owns the poller, the wakeup and the connections of observers, and closes them at its
+    end; ``close()`` asks it to end, waits, and closes the remainder once there is no thread.
 
     Attributes:
         overview: what is told of the receiver.
@@ -80,7 +83,7 @@ class Observers:
         self._handed: deque[Observer] = deque()  # by the engine, to the thread
         self._thread: Thread | None = None
         self._closing = False
-        self._watched: dict[Listener, int] = {}  # the descriptor that is polled
+        self._watched: dict[Listener, socket.socket] = {}  # which of its sockets is polled
         self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
         self._undecided: dict[HeldConnection, float] = {}  # until when
         self._still: tuple[int, float] | None = None  # the rounds, and since when
@@ -150,22 +153,19 @@ class Observers:
             self._wakeup.set()
 
     def close(self) -> None:
-        """End the thread, and with it the connections of observers."""
-        if self._closing:
-            return
+        """End the thread, and with it the connections of observers; it may be called again."""
         self._closing, self.samplers = True, ()
-        if self._thread is None:
-            self._release()
-            return
         self._wakeup.set()
-        if not self._thread.is_current():  # a finalizer may run in any thread
-            self._thread.join(_JOIN)
+        thread = self._thread
+        if thread is not None and thread.is_current():  # a finalizer may run in any thread
+            return
+        if thread is None or thread.join(_JOIN):
+            self._release()
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited."""
-        if not self._closing:
-            self._closing, self.samplers = True, ()
-            self._release(inherited=True)
+        self._closing, self.samplers = True, ()
+        self._release(inherited=True)
 
     def let_go(self) -> None:
         """End without closing a descriptor: their numbers may be somebody else's by now."""
@@ -182,6 +182,11 @@ class Observers:
         try:
             while not self._closing:
                 self._step()
+        except Exception as exc:
+            if self._wakeup.intact:  # else the program has closed all descriptors
+                what = "the receiver no longer answers observers: %r; this is a bug in mpsr"
+                logger().error(what, exc)
+            raise
         finally:
             if self._wakeup.intact:
                 self._release()
@@ -216,15 +221,22 @@ class Observers:
     # -- accepting --------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Wait for connections, where the poller has an epoll that can tell of each once."""
+        """Wait for connections, where the poller has an epoll that can report each once."""
         if not isinstance(self._poller, EpollPoller):
             return
-        for listener in self._listeners:
-            number = listener.socket.fileno()
-            if number >= 0 and self._watched.get(listener) != number:
+        with self._held.lock:  # no socket is exchanged meanwhile
+            for listener in self._listeners:
+                if self._watched.get(listener) is not listener.socket:
+                    with suppress(OSError):
+                        self._poller.register(listener.socket, _ONCE, listener)
+                        self._watched[listener] = listener.socket
+
+    def _watch_again(self, listener: Listener) -> None:
+        """Wait for the next connection, unless the socket was exchanged: ``_watch`` sees that."""
+        with self._held.lock:
+            if self._watched.get(listener) is listener.socket:
                 with suppress(OSError):
-                    self._poller.register(number, _ONCE, listener)
-                    self._watched[listener] = number
+                    self._poller.modify(listener.socket, _ONCE)
 
     def _look_all(self, now: float) -> None:
         for listener, (at, rounds) in list(self._looks.items()):
@@ -238,32 +250,17 @@ class Observers:
         if still and (self._still is None or self._still[0] != rounds):
             self._still = (rounds, now - STANDSTILL)
         if still or listener.paused:
-            while self._held.has_room():
-                held = self._held.accept_apart(listener, rounds if still else None)
-                if held is None:
-                    break
+            unless_moved = rounds if still else None
+            while (held := self._held.accept_apart(listener, unless_moved)) is not None:
                 self._undecided[held] = now + UNDECIDED_TIME
             self._held.wake()
-        number = listener.socket.fileno()
-        if self._watched.get(listener) == number:  # else it was exchanged: ``_watch`` sees it
-            with suppress(OSError):
-                self._poller.modify(number, _ONCE)
+        self._watch_again(listener)
 
     def _decide(self, now: float) -> None:
         """Take those from the engine that prove to be observers."""
         for held, until in list(self._undecided.items()):
-            if held.sock.fileno() < 0:
-                del self._undecided[held]
-                continue
-            try:
-                opening = held.sock.recv(OBSERVER_OPENING_SIZE, _PEEK)
-            except BlockingIOError:
-                opening = b""
-            except OSError:
-                del self._undecided[held]
-                continue
-            begun = opening[: len(OBSERVER_OPENING)]
-            if not OBSERVER_OPENING.startswith(begun):
+            opening = self._held.peek(held, OBSERVER_OPENING_SIZE)
+            if opening is None or not OBSERVER_OPENING.startswith(opening[: len(OBSERVER_OPENING)]):
                 del self._undecided[held]
             elif len(opening) == OBSERVER_OPENING_SIZE:
                 del self._undecided[held]
@@ -287,6 +284,7 @@ class Observers:
             self._begin(observer, now)
         else:
             observer.reject(RejectCode.DENIED, "it would observe, and may not look here")
+            observer.close()
 
     # -- observers --------------------------------------------------------------------------
 
@@ -294,6 +292,7 @@ class Observers:
         users = Counter(each.uid for each in self._observers)
         if users.total() >= MAX_OBSERVERS or users[observer.uid] >= MAX_OBSERVERS_PER_UID:
             observer.reject(RejectCode.BUSY, "too many observe the receiver already")
+            observer.close()
             return
         self._observers.add(observer)
         self._poller.register(observer, READ, observer)
@@ -302,23 +301,21 @@ class Observers:
         self._serve(observer, 0, now)
 
     def _serve(self, observer: Observer, events: int, now: float) -> None:
-        number, waited = observer.fileno(), observer.waits
+        waited = observer.waits
         if events & ~WRITE:
             observer.hear()
-        if not observer.closed:
+        if not observer.ended:
             observer.serve(now, self._describe)
-        if observer.closed:
+        if observer.ended:
             self._observers.discard(observer)
             self.samplers = tuple(
                 each.sampler for each in self._observers if each.sampler is not None
             )
-            self._forget(number)
+            # In this order: if a forked process has a copy, a close does not end the registration.
+            self._poller.unregister(observer)
+            observer.close()
         elif observer.waits != waited:
             self._poller.modify(observer, READ | WRITE if observer.waits else READ)
-
-    def _forget(self, number: int) -> None:
-        with suppress(KeyError, OSError, ValueError):
-            self._poller.unregister(number)
 
     def _describe(self, most: int) -> dict[str, Any]:
         still = None
