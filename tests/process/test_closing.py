@@ -18,7 +18,7 @@ import pytest
 import mpsr
 from mpsr import observe
 from mpsr.engine.receiving.follower import Follower
-from mpsr.system.descriptors import Identity
+from mpsr.system.descriptors import Socket
 from tests.eventually import eventually
 from tests.interleaving import held_at
 from tests.process.workers import PATIENCE
@@ -112,7 +112,7 @@ def test_close_while_another_thread_stops_the_receiver(address: str, tmp_path: P
     """The engine's wakeup is closed once the thread has written to it."""
     receiver = made(address, tmp_path, journal=False)
     assert receiver._inbox is not None
-    with held_at(Identity.holds, "return", receiver.stop):
+    with held_at(Socket.holds, "return", receiver.stop):
         receiver.close()
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from mpsr.limits import DYING_OWNER
 from mpsr.system import primitives
+from mpsr.system.descriptors import OpenFile
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
@@ -30,8 +31,33 @@ class NotALock(Exception):
     """Something that is no lock file of ours is there."""
 
 
-def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int:
-    """Lock the file, which is made if it is missing; return its descriptor.
+class Lock(OpenFile):
+    """A lock file that this process has locked. Nothing unlocks it but its methods."""
+
+    __slots__ = ()
+
+    def sign(self) -> None:
+        """Write our process id into the file."""
+        with suppress(OSError):  # a full disk: the lock decides, its text only explains
+            os.ftruncate(self.fileno(), 0)
+            os.pwrite(self.fileno(), b"%d\n" % os.getpid(), 0)
+
+    def twin(self) -> Lock:
+        """Return another descriptor of the same lock, which holds until both have unlocked it."""
+        return Lock(os.dup(self.fileno()))
+
+    def give_back(self) -> None:
+        """Unlock the file, though a forked child may still hold it open."""
+        if not self.holds():
+            return  # the kernel unlocked it when the program closed the descriptor
+        with suppress(OSError):
+            os.ftruncate(self.fileno(), 0)
+        fcntl.flock(self.fileno(), fcntl.LOCK_UN)
+        self.close()
+
+
+def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> Lock:
+    """Lock the file, which is made if it is missing.
 
     Args:
         path: the lock file.
@@ -48,24 +74,10 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
         if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
             raise NotALock(f"{path} is no lock file")
-        sign(lock)
+        held = Lock(lock)
+        held.sign()
         undo.pop_all()
-        return lock
-
-
-def sign(lock: int) -> None:
-    """Write our process id into a lock file that we hold."""
-    with suppress(OSError):  # a full disk: the lock decides, its text only explains
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-
-
-def give_back(lock: int) -> None:
-    """Unlock the file, though a forked child may still hold it open."""
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-    fcntl.flock(lock, fcntl.LOCK_UN)
-    primitives.close(lock)
+        return held
 
 
 def _is_at(path: str, lock: int, dir_fd: int | None) -> bool:

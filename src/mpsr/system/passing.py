@@ -21,6 +21,7 @@ from functools import partial
 from typing import Final
 
 from mpsr.system import primitives
+from mpsr.system.descriptors import Registry, Socket, registry
 from mpsr.system.sigmask import MASK
 from mpsr.system.threads import start_thread
 
@@ -81,7 +82,8 @@ _busy = False  # whether a thread is at it
 
 def close_apart(descriptors: Iterable[int]) -> None:
     """Close descriptors of strangers, in a thread that may sleep."""
-    _do_apart(partial(_close, descriptor) for descriptor in descriptors)
+    known = registry()
+    _do_apart(partial(_close, known, descriptor) for descriptor in descriptors)
 
 
 def unclosed() -> int:
@@ -89,12 +91,13 @@ def unclosed() -> int:
     return len(_waiting)
 
 
-def close_socket(sock: socket.socket) -> None:
+def close_socket(sock: Socket) -> None:
     """Close a socket of ours; where something was not read from it, in a thread that may sleep."""
-    if refuse(sock) and _is_empty(sock):  # asked in this order: nothing can come in between
+    # The last two in this order: nothing can come in between.
+    if not sock.holds() or (refuse(sock) and _is_empty(sock)):
         sock.close()
     else:
-        _do_apart([partial(primitives.close, sock.detach())])
+        _do_apart([sock.close])
 
 
 def _is_empty(sock: socket.socket) -> bool:
@@ -129,8 +132,14 @@ def _work() -> None:
             work()
 
 
-def _close(descriptor: int) -> None:
-    """Close a descriptor, whatever it is of, as soon as can be."""
+def _close(known: Registry | None, descriptor: int) -> None:
+    """Close a descriptor, whatever it is of, as soon as can be.
+
+    To ask which file it is could block. So the program has closed it meanwhile if it has closed
+    the registry, which was there before.
+    """
+    if known is not None and not known.intact:
+        return
     try:
         if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             stranger = primitives.socket(fileno=descriptor)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Peer
     from mpsr.engine.receiving.datagrams import PacketEnd
     from mpsr.engine.receiving.files import FilesUnderWay
+    from mpsr.system.descriptors import Socket
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
 
@@ -81,7 +82,7 @@ class Connection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Socket,
         peer: Peer,
         session: ReceivingSession,
         order: int,
@@ -95,7 +96,7 @@ class Connection:
         """
         self.open: bool = True
         self.order: int = order
-        self.socket: socket.socket = sock
+        self.socket: Socket = sock
         self.peer: Peer = peer
         self.session: ReceivingSession = session
         self._behind = behind
@@ -186,6 +187,7 @@ class Connection:
         if not out:
             return False
         try:
+            self.socket.check()
             if descriptor is None:
                 sent = self.socket.send(out)
             else:
@@ -203,6 +205,7 @@ class Connection:
         while self.out:
             frame = self.out[: frame_size(self.out)]
             try:
+                self.socket.check()
                 if descriptor is None:
                     self.socket.send(frame)
                 else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from base64 import b64decode
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from mpsr.batch import ProducerIdentity
+from mpsr.system.descriptors import Socket
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import ProducerState
 
@@ -28,7 +28,7 @@ class Carried(NamedTuple):
 class Inherited(NamedTuple):
     """What a receiver begins with: of another one, or nothing."""
 
-    connections: Sequence[tuple[Carried, socket.socket]]
+    connections: Sequence[tuple[Carried, Socket]]
     producers: Sequence[ProducerState]
 
 
