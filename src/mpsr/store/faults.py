@@ -47,10 +47,10 @@ def of_system(doing: str, path: str, exc: OSError) -> JournalError:
 def closed(doing: str, path: str, last: int) -> JournalError:
     """Return the error for descriptors that the program has closed."""
     why = (
-        "the program has closed its descriptors, and so has unlocked it; the messages up to "
+        "the program has closed the descriptors of mpsr, which has unlocked it; the messages up to "
         f"position {last} are on the disk, and nothing was written after them"
     )
-    advice = "open it after the program has closed its descriptors"
+    advice = "open it after that"
     return JournalError(Explanation(f"cannot {doing} {path}", why, advice), path=path)
 
 

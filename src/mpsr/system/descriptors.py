@@ -188,21 +188,14 @@ class Registry:
         if intact:
             self.epoll.close()
         else:
-            _keep(self.epoll)
+            # It would close its number when it is collected. So the interpreter keeps it until the
+            # very end, as a callback: each fork calls this method, which changes nothing.
+            os.register_at_fork(before=self.epoll.fileno)
         if ours:
             primitives.close(witness)
 
     def __del__(self) -> None:
         self.close()
-
-
-def _keep(closes_its_number: primitives.epoll) -> None:
-    """Keep an epoll that would close its number when it is collected, and cannot be stopped.
-
-    The interpreter drops these callbacks last, after all objects of the program. In each fork, it
-    calls this one, which does nothing.
-    """
-    os.register_at_fork(before=closes_its_number.fileno)
 
 
 class Foreign:
