@@ -117,6 +117,8 @@ class BackgroundProducer(ProducerBase[T]):
             if self._timer is not None:
                 self._timer.clear()
             self._allow_direct(now)
+            if not outbox.wakeup.intact:  # last: nothing would end a wait for another file
+                return
         while not poll.poll(None if wait is None else wait * 1000) and burst:
             wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
             burst = wait > 0

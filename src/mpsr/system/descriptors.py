@@ -4,7 +4,7 @@ A program that becomes a daemon closes every descriptor, and the kernel gives th
 files that the program opens next. Each kind of descriptor has something that no such file has:
 
 ============  ====================================================================================
-socket        its inode number: no other socket has it, and no socket can be opened a second time
+socket        its cookie: no other socket ever has it, and no socket can be opened a second time
 regular file  its position, which is random: mpsr reads and writes at explicit offsets. A program
               that opens the same file has another position
 epoll         the witness that is registered with it: an unconnected socket of its own
@@ -30,6 +30,8 @@ T = TypeVar("T")
 # Bits of a position; file systems differ in how long a file can be.
 _POSITIONS: Final = (62, 43, 40, 33, 31)
 _RANDOM: Final = 8  # bytes
+_SO_COOKIE: Final = 57  # <asm-generic/socket.h>; the socket module does not name it
+_COOKIE: Final = 8  # bytes
 
 
 class NotOurs(OSError):
@@ -52,11 +54,18 @@ class Socket(primitives.socket):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401 - as socket takes them
         super().__init__(*arguments, **keywords)
-        self._identity = identity_of(self.fileno())
+        self._identity = self._found()
 
     def holds(self) -> bool:
         """Return whether the descriptor is still this socket."""
-        return self._identity is not None and identity_of(self.fileno()) == self._identity
+        return self._identity is not None and self._found() == self._identity
+
+    def _found(self) -> bytes | tuple[int, int] | None:
+        """Return what identifies the file that the descriptor is now."""
+        try:
+            return self.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE)
+        except OSError:  # it is no socket, or this system has no cookies
+            return identity_of(self.fileno())
 
     def check(self) -> None:
         """Raise NotOurs if the descriptor is not this socket any more."""
