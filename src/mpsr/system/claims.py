@@ -79,7 +79,8 @@ def claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
                 if exc.errno != errno.EADDRINUSE:
                     raise
                 peer = who_holds(target, (number,))  # each type has abstract names of its own
-                raise in_use(address, peer and peer.pid) from exc
+                outside = peer is not None and peer.pid is None and peer.uid is not None
+                raise in_use(address, peer and peer.pid, outside=outside) from exc
         if kind != "dgram":
             claimed.socket.listen(backlog)
         undo.pop_all()

@@ -27,6 +27,7 @@ from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
 from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
 from mpsr.system.descriptors import Socket
 from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
+from mpsr.system.processes import peer_named
 from mpsr.system.refusals import cannot, described, translated, translating
 from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
 from mpsr.system.trust import ReceiverUid
@@ -142,7 +143,7 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     if uid is not None and uid in allowed:
         return
     who = "an unknown user" if uid is None else f"uid {uid}"
-    who += "" if peer.pid is None else f" (process {peer.pid})"
+    who += "" if uid is None else f" ({peer_named(peer.pid, peer.uid)})"
     if uid is None:
         why = "the system does not tell whose socket is at an abstract name"
     advice = "pass receiver_uid= if it is right, or else take another address"

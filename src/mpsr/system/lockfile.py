@@ -12,19 +12,26 @@ from typing import Final
 from mpsr.limits import DYING_OWNER
 from mpsr.system import primitives
 from mpsr.system.descriptors import OpenFile
+from mpsr.system.processes import named, pid_namespace
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
-_MAX_TEXT: Final = 16  # bytes: more than a process id and a line's end ever take
+_MAX_TEXT: Final = 32  # bytes: more than two numbers of 32 bits and their line ends take
 
 
 class Held(Exception):
-    """Another descriptor holds the lock; ``pid`` is its owner's where known."""
+    """Another descriptor holds the lock.
 
-    def __init__(self, pid: int | None) -> None:
-        who = {None: "another process", os.getpid(): "this very process"}.get(pid)
-        super().__init__(who or f"process {pid}")
+    Attributes:
+        pid: the owner's process id; None if it is not known.
+        outside: whether the owner is in another pid namespace, and so has no id here.
+
+    """
+
+    def __init__(self, pid: int | None, *, outside: bool = False) -> None:
+        super().__init__(named(pid, outside=outside))
         self.pid = pid
+        self.outside = outside
 
 
 class NotALock(Exception):
@@ -37,10 +44,12 @@ class Lock(OpenFile):
     __slots__ = ()
 
     def sign(self) -> None:
-        """Write our process id into the file."""
+        """Write our process id and the number of our pid namespace into the file."""
+        numbers = [os.getpid(), pid_namespace()]
+        text = "".join(f"{each}\n" for each in numbers if each is not None)
         with suppress(OSError):  # a full disk: the lock decides, its text only explains
             os.ftruncate(self.fileno(), 0)
-            os.pwrite(self.fileno(), b"%d\n" % os.getpid(), 0)
+            os.pwrite(self.fileno(), text.encode(), 0)
 
     def twin(self) -> Lock:
         """Return another descriptor of the same lock, which holds until both have unlocked it."""
@@ -101,10 +110,18 @@ def _flock(lock: int) -> None:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             text = os.pread(lock, _MAX_TEXT, 0)
+            if _is_outside(text):
+                raise Held(None, outside=True) from None
             owner = _living(text)
             if owner is not None or not text or monotonic() >= give_up_at:
                 raise Held(owner) from None
         primitives.sleep(_PAUSE)
+
+
+def _is_outside(text: bytes) -> bool:
+    """Return whether a lock file names a process in another pid namespace."""
+    namespaces = text.split()[1:]
+    return bool(namespaces) and namespaces[0] != b"%d" % (pid_namespace() or 0)
 
 
 def _living(text: bytes) -> int | None:
@@ -112,7 +129,8 @@ def _living(text: bytes) -> int | None:
 
     Its lock may outlive it, in a child that inherited the descriptor.
     """
-    pid = int(text) if text.strip().isdigit() else 0
+    first = text.split(maxsplit=1)[:1]
+    pid = int(first[0]) if first and first[0].isdigit() else 0
     try:
         if pid:
             os.kill(pid, 0)

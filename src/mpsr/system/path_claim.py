@@ -56,7 +56,7 @@ class PathClaim(Claim):
                 self._lock = lockfile.take(name, dir_fd=self._directory, uid=os.geteuid())
             except lockfile.Held as exc:
                 self._made_lock = False
-                raise in_use(self.address, exc.pid) from exc
+                raise in_use(self.address, exc.pid, outside=exc.outside) from exc
             except lockfile.NotALock as exc:
                 self._made_lock = False
                 error = f"{shown} is no lock file of a receiver"
@@ -88,19 +88,33 @@ class PathClaim(Claim):
             return False
 
     def again(self) -> Claim:
-        """Claim the path once more: it does not lead to the socket any more."""
-        successor = PathClaim(self._place, self._kind)
+        """Claim the path again: it does not lead to the socket any more, or not to the lock.
+
+        If only the lock is gone, the new claim keeps the socket. Another receiver that has the
+        lock meanwhile finds this socket in use, and gives the lock back.
+        """
+        kept = self._leads_to(self._place.value, self._bound)
+        successor = PathClaim(self._place, self._kind, self.socket.dup() if kept else None)
         successor.address = self.address
         try:
             if self._lock is not None and self._holds_lock():
                 successor._lock = self._lock.twin()  # the same lock, which outlives ours
             else:
                 successor.take_lock()
-            successor.establish(*self._settings)
+            if kept:
+                successor._keep(self)
+            else:
+                successor.establish(*self._settings)
         except BaseException:
             successor.withdraw()
             raise
         return successor
+
+    def _keep(self, former: PathClaim) -> None:
+        """Hold the path with a former claim's socket, if that is still there."""
+        if not self._leads_to(self._place.value, former._bound):
+            raise occupied(self.address, "what is there has just changed")
+        self._settings, self._bound = former._settings, former._bound
 
     def offer(self) -> tuple[dict[str, Any], list[int]]:
         """Return what a new receiver has to know of the claim, its socket and its lock."""
@@ -138,7 +152,8 @@ class PathClaim(Claim):
         with translating(self.address, "nobody can tell whether its socket is in use"):
             peer = who_holds(self._target)
         if peer is not None:
-            raise in_use(self.address, peer.pid)
+            outside = peer.pid is None and peer.uid is not None
+            raise in_use(self.address, peer.pid, outside=outside)
         with translating(self.address, "its stale socket cannot be removed"):
             self._unlink(found)
 

@@ -15,6 +15,7 @@ from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, Sock
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import passing
+from mpsr.system.processes import peer_named
 from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
 
@@ -271,7 +272,8 @@ class Connection:
             self.ring.close()
 
     def __str__(self) -> str:
-        name = f"pid {self.peer.pid}, uid {self.peer.uid}"
+        pid, uid = self.peer.pid, self.peer.uid
+        name = f"pid {pid}, uid {uid}" if pid is not None else f"{peer_named(pid, uid)}, uid {uid}"
         if self.state is not None and self.state.identity.label:
             name += f", {self.state.identity.label!r}"
         return name
