@@ -54,6 +54,9 @@ MAX_UNFINISHED: Final = 64 * MIB  # bytes of unfinished messages in all: four of
 ACCEPTS_PER_ROUND: Final = 64  # connections: a flood of connects must not starve the connected
 TURN_COST: Final = 4 * KIB  # bytes: what to serve a connection costs, however little it brings
 TURN_CREDIT: Final = 1 * MIB  # bytes: a user who had nothing to read catches up on so much
+# A program that closes all descriptors can leave a thread waiting at a number that its next file
+# got: poll(2) looks the numbers up again whenever it wakes. A shorter time wakes idle programs.
+DESCRIPTOR_CHECK: Final = 5.0  # seconds: the longest that a producer's thread waits without a check
 DESCRIPTOR_RESERVE: Final = 32  # descriptors left to the caller's own files
 FEWER_PLACES: Final = 10.0  # seconds that there are fewer places after descriptors ran out
 ACCEPT_PAUSE: Final = 0.1  # seconds: how long accepting rests after descriptors ran out

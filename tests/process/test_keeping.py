@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import mpsr
+from mpsr.system import lockfile
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -35,6 +36,38 @@ def unlink_both(path: Path) -> None:
     path.with_name(path.name + ".lock").unlink()
 
 
+def unlink_lock(path: Path) -> None:
+    path.with_name(path.name + ".lock").unlink()
+
+
+def replace_lock(path: Path) -> None:
+    unlink_lock(path)
+    path.with_name(path.name + ".lock").touch(0o600)
+
+
+def replace_both(path: Path) -> None:
+    replace_lock(path)
+    replace_by_file(path)
+
+
+def replace_directory_alone(path: Path) -> None:
+    """Move the socket and its lock into a new directory."""
+    path.parent.rename(path.parent.with_name("old"))
+    path.parent.mkdir()
+    for each in path.parent.with_name("old").iterdir():
+        each.rename(path.parent / each.name)
+
+
+def replace_directory_and_lock(path: Path) -> None:
+    replace_directory_alone(path)
+    unlink_lock(path)
+
+
+def replace_directory_and_socket(path: Path) -> None:
+    replace_directory_alone(path)
+    unlink(path)
+
+
 def replace_directory(path: Path) -> None:
     shutil.rmtree(path.parent)
     path.parent.mkdir()
@@ -46,10 +79,23 @@ def replace_by_file(path: Path) -> None:
         stale.bind(str(path))
 
 
-HOWS = [unlink, unlink_both, replace_directory, replace_by_file]
+HOWS = [
+    unlink,
+    unlink_both,
+    unlink_lock,
+    replace_lock,
+    replace_both,
+    replace_directory,
+    replace_directory_and_lock,
+    replace_directory_and_socket,
+    replace_by_file,
+]
 
 
-@pytest.fixture(params=HOWS, ids=lambda how: how.__name__)
+FEWER = [unlink, unlink_both, unlink_lock, replace_directory, replace_by_file]
+
+
+@pytest.fixture(params=FEWER, ids=lambda how: how.__name__)
 def how(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     chosen: Callable[[Path], None] = request.param
     return chosen
@@ -87,6 +133,7 @@ def leads_to_a_listener(path: Path) -> bool:
         return True
 
 
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.__name__)
 def test_path_that_was_taken_away_is_claimed_again(
     path: Path,
     receiver: mpsr.Receiver[bytes],
@@ -102,6 +149,7 @@ def test_path_that_was_taken_away_is_claimed_again(
         known.flush(10)
         how(path)
         known.send(b"2")
+        eventually(lambda: "both are there again" in caplog.text)
         until_there(path)
         with mpsr.Producer[bytes](path) as newcomer:
             newcomer.send(b"3")
@@ -111,7 +159,8 @@ def test_path_that_was_taken_away_is_claimed_again(
     receiver.stop()
     thread.join(10)
     assert received == [b"1", b"2", b"3", b"4"]
-    assert "it is there again" in caplog.text
+    with pytest.raises(mpsr.AddressInUse):
+        mpsr.Receiver(path)
     receiver.close()
     assert not path.exists()
 
@@ -161,7 +210,7 @@ def test_second_receiver_that_took_the_path_keeps_it(
 
             def warned() -> bool:
                 assert receiver.try_receive_batch() is None
-                return "is gone, and cannot be made anew" in caplog.text
+                return "cannot be claimed again" in caplog.text
 
             eventually(warned, within=NOTICED)
             known.send(b"2")
@@ -172,6 +221,55 @@ def test_second_receiver_that_took_the_path_keeps_it(
                 assert second.receive(10) == b"3"
                 second.acknowledge()
                 known.close(0.1)
+
+
+def test_receiver_whose_lock_was_removed_keeps_its_socket(
+    path: Path, receiver: mpsr.Receiver[bytes]
+) -> None:
+    """No moment refuses a connection: the socket stays, and only the lock is taken again."""
+    receiver.try_receive_batch()
+    before = path.stat()
+    unlink_lock(path)
+
+    def locked() -> bool:
+        assert receiver.try_receive_batch() is None
+        return path.with_name(path.name + ".lock").exists()
+
+    eventually(locked, within=NOTICED)
+    assert os.path.samestat(before, path.stat())
+    with pytest.raises(mpsr.AddressInUse):
+        mpsr.Receiver(path)
+    with mpsr.Producer[bytes](path) as producer:
+        producer.send(b"found")
+        assert receiver.receive(10) == b"found"
+        receiver.acknowledge()
+    receiver.close()
+    assert not path.exists()
+
+
+def test_second_receiver_that_locked_first_is_refused_and_the_first_recovers(
+    path: Path, receiver: mpsr.Receiver[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock is another process's for a while: exactly one receives, and it is the first."""
+    receiver.try_receive_batch()
+    unlink_lock(path)
+    with pytest.raises(mpsr.AddressInUse, match="this very process is receiving there"):
+        mpsr.Receiver(path)
+    lock = path.with_name(path.name + ".lock")
+    holder = lockfile.take(str(lock))
+
+    def logged(text: str) -> bool:
+        assert receiver.try_receive_batch() is None
+        return text in caplog.text
+
+    eventually(lambda: logged("cannot be claimed again"), within=NOTICED)
+    lock.unlink()  # as a receiver does that finds the socket in use
+    holder.give_back()
+    eventually(lambda: logged("both are there again"), within=NOTICED)
+    with mpsr.Producer[bytes](path) as producer:
+        producer.send(b"found")
+        assert receiver.receive(10) == b"found"
+        receiver.acknowledge()
 
 
 @pytest.mark.needs("systemd-tmpfiles")

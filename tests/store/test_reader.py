@@ -74,7 +74,7 @@ def test_segment_overwritten_after_it_was_listed_is_trimmed_not_the_end(
 
     def overwrite_then_walk(segment: Segment, *args: Any, **options: Any) -> Iterator[Found]:
         monkeypatch.undo()
-        assert os.fstat(segment._file).st_ino == file
+        assert os.fstat(segment._file.fileno()).st_ino == file
         reused = full = False
         while not full:
             journal.append([entry(b"x" * 50_000)])

@@ -35,7 +35,7 @@ from mpsr.errors import (
     WrongSocketType,
 )
 from mpsr.system import address as addresses
-from mpsr.system import path_claim, primitives, sockets
+from mpsr.system import endpoint, path_claim, sockets
 from mpsr.system.address import Address, SocketType, parse_address
 from mpsr.system.claims import Claim
 from mpsr.system.endpoint import claim, reach
@@ -1291,7 +1291,7 @@ def test_other_failures_to_reach_are_explained(path: str, monkeypatch: pytest.Mo
     def failing(*_args: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(primitives, "socket", failing)
+    monkeypatch.setattr(endpoint, "Socket", failing)
     assert str(unreached(AddressError, path)) == (
         f"cannot reach {path}: it cannot be connected to: Too many open files; "
         "try again once that is remedied"

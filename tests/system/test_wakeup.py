@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpsr.system.descriptors import Identity
+from mpsr.system.descriptors import Socket
 from mpsr.system.wakeup import Wakeup
 from tests.interleaving import held_at, tracer
 
@@ -39,7 +39,7 @@ def test_descriptor_is_readable_from_set_until_clear(wakeup: Wakeup) -> None:
 
 def test_close_waits_for_the_thread_that_sets(wakeup: Wakeup) -> None:
     """A descriptor stays open between the check and the write of ``set()``."""
-    with held_at(Identity.holds, "return", wakeup.set):
+    with held_at(Socket.holds, "return", wakeup.set):
         wakeup.close()
         assert wakeup.fileno() >= 0
     assert wakeup.fileno() == -1
@@ -47,14 +47,14 @@ def test_close_waits_for_the_thread_that_sets(wakeup: Wakeup) -> None:
 
 def test_close_waits_for_the_thread_that_clears(wakeup: Wakeup) -> None:
     wakeup.set()
-    with held_at(Identity.holds, "return", wakeup.clear):
+    with held_at(Socket.holds, "return", wakeup.clear):
         wakeup.close()
         assert wakeup.fileno() >= 0
     assert wakeup.fileno() == -1
 
 
 def test_signal_handler_may_close_what_it_interrupted(wakeup: Wakeup) -> None:
-    sys.settrace(tracer(Identity.holds, "return", wakeup.close))
+    sys.settrace(tracer(Socket.holds, "return", wakeup.close))
     try:
         wakeup.set()
     finally:
@@ -72,7 +72,7 @@ def test_closed_wakeup_ignores_all_calls(wakeup: Wakeup) -> None:
 
 def test_clear_ends_a_set_that_writes_late(wakeup: Wakeup) -> None:
     """A ``clear()`` came between: the next ``clear()`` reads the byte."""
-    with held_at(Identity.holds, "call", wakeup.set):
+    with held_at(Socket.holds, "call", wakeup.set):
         wakeup.clear()
     assert is_set(wakeup)
     wakeup.clear()

@@ -44,8 +44,13 @@ class Reader:
 
 # -- the timer: times are seconds on the monotonic clock ---------------------------------------
 
-# Makes a timer; returns its descriptor, which is readable once its time has come.
-def make_timer() -> int: ...
+# Makes a timer; returns its descriptor, which is readable once its time has come. The mark is its
+# interval (ns): no other timer has it.
+def make_timer(mark: int, /) -> int: ...
 
-# Sets its time anew, or, with 0, to never; raises ValueError for what is no time.
-def arm_timer(descriptor: int, when: float, /) -> None: ...
+# Tells whether a descriptor is the timer that has this mark.
+def is_timer(descriptor: int, mark: int, /) -> bool: ...
+
+# Sets its time, or, with 0, to never. Raises ValueError for an invalid time, and OSError if the
+# descriptor is not the timer that has this mark.
+def arm_timer(descriptor: int, mark: int, when: float, /) -> None: ...

@@ -22,7 +22,7 @@ from mpsr.wire.frames import RejectCode
 
 if TYPE_CHECKING:
     from mpsr._speedups import _c
-    from mpsr.system.descriptors import Identity
+    from mpsr.system.descriptors import Socket
     from mpsr.system.files import KeptFile
 
 Buffers = Sequence[bytes | memoryview]
@@ -54,15 +54,14 @@ class SocketWriter:
 
     room_events = READ | WRITE
 
-    def __init__(self, sock: socket.socket, identity: Identity) -> None:
+    def __init__(self, sock: Socket) -> None:
         self._socket = sock
-        self._identity = identity
         self._along: Sequence[tuple[int, int, array[int]]] = ()  # what a write passes
 
     def write(self, buffers: Buffers, *, wait: bool) -> int | OSError:
         """Write with one system call."""
         try:
-            if not self._identity.holds():
+            if not self._socket.holds():
                 what = "its descriptor was closed by the program"
                 return ConnectionAbortedError(errno.ECONNABORTED, what)
             return self._socket.sendmsg(buffers, self._along, 0 if wait else _DONTWAIT)
@@ -75,7 +74,7 @@ class SocketWriter:
 
     def break_off(self) -> None:
         """Shut the connection down."""
-        if self._identity.holds():
+        if self._socket.holds():
             with suppress(OSError):  # it has ended already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -83,8 +82,8 @@ class SocketWriter:
 class FileWriter(SocketWriter):
     """Writes to a socket like its base, and passes a file along with the first byte."""
 
-    def __init__(self, sock: socket.socket, identity: Identity, file: KeptFile) -> None:
-        super().__init__(sock, identity)
+    def __init__(self, sock: Socket, file: KeptFile) -> None:
+        super().__init__(sock)
         self._file = file
 
     def write(self, buffers: Buffers, *, wait: bool) -> int | OSError:
@@ -100,10 +99,9 @@ class RingWriter:
 
     room_events = READ  # the receiver says so
 
-    def __init__(self, ring: _c.Writer, sock: socket.socket, identity: Identity) -> None:
+    def __init__(self, ring: _c.Writer, sock: Socket) -> None:
         self._ring = ring
         self._socket = sock
-        self._identity = identity
 
     def write(self, buffers: Buffers, *, wait: bool) -> int | OSError:
         """Write piece by piece, as the receiver makes room."""
@@ -114,7 +112,7 @@ class RingWriter:
                 done += size
                 left -= size
                 if size:
-                    if self._ring.reader_sleeps() and self._identity.holds():
+                    if self._ring.reader_sleeps() and self._socket.holds():
                         self._ring_doorbell()
                 elif not wait or not self._ring.wait_for_room(WRITE_TIMEOUT):
                     break

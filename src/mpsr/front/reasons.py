@@ -27,7 +27,8 @@ def why(outbox: Outbox, spool_obstacle: Exception | None) -> Explanation:
     """Return why messages are not being accepted."""
     error = outbox.failure or spool_obstacle or outbox.obstacle
     if error is None:
-        reason = Explanation(f"the receiver (pid {outbox.peer_pid}) has not come back for more")
+        which = "" if outbox.peer_pid is None else f" (pid {outbox.peer_pid})"
+        reason = Explanation(f"the receiver{which} has not come back for more")
     else:
         reason = Explanation.of(error)
     if outbox.peer_pid == os.getpid():

@@ -17,6 +17,7 @@ from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
 from mpsr.system import closing, passing, primitives
 from mpsr.system.address import absolute
 from mpsr.system.claims import Claim
+from mpsr.system.descriptors import Socket
 from mpsr.system.endpoint import reach
 from mpsr.system.path_claim import PathClaim
 from mpsr.system.poller import READ, ready_events, wait_readable
@@ -127,7 +128,7 @@ class _Taker:
         sock.close()
         return claims, inherited
 
-    def _ask(self) -> socket.socket:
+    def _ask(self) -> Socket:
         """Return our end of the pair of sockets that the receiver gives us."""
         place = next((each for each in self._places if (each.type or "stream") in _CONNECTED), None)
         if place is None or place.address.kind not in ("path", "abstract"):
@@ -162,7 +163,7 @@ class _Taker:
         if not isinstance(frame, Offer) or len(descriptors) != 1:
             closing.close_apart(descriptors)
             raise self._held
-        return primitives.socket(fileno=descriptors[0])
+        return Socket(fileno=descriptors[0])
 
     def _adopt(self, offer: Word, descriptors: list[int]) -> list[tuple[Claim, Framing]]:
         """Return claims of the addresses that are offered, which must be ours."""
@@ -179,7 +180,7 @@ class _Taker:
             raise ConfigurationError(_refused(self._held, why))
         claims: list[tuple[Claim, Framing]] = []
         for place, told in zip(self._places, listeners, strict=True):
-            sock = primitives.socket(fileno=descriptors.pop(0))
+            sock = Socket(fileno=descriptors.pop(0))
             lock = descriptors.pop(0) if told["locked"] else None
             claims.append((_claim(place, sock, lock), place.framing))
             self._undo.callback(claims[-1][0].abandon)  # its lock stays with the giver
@@ -234,7 +235,7 @@ class _Taker:
             pass
 
 
-def _claim(place: Place, sock: socket.socket, lock: int | None) -> Claim:
+def _claim(place: Place, sock: Socket, lock: int | None) -> Claim:
     if place.address.kind != "path":
         return Claim(place.address, sock)
     claim = PathClaim(place.address, type_of(sock), sock)
@@ -243,8 +244,6 @@ def _claim(place: Place, sock: socket.socket, lock: int | None) -> Claim:
     return claim
 
 
-def _connections(
-    carried: list[Carried], descriptors: list[int]
-) -> list[tuple[Carried, socket.socket]]:
-    sockets = [primitives.socket(fileno=each) for each in descriptors]
+def _connections(carried: list[Carried], descriptors: list[int]) -> list[tuple[Carried, Socket]]:
+    sockets = [Socket(fileno=each) for each in descriptors]
     return list(zip(carried, sockets, strict=True))

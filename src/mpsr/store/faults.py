@@ -44,6 +44,16 @@ def of_system(doing: str, path: str, exc: OSError) -> JournalError:
     return kind(text, path=path)
 
 
+def closed(doing: str, path: str, last: int) -> JournalError:
+    """Return the error for descriptors that the program has closed."""
+    why = (
+        "the program has closed the descriptors of mpsr, which has unlocked it; the messages up to "
+        f"position {last} are on the disk, and nothing was written after them"
+    )
+    advice = "open it after that"
+    return JournalError(Explanation(f"cannot {doing} {path}", why, advice), path=path)
+
+
 def damaged(path: str, why: str, position: int | None = None) -> JournalDamaged:
     """Return the error for what is not as it was written."""
     advice = "copy what can be read with: mpsr journal salvage"

@@ -96,7 +96,7 @@ class Journal:
             try:
                 self._log = self._open(header, use, create=create)
             except BaseException:
-                lockfile.give_back(self._lock)
+                self._lock.give_back()
                 raise
         self._cursors = self._log.cursors
         watch_forks(self._after_fork_in_child)
@@ -238,6 +238,7 @@ class Journal:
                     with suppress(JournalFull), faults.translating("trim", self.path):
                         self._log.trim()  # nobody reads again what was accepted
                 with faults.translating("close", self.path):
+                    self._check_lock("close")
                     self._log.finish()
             finally:
                 self._release()
@@ -256,7 +257,7 @@ class Journal:
         self._mutex = primitives.Lock()
         if self._failure is None:
             self._log.close()
-            primitives.close(self._lock)
+            self._lock.close()
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -270,6 +271,7 @@ class Journal:
                 raise JournalError(error, path=self.path) from self._failure
             try:
                 with faults.translating(doing, self.path):
+                    self._check_lock(doing)
                     yield
             except JournalFull:
                 raise
@@ -278,14 +280,19 @@ class Journal:
                 self._release()
                 raise
 
+    def _check_lock(self, doing: str) -> None:
+        """Raise JournalError if the lock is lost: another process may own the journal by now."""
+        if not self._lock.holds():
+            raise faults.closed(doing, self.path, self.last)
+
     def _release(self) -> None:
         with MASK:  # a descriptor's number can be closed only once
             self._log.close()
-            lockfile.give_back(self._lock)
+            self._lock.give_back()
 
     # -- opening --------------------------------------------------------------------------------
 
-    def _take_lock(self, *, create: bool) -> int:
+    def _take_lock(self, *, create: bool) -> lockfile.Lock:
         """Lock the directory, which is made if it is missing."""
         try:
             find_segments(self.path)
@@ -343,7 +350,7 @@ class Journal:
             aside = f"{self.path}.damaged-{stamp}-{number}"
         files.rename(self.path, aside)
         moved, self._lock = self._lock, self._take_lock(create=True)
-        lockfile.give_back(moved)
+        moved.give_back()
         self.set_aside = aside
         _warn(f"{damage}; it was moved to {aside}")
 

@@ -17,7 +17,7 @@ from mpsr.store.records import (
     unpack_head,
     unpack_header,
 )
-from mpsr.system import primitives
+from mpsr.system.descriptors import OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,13 +66,13 @@ class Segment:
         self.first: int = named
         self.header: Header | None = None
         self.version: int = VERSION
-        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._file = OpenFile(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
         self._base = 0  # the offset of what was read
         self._data = b""
         self._fresh = False  # whether it was read just now
         self._ended: int | None = None  # an offset behind which nothing counted
         try:
-            found = unpack_header(os.pread(self._file, HEADER_SIZE, 0))
+            found = unpack_header(os.pread(self._file.fileno(), HEADER_SIZE, 0))
         except BaseException:
             self.close()
             raise
@@ -83,16 +83,18 @@ class Segment:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return os.fstat(self._file).st_size
+        return os.fstat(self._file.fileno()).st_size
 
     @property
     def replaced(self) -> bool:
-        """Whether another file is at its path now, or none."""
+        """Whether another file is at its path now, or none, or the program has closed this one."""
+        if not self._file.holds():
+            return True
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
             return True
-        return not os.path.samestat(found, os.fstat(self._file))
+        return not os.path.samestat(found, os.fstat(self._file.fileno()))
 
     def walk(self, offset: int = HEADER_SIZE, *, newest: bool = False) -> Iterator[Found]:
         """Give the records from an offset on; where there is none, it goes on at the next.
@@ -183,12 +185,12 @@ class Segment:
 
     def _read(self, begin: int, size: int) -> None:
         self._base = begin
-        self._data = os.pread(self._file, size, begin)
+        self._data = os.pread(self._file.fileno(), size, begin)
         self._fresh = True
 
     def close(self) -> None:
         """Part with the file."""
-        primitives.close(self._file)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self

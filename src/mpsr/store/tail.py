@@ -20,7 +20,7 @@ from mpsr.store.records import (
 )
 from mpsr.store.recovery import SPARE, UNFINISHED
 from mpsr.store.segments import name_of
-from mpsr.system import primitives
+from mpsr.system.descriptors import OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Tail:
         self._directory = directory
         self.header = header
         self._path = os.path.join(directory, name_of(header.first))
-        self._file = file
+        self._file = OpenFile(file)
         self._found = os.fstat(file)
         self.size: int = self._found.st_size
 
@@ -77,7 +77,7 @@ class Tail:
         tail = cls(directory, header, file)
         try:
             tail.extend(max(size, least_size(snapshot)))
-            files.write(tail._file, [pack_header(header)], 0)
+            files.write(tail._file.fileno(), [pack_header(header)], 0)
             tail.append([tail.record(Kind.SNAPSHOT, header.first, snapshot)])
             files.rename(unfinished, path)
             files.sync_directory(directory)
@@ -129,7 +129,7 @@ class Tail:
 
     def append(self, buffers: Sequence[Buffer]) -> None:
         """Write records behind the last, and sync them."""
-        end = files.write(self._file, [*buffers, _BLANK], self.end)
+        end = files.write(self._file.fileno(), [*buffers, _BLANK], self.end)
         self._sync()
         self.end = end - len(_BLANK)
         self.records += 1
@@ -138,7 +138,7 @@ class Tail:
         """Have the disk set aside room for the file to be of this size."""
         size = in_blocks(size)
         if size > self.size:
-            files.allocate(self._file, size)
+            files.allocate(self._file.fileno(), size)
             self._sync()  # or it would seem cut short, if the power went
             self.size = size
 
@@ -151,17 +151,17 @@ class Tail:
         """Give back the room that was set aside, but for some of it."""
         size = self.end + room
         if size < self.size:
-            files.truncate(self._file, size)
+            files.truncate(self._file.fileno(), size)
             self.size = size
 
     def close(self) -> None:
         """Part with the file."""
-        primitives.close(self._file)
+        self._file.close()
 
     def _sync(self) -> None:
         """Sync; if it fails, the system may believe to be on the disk what is not."""
         try:
-            files.sync(self._file)
+            files.sync(self._file.fileno())
         except OSError as exc:
             why = f"{exc.strerror or exc}; nothing more is written"
             error = Explanation(f"cannot sync {self._directory}", why)

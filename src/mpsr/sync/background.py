@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpsr.errors import AddressError
 from mpsr.front import reasons
 from mpsr.front.producer import ProducerBase
-from mpsr.limits import ACK_READ_INTERVAL
+from mpsr.limits import ACK_READ_INTERVAL, DESCRIPTOR_CHECK
 from mpsr.system import exits, primitives
 from mpsr.system.forks import watch_forks
 from mpsr.system.sigmask import MASK
@@ -117,7 +117,8 @@ class BackgroundProducer(ProducerBase[T]):
             if self._timer is not None:
                 self._timer.clear()
             self._allow_direct(now)
-        while not poll.poll(None if wait is None else wait * 1000) and burst:
+        wait = DESCRIPTOR_CHECK if wait is None else min(wait, DESCRIPTOR_CHECK)
+        while not poll.poll(wait * 1000) and burst:
             wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
             burst = wait > 0
 

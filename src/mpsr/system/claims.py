@@ -12,6 +12,7 @@ from mpsr.errors import InvalidAddress
 from mpsr.system import primitives
 from mpsr.system.activation import passed
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
+from mpsr.system.descriptors import Socket
 from mpsr.system.refusals import cannot, in_use, translating
 from mpsr.system.sockets import target_of, who_holds, wrap
 
@@ -25,7 +26,7 @@ class Claim:
 
     """
 
-    def __init__(self, address: Address, sock: socket.socket) -> None:
+    def __init__(self, address: Address, sock: Socket) -> None:
         self.address = address
         self.socket = sock
         sock.setblocking(False)
@@ -67,16 +68,12 @@ class Claim:
         """Close our copies of the descriptors and touch nothing else: for a forked child."""
         self.socket.close()
 
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        self.socket.detach()
-
 
 def claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
     """Bind an abstract name, and listen there."""
     with ExitStack() as undo, translating(address, "its socket cannot be bound"):
         number = SOCKET_TYPES[kind]
-        claimed = Claim(address, undo.enter_context(primitives.socket(socket.AF_UNIX, number)))
+        claimed = Claim(address, undo.enter_context(Socket(socket.AF_UNIX, number)))
         with target_of(address) as target:
             try:
                 claimed.socket.bind(target)
@@ -84,7 +81,8 @@ def claim_abstract(address: Address, kind: SocketType, backlog: int) -> Claim:
                 if exc.errno != errno.EADDRINUSE:
                     raise
                 peer = who_holds(target, (number,))  # each type has abstract names of its own
-                raise in_use(address, peer and peer.pid) from exc
+                outside = peer is not None and peer.pid is None and peer.uid is not None
+                raise in_use(address, peer and peer.pid, outside=outside) from exc
         if kind != "dgram":
             claimed.socket.listen(backlog)
         undo.pop_all()

@@ -19,6 +19,7 @@ from typing import Final
 
 from mpsr.limits import MAX_CLOSERS
 from mpsr.system import primitives
+from mpsr.system.descriptors import Registry, registry
 from mpsr.system.threads import start_thread
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)  # struct linger: at once, whatever is unsent
@@ -120,7 +121,8 @@ _closers = _Closers()
 
 def close_apart(descriptors: Iterable[int], owner: Hashable = None) -> None:
     """Close descriptors that a user, the ``owner``, has passed; None: the program's own."""
-    close_by((partial(_close, each) for each in descriptors), owner)
+    known = registry()
+    close_by((partial(_close, known, each) for each in descriptors), owner)
 
 
 def close_by(calls: Iterable[Callable[[], object]], owner: Hashable = None) -> None:
@@ -147,8 +149,14 @@ def call_at(owner: Hashable, most: int, call: Callable[[], object]) -> bool:
     return _closers.call_at(owner, most, call)
 
 
-def _close(descriptor: int) -> None:
-    """Close a descriptor, whatever it is of, as soon as can be."""
+def _close(known: Registry | None, descriptor: int) -> None:
+    """Close a descriptor, whatever it is of, as soon as can be.
+
+    To ask which file it is could block. So the program has closed it meanwhile if it has closed
+    the registry, which was there before.
+    """
+    if known is not None and not known.intact:
+        return
     try:
         if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             stranger = primitives.socket(fileno=descriptor)

@@ -25,7 +25,9 @@ from mpsr.limits import BACKLOG
 from mpsr.system import primitives, trust
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
 from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
+from mpsr.system.descriptors import Socket
 from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
+from mpsr.system.processes import peer_named
 from mpsr.system.refusals import cannot, described, translated, translating
 from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
 from mpsr.system.trust import ReceiverUid
@@ -84,7 +86,7 @@ def reach(
     address: Address,
     *,
     type: SocketType = "stream",  # noqa: A002 - the field's word
-) -> socket.socket:
+) -> Socket:
     """Return a non-blocking socket, connected to whoever receives at an address.
 
     ``fd:N`` gives a duplicate of a connected descriptor, so that the caller may close its own;
@@ -104,7 +106,7 @@ def reach(
         return _reach_descriptor(address, type)
     with ExitStack() as undo:
         try:
-            sock = undo.enter_context(primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type]))
+            sock = undo.enter_context(Socket(socket.AF_UNIX, SOCKET_TYPES[type]))
             sock.setblocking(False)
             with target_of(address) as target:
                 sock.connect(target)
@@ -141,7 +143,7 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     if uid is not None and uid in allowed:
         return
     who = "an unknown user" if uid is None else f"uid {uid}"
-    who += "" if peer.pid is None else f" (process {peer.pid})"
+    who += "" if uid is None else f" ({peer_named(peer.pid, peer.uid)})"
     if uid is None:
         why = "the system does not tell whose socket is at an abstract name"
     advice = "pass receiver_uid= if it is right, or else take another address"
@@ -204,7 +206,7 @@ def _claim_path(
     return claimed
 
 
-def _reach_descriptor(address: Address, kind: SocketType) -> socket.socket:
+def _reach_descriptor(address: Address, kind: SocketType) -> Socket:
     sock = wrap(address, kind, "reach")
     try:
         with translating(address, "its socket cannot be used", "reach"):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mpsr.system import primitives
 from mpsr.system.closing import close_apart
-from mpsr.system.descriptors import Identity
+from mpsr.system.descriptors import Foreign
 
 
 class HasFileno(Protocol):
@@ -32,7 +32,7 @@ class KeptFile:
     def __init__(self, descriptor: int) -> None:
         """Take an open descriptor, which is ours from now on."""
         self.descriptor: int = descriptor
-        self._identity = Identity(descriptor)
+        self._identity = Foreign(descriptor)
         self._pid = os.getpid()
 
     def holds(self) -> bool:
@@ -44,6 +44,7 @@ class KeptFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor < 0 or not self._identity.holds():
             return
+        self._identity.forget()
         if self._pid == os.getpid():
             close_apart([descriptor])
         else:  # a forked child's copy, of a file that the parent has open

@@ -11,27 +11,62 @@ from typing import Final
 
 from mpsr.limits import DYING_OWNER
 from mpsr.system import primitives
+from mpsr.system.descriptors import OpenFile
+from mpsr.system.processes import named, pid_namespace
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _PAUSE: Final = 0.01  # seconds between two tries for a dead owner's lock
-_MAX_TEXT: Final = 16  # bytes: more than a process id and a line's end ever take
+_MAX_TEXT: Final = 32  # bytes: more than two numbers of 32 bits and their line ends take
 
 
 class Held(Exception):
-    """Another descriptor holds the lock; ``pid`` is its owner's where known."""
+    """Another descriptor holds the lock.
 
-    def __init__(self, pid: int | None) -> None:
-        who = {None: "another process", os.getpid(): "this very process"}.get(pid)
-        super().__init__(who or f"process {pid}")
+    Attributes:
+        pid: the owner's process id; None if it is not known.
+        outside: whether the owner is in another pid namespace, and so has no id here.
+
+    """
+
+    def __init__(self, pid: int | None, *, outside: bool = False) -> None:
+        super().__init__(named(pid, outside=outside))
         self.pid = pid
+        self.outside = outside
 
 
 class NotALock(Exception):
     """Something that is no lock file of ours is there."""
 
 
-def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int:
-    """Lock the file, which is made if it is missing; return its descriptor.
+class Lock(OpenFile):
+    """A lock file that this process has locked. Nothing unlocks it but its methods."""
+
+    __slots__ = ()
+
+    def sign(self) -> None:
+        """Write our process id and the number of our pid namespace into the file."""
+        numbers = [os.getpid(), pid_namespace()]
+        text = "".join(f"{each}\n" for each in numbers if each is not None)
+        with suppress(OSError):  # a full disk: the lock decides, its text only explains
+            os.ftruncate(self.fileno(), 0)
+            os.pwrite(self.fileno(), text.encode(), 0)
+
+    def twin(self) -> Lock:
+        """Return another descriptor of the same lock, which holds until both have unlocked it."""
+        return Lock(os.dup(self.fileno()))
+
+    def give_back(self) -> None:
+        """Unlock the file, though a forked child may still hold it open."""
+        if not self.holds():
+            return  # the kernel unlocked it when the program closed the descriptor
+        with suppress(OSError):
+            os.ftruncate(self.fileno(), 0)
+        fcntl.flock(self.fileno(), fcntl.LOCK_UN)
+        self.close()
+
+
+def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> Lock:
+    """Lock the file, which is made if it is missing.
 
     Args:
         path: the lock file.
@@ -48,24 +83,10 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> int
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and uid in {None, found.st_uid}
         if not ours or len(text) >= _MAX_TEXT or text.strip(b"0123456789\n"):
             raise NotALock(f"{path} is no lock file")
-        sign(lock)
+        held = Lock(lock)
+        held.sign()
         undo.pop_all()
-        return lock
-
-
-def sign(lock: int) -> None:
-    """Write our process id into a lock file that we hold."""
-    with suppress(OSError):  # a full disk: the lock decides, its text only explains
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-
-
-def give_back(lock: int) -> None:
-    """Unlock the file, though a forked child may still hold it open."""
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-    fcntl.flock(lock, fcntl.LOCK_UN)
-    primitives.close(lock)
+        return held
 
 
 def _is_at(path: str, lock: int, dir_fd: int | None) -> bool:
@@ -89,10 +110,18 @@ def _flock(lock: int) -> None:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             text = os.pread(lock, _MAX_TEXT, 0)
+            if _is_outside(text):
+                raise Held(None, outside=True) from None
             owner = _living(text)
             if owner is not None or not text or monotonic() >= give_up_at:
                 raise Held(owner) from None
         primitives.sleep(_PAUSE)
+
+
+def _is_outside(text: bytes) -> bool:
+    """Return whether a lock file names a process in another pid namespace."""
+    namespaces = text.split()[1:]
+    return bool(namespaces) and namespaces[0] != b"%d" % (pid_namespace() or 0)
 
 
 def _living(text: bytes) -> int | None:
@@ -100,7 +129,8 @@ def _living(text: bytes) -> int | None:
 
     Its lock may outlive it, in a child that inherited the descriptor.
     """
-    pid = int(text) if text.strip().isdigit() else 0
+    first = text.split(maxsplit=1)[:1]
+    pid = int(first[0]) if first and first[0].isdigit() else 0
     try:
         if pid:
             os.kill(pid, 0)

@@ -13,10 +13,10 @@ import sys
 from array import array
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
-from mpsr.system import closing, primitives
+from mpsr.system import closing
+from mpsr.system.descriptors import Socket
 
 SO_PASSRIGHTS: Final = 83  # <asm-generic/socket.h>; the socket module does not name it
 MOST_DESCRIPTORS: Final = 253  # that one message carries: SCM_MAX_FD of the kernel
@@ -65,12 +65,13 @@ def descriptors_in(along: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return found
 
 
-def close_socket(sock: socket.socket, owner: Hashable = None) -> None:
+def close_socket(sock: Socket, owner: Hashable = None) -> None:
     """Close a socket; in a thread that may sleep, if descriptors of the ``owner`` are unread."""
-    if refuse(sock) and _is_empty(sock):  # asked in this order: nothing can come in between
+    # The last two in this order: nothing can come in between.
+    if not sock.holds() or (refuse(sock) and _is_empty(sock)):
         sock.close()
     else:
-        closing.close_by([partial(primitives.close, sock.detach())], owner)
+        closing.close_by([sock.close], owner)
 
 
 def _is_empty(sock: socket.socket) -> bool:

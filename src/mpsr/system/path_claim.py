@@ -13,6 +13,7 @@ from mpsr.limits import BACKLOG
 from mpsr.system import lockfile, primitives
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType, absolute
 from mpsr.system.claims import Claim
+from mpsr.system.descriptors import Socket, identity_of
 from mpsr.system.refusals import described, in_use, occupied, translating
 from mpsr.system.sockets import DIRECTORY, PROC, path_target, who_holds
 
@@ -25,12 +26,10 @@ class PathClaim(Claim):
     Names are looked up in the open directory, so that no chdir or rename leads astray.
     """
 
-    def __init__(
-        self, address: Address, kind: SocketType, sock: socket.socket | None = None
-    ) -> None:
+    def __init__(self, address: Address, kind: SocketType, sock: Socket | None = None) -> None:
         """Begin to claim a path, with a new socket if none is given."""
         directory, self._name = os.path.split(address.value)
-        self._lock: int | None = None
+        self._lock: lockfile.Lock | None = None
         self._made_lock = False
         self._bound: os.stat_result | None = None
         self._closed = False
@@ -40,8 +39,9 @@ class PathClaim(Claim):
         with ExitStack() as undo, translating(address, "its directory cannot be opened"):
             self._directory = os.open(directory or ".", DIRECTORY)
             undo.callback(primitives.close, self._directory)
+            self._directory_is = identity_of(self._directory)
             self._target = path_target(self._place, self._directory)
-            sock = sock or primitives.socket(socket.AF_UNIX, SOCKET_TYPES[kind])
+            sock = sock or Socket(socket.AF_UNIX, SOCKET_TYPES[kind])
             super().__init__(address, sock)
             undo.pop_all()
 
@@ -56,7 +56,7 @@ class PathClaim(Claim):
                 self._lock = lockfile.take(name, dir_fd=self._directory, uid=os.geteuid())
             except lockfile.Held as exc:
                 self._made_lock = False
-                raise in_use(self.address, exc.pid) from exc
+                raise in_use(self.address, exc.pid, outside=exc.outside) from exc
             except lockfile.NotALock as exc:
                 self._made_lock = False
                 error = f"{shown} is no lock file of a receiver"
@@ -76,9 +76,9 @@ class PathClaim(Claim):
         return self._leads_to(self._place.value, self._bound) and self._holds_lock()
 
     def _holds_lock(self) -> bool:
-        if self._lock is None:
+        if self._lock is None or not self._lock.holds():
             return False
-        return self._leads_to(f"{self._place.value}.lock", os.fstat(self._lock))
+        return self._leads_to(f"{self._place.value}.lock", os.fstat(self._lock.fileno()))
 
     @staticmethod
     def _leads_to(path: str, known: os.stat_result | None) -> bool:
@@ -88,45 +88,59 @@ class PathClaim(Claim):
             return False
 
     def again(self) -> Claim:
-        """Claim the path once more: it does not lead to the socket any more."""
-        successor = PathClaim(self._place, self._kind)
+        """Claim the path again: it does not lead to the socket any more, or not to the lock.
+
+        If only the lock is gone, the new claim keeps the socket. Another receiver that has the
+        lock meanwhile finds this socket in use, and gives the lock back.
+        """
+        kept = self._leads_to(self._place.value, self._bound)
+        successor = PathClaim(self._place, self._kind, self.socket.dup() if kept else None)
         successor.address = self.address
         try:
             if self._lock is not None and self._holds_lock():
-                successor._lock = os.dup(self._lock)  # the same lock, which outlives ours
+                successor._lock = self._lock.twin()  # the same lock, which outlives ours
             else:
                 successor.take_lock()
-            successor.establish(*self._settings)
+            if kept:
+                successor._keep(self)
+            else:
+                successor.establish(*self._settings)
         except BaseException:
             successor.withdraw()
             raise
         return successor
 
+    def _keep(self, former: PathClaim) -> None:
+        """Hold the path with a former claim's socket, if that is still there."""
+        if not self._leads_to(self._place.value, former._bound):
+            raise occupied(self.address, "what is there has just changed")
+        self._settings, self._bound = former._settings, former._bound
+
     def offer(self) -> tuple[dict[str, Any], list[int]]:
         """Return what a new receiver has to know of the claim, its socket and its lock."""
         told, descriptors = super().offer()
         told["address"] = os.fsencode(self._place.value).decode("latin-1")
-        if self._lock is not None:
+        if self._lock is not None and self._lock.holds():
             told["locked"] = True
-            descriptors.append(self._lock)
+            descriptors.append(self._lock.fileno())
         return told, descriptors
 
     def adopt(self, lock: int | None, mode: int, gid: int | None, backlog: int) -> None:
         """Hold the path, with a socket and a lock that its receiver has handed over."""
         self._settings = (mode, gid, backlog)
-        self._lock = lock
+        self._lock = None if lock is None else lockfile.Lock(lock)
         self._bound = self._lstat(self._name)
 
     def own(self) -> None:
         """Write our process id into the lock: its former owner has handed it over."""
         if self._lock is not None:
-            lockfile.sign(self._lock)
+            self._lock.sign()
 
     def touch(self) -> None:
         """Renew the times of the files, for whoever removes old ones."""
         with suppress(OSError):
             if self._lock is not None:
-                os.utime(self._lock)
+                os.utime(self._lock.fileno())
             os.utime(self._name, dir_fd=self._directory, follow_symlinks=False)
 
     def make_way(self) -> None:
@@ -138,7 +152,8 @@ class PathClaim(Claim):
         with translating(self.address, "nobody can tell whether its socket is in use"):
             peer = who_holds(self._target)
         if peer is not None:
-            raise in_use(self.address, peer.pid)
+            outside = peer.pid is None and peer.uid is not None
+            raise in_use(self.address, peer.pid, outside=outside)
         with translating(self.address, "its stale socket cannot be removed"):
             self._unlink(found)
 
@@ -185,26 +200,31 @@ class PathClaim(Claim):
         with suppress(AddressError, OSError):  # what stays is stale, and the next claim removes it
             if self._bound is not None:
                 self._unlink(self._bound)
-        self.socket.close()  # only now: while it is open, its inode number is not used again
-        if self._lock is not None:
-            lockfile.give_back(self._lock)
-            self._lock = None
-        self.abandon()
-
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
+        # While the socket is open, its inode number is not used again.
         self._closed = True
-        self.socket.detach()
+        self._close_directory()
+        self.socket.close()
+        if self._lock is not None:
+            self._lock.give_back()
 
     def abandon(self) -> None:
         """Close the descriptors alone; the files stay."""
         if self._closed:
             return
         self._closed = True
+        self._close_directory()
         self.socket.close()
-        primitives.close(self._directory)
         if self._lock is not None:
-            primitives.close(self._lock)
+            self._lock.close()
+
+    def _close_directory(self) -> None:
+        """Close the directory, unless the program has closed it.
+
+        Nothing tells it from the same directory that the program has opened in the same way. But a
+        program that has closed it has closed the socket, too.
+        """
+        if self.socket.holds() and identity_of(self._directory) == self._directory_is:
+            primitives.close(self._directory)
 
     def _lstat(self, name: str) -> os.stat_result | None:
         with translating(self.address, "its directory cannot be searched"):

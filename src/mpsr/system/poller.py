@@ -7,6 +7,7 @@ import selectors
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr.system.descriptors import Registry
 from mpsr.system.greenlets import world
 from mpsr.system.primitives import DefaultSelector, close, epoll, poll
 
@@ -23,12 +24,18 @@ class EpollPoller:
     """Holds descriptors, what is awaited of each, and what each stands for."""
 
     def __init__(self) -> None:
-        self._epoll = epoll()
+        self._registry = Registry()
+        self._epoll = self._registry.epoll
         self._data: dict[int, object] = {}
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``poll`` has something to tell."""
         return self._epoll.fileno()
+
+    @property
+    def intact(self) -> bool:
+        """Whether the descriptor is still the one that was made."""
+        return self._registry.intact
 
     def register(self, file: FileDescriptorLike, events: int, data: object) -> None:
         """Await READ, or WRITE, or both."""
@@ -54,8 +61,8 @@ class EpollPoller:
         return [(data[number], events) for number, events in self._epoll.poll(left, MAX_EVENTS)]
 
     def close(self) -> None:
-        """Close the descriptor."""
-        self._epoll.close()
+        """Close the descriptor, unless the program has closed it."""
+        self._registry.close()
 
 
 class SelectorPoller:
@@ -63,6 +70,11 @@ class SelectorPoller:
 
     def __init__(self) -> None:
         self._selector = DefaultSelector()
+
+    @property
+    def intact(self) -> bool:
+        """Return True: the descriptor, if there is one, has nothing that identifies it."""
+        return True
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``poll`` has something to tell."""

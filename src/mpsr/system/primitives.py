@@ -27,7 +27,6 @@ __all__ = [
     "Lock",
     "RLock",
     "SimpleQueue",
-    "accept",
     "close",
     "epoll",
     "get_ident",
@@ -63,9 +62,3 @@ if not TYPE_CHECKING:
     socket = _real("socket", "socket")
     socketpair = _real("_socket", "socketpair")
     start_new_thread = _real("_thread", "start_new_thread")
-
-
-def accept(listener: socket) -> socket:
-    """Accept a connection: the method ``accept`` makes an object of the class now in its module."""
-    number, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - all but that
-    return socket(listener.family, listener.type, listener.proto, fileno=number)

@@ -17,6 +17,7 @@ from mpsr.errors import (
     Explanation,
     InvalidAddress,
 )
+from mpsr.system.processes import named
 
 _KINDS: Final = {
     stat.S_IFREG: "a regular file",
@@ -66,9 +67,9 @@ def translated(address: object, what: str, exc: OSError, doing: str) -> AddressE
     return cannot(address, f"{what}: {exc.strerror or exc}", advice, error, doing)
 
 
-def in_use(address: object, pid: int | None) -> AddressError:
-    """Return the error for an address at which somebody receives."""
-    who = {None: "another process", os.getpid(): "this very process"}.get(pid, f"process {pid}")
+def in_use(address: object, pid: int | None, *, outside: bool = False) -> AddressError:
+    """Return the error for an address at which another process receives."""
+    who = named(pid, outside=outside)
     advice = "stop it or choose another address"
     return cannot(address, f"{who} is receiving there", advice, AddressInUse, pid=pid)
 

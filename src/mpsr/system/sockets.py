@@ -14,6 +14,7 @@ from mpsr.batch import UNKNOWN_PEER, Peer
 from mpsr.errors import InvalidAddress, WrongSocketType
 from mpsr.system import primitives
 from mpsr.system.address import LINUX, MAX_NAME, SOCKET_TYPES, Address, SocketType
+from mpsr.system.descriptors import Socket
 from mpsr.system.refusals import cannot, translating
 
 MAX_ID: Final = 2**32 - 2  # user and group ids have 32 bits, and the last one means "none"
@@ -96,14 +97,14 @@ def type_at(target: str | bytes, not_this: SocketType) -> SocketType | None:
 
 def wrap(
     address: Address, kind: SocketType | None, doing: str, descriptor: int | None = None
-) -> socket.socket:
+) -> Socket:
     """Make a socket object of a descriptor, which stays open if it is refused.
 
     The descriptor is the address's own if none is given. None stands for any type of socket.
     """
     with translating(address, "it is no socket", doing):
         number = int(address.value) if descriptor is None else descriptor
-        sock = primitives.socket(fileno=number)
+        sock = Socket(fileno=number)
     types = SOCKET_TYPES.values() if kind is None else (SOCKET_TYPES[kind],)
     if sock.family == socket.AF_UNIX and sock.type in types:
         return sock

@@ -5,25 +5,29 @@ So a thread that waits need not be woken to learn until when. It takes C, and Li
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mpsr._speedups import IN_C_ON_LINUX
-from mpsr.system.descriptors import Identity, close_descriptor
+from mpsr.system import primitives
 
 if TYPE_CHECKING or IN_C_ON_LINUX:
     from mpsr._speedups import _c
+
+_LEAST_MARK: Final = 1 << 60  # ns
 
 
 class Timer:
     """A descriptor that is readable once its time has come."""
 
-    __slots__ = ("_descriptor", "_identity", "_is_set")
+    __slots__ = ("_descriptor", "_is_set", "_mark")
 
     def __init__(self) -> None:
         """Make one that is not set; raise OSError where the system gives none."""
-        self._descriptor = _c.make_timer()
-        self._identity = Identity(self._descriptor)
+        # Its interval, at least 36 years: no other timer has it, and no second interval passes.
+        self._mark = _LEAST_MARK | (int.from_bytes(os.urandom(8), "big") % _LEAST_MARK)
+        self._descriptor = _c.make_timer(self._mark)
         self._is_set = False
 
     def fileno(self) -> int:
@@ -33,7 +37,7 @@ class Timer:
     @property
     def intact(self) -> bool:
         """Whether the descriptor is still the one that was made."""
-        return self._identity.holds()
+        return _c.is_timer(self._descriptor, self._mark)
 
     def set(self, when: float) -> bool:
         """Have the descriptor readable from then on, in place of what was set before.
@@ -42,7 +46,7 @@ class Timer:
         """
         self._is_set = True
         try:
-            _c.arm_timer(self._descriptor, when)
+            _c.arm_timer(self._descriptor, self._mark, when)
         except OSError:
             return False
         return True
@@ -52,11 +56,12 @@ class Timer:
         if self._is_set:
             self._is_set = False
             with suppress(OSError):
-                _c.arm_timer(self._descriptor, 0)
+                _c.arm_timer(self._descriptor, self._mark, 0)
 
     def close(self) -> None:
-        """Close the descriptor."""
-        close_descriptor(self._descriptor, self._identity)
+        """Close the descriptor, unless the program has closed it."""
+        if self.intact:
+            primitives.close(self._descriptor)
 
 
 def make_timer() -> Timer | None:

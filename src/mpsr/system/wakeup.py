@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from mpsr.system.descriptors import Identity, close_socket
-from mpsr.system.primitives import socketpair
+from mpsr.system.descriptors import Socket, socketpair
 
 
 class Wakeup:
@@ -16,7 +15,7 @@ class Wakeup:
     interrupted, is in ``set()``: the last of them to finish closes the descriptors.
     """
 
-    __slots__ = ("_closed", "_is_set", "_reader", "_reader_is", "_uses", "_writer", "_writer_is")
+    __slots__ = ("_closed", "_is_set", "_reader", "_uses", "_writer")
 
     def __init__(self) -> None:
         self._uses: list[None] = []  # one for each call that uses a descriptor now
@@ -29,19 +28,14 @@ class Wakeup:
         writer.setblocking(False)
         if hasattr(self, "_reader"):
             self._close()
-        self._reader, self._reader_is = reader, Identity(reader.fileno())
-        self._writer, self._writer_is = writer, Identity(writer.fileno())
+        self._reader: Socket = reader
+        self._writer: Socket = writer
         self._is_set = self._closed = False
-
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        self._reader.detach()
-        self._writer.detach()
 
     @property
     def intact(self) -> bool:
         """Whether the descriptor to wait on is still the one that was made."""
-        return self._reader_is.holds()
+        return self._reader.holds()
 
     @property
     def is_set(self) -> bool:
@@ -80,12 +74,12 @@ class Wakeup:
         self._close_unused()
 
     def _write(self) -> None:
-        if self._writer_is.holds():
+        if self._writer.holds():
             self._writer.send(b"\0")
 
     def _read(self) -> None:
         # Also if it is not set: a set() that another thread began has written only now.
-        if self._reader_is.holds():
+        if self._reader.holds():
             with suppress(BlockingIOError):
                 self._reader.recv(64)
 
@@ -104,5 +98,5 @@ class Wakeup:
             self._close()
 
     def _close(self) -> None:
-        close_socket(self._writer, self._writer_is)
-        close_socket(self._reader, self._reader_is)  # last: until then, it is intact
+        self._writer.close()
+        self._reader.close()  # last: until then, it is intact

@@ -149,4 +149,4 @@ def _remove_journal(path: str) -> None:
         try:
             shutil.rmtree(path)
         finally:
-            lockfile.give_back(lock)
+            lock.give_back()

@@ -20,6 +20,7 @@ from mpsr.errors import AddressInUse, Explanation, MpsrError
 from mpsr.limits import HANDOVER_TIMEOUT, MAX_SCRAPES, SCRAPE_DEADLINE
 from mpsr.metrics import Collector
 from mpsr.system import primitives
+from mpsr.system.descriptors import accept
 from mpsr.system.threads import start_thread
 from mpsr.system.wakeup import Wakeup
 
@@ -169,7 +170,7 @@ class _Page:
 
     def _take(self, listener: socket.socket) -> None:
         try:
-            connection = primitives.accept(listener)
+            connection = accept(listener)
         except OSError:  # it has gone away, or there are no descriptors: it will come again
             primitives.sleep(_RETRY)
             return

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.inherited import Carried
     from mpsr.engine.receiving.senders import Senders
     from mpsr.system.claims import Claim
+    from mpsr.system.descriptors import Socket
     from mpsr.system.poller import AnyPoller
     from mpsr.wire.framing import Framing
 
@@ -178,7 +179,7 @@ class Acceptor:
         if self._held.waiting:
             self._held.wake()
 
-    def _place(self, listener: Listener, sock: socket.socket, order: int) -> None:
+    def _place(self, listener: Listener, sock: Socket, order: int) -> None:
         self.accepted += 1
         peer = ConnectedPeer(sock)
         if self.places.turns_away(peer.uid):
@@ -190,7 +191,7 @@ class Acceptor:
             self._turn_away()
 
     def _connection(
-        self, listener: Listener, sock: socket.socket, peer: Peer, framing: Framing, order: int
+        self, listener: Listener, sock: Socket, peer: Peer, framing: Framing, order: int
     ) -> Connection:
         packets = listener.type == socket.SOCK_SEQPACKET
         may_observe = self._may_observe(peer.uid)
@@ -217,7 +218,7 @@ class Acceptor:
         self.accepted -= 1
         self._connections.part_with(connection)
 
-    def adopt(self, connections: Iterable[tuple[Carried, socket.socket]]) -> None:
+    def adopt(self, connections: Iterable[tuple[Carried, Socket]]) -> None:
         """Go on with connections that another receiver has handed over."""
         for carried, sock in connections:
             sock.setblocking(False)
@@ -281,13 +282,6 @@ class Acceptor:
         self._held.close(inherited=inherited)
         for listener in self.listeners:
             listener.close(inherited=inherited)
-
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        self.places.let_go()
-        self._held.let_go()
-        for listener in self.listeners:
-            listener.let_go()
 
     def __str__(self) -> str:
         return ", ".join(listener.address for listener in self.listeners)

@@ -15,6 +15,7 @@ from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, Sock
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import closing, passing
+from mpsr.system.processes import peer_named
 from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mpsr.batch import Peer
     from mpsr.engine.receiving.datagrams import PacketEnd
     from mpsr.engine.receiving.files import Files
+    from mpsr.system.descriptors import Socket
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
 
@@ -81,7 +83,7 @@ class Connection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Socket,
         peer: Peer,
         session: ReceivingSession,
         order: int,
@@ -95,7 +97,7 @@ class Connection:
         """
         self.open: bool = True
         self.order: int = order
-        self.socket: socket.socket = sock
+        self.socket: Socket = sock
         self.peer: Peer = peer
         self.session: ReceivingSession = session
         self._behind = behind
@@ -192,6 +194,7 @@ class Connection:
         if not out:
             return False
         try:
+            self.socket.check()
             if descriptor is None:
                 sent = self.socket.send(out)
             else:
@@ -209,6 +212,7 @@ class Connection:
         while self.out:
             frame = self.out[: frame_size(self.out)]
             try:
+                self.socket.check()
                 if descriptor is None:
                     self.socket.send(frame)
                 else:
@@ -274,7 +278,8 @@ class Connection:
             self.ring.close()
 
     def __str__(self) -> str:
-        name = f"pid {self.peer.pid}, uid {self.peer.uid}"
+        pid, uid = self.peer.pid, self.peer.uid
+        name = f"pid {pid}, uid {uid}" if pid is not None else f"{peer_named(pid, uid)}, uid {uid}"
         if self.state is not None and self.state.identity.label:
             name += f", {self.state.identity.label!r}"
         return name

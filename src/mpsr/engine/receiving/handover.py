@@ -30,6 +30,7 @@ from mpsr.json_format import to_json
 from mpsr.json_reader import from_json
 from mpsr.limits import HANDOVER_ANSWER
 from mpsr.system import passing, primitives
+from mpsr.system.descriptors import socketpair
 from mpsr.system.poller import READ
 from mpsr.wire.frames import RejectCode
 from mpsr.wire.ledger import ProducerState
@@ -92,7 +93,7 @@ class Giver:
     def __init__(self, connection: Connection, listeners: Sequence[Listener]) -> None:
         """Offer the addresses to the taker, which has asked through a connection."""
         self._listeners = listeners
-        self._socket, theirs = primitives.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, theirs = socketpair(socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self.step: Step = Step.OFFERED
         self._carried: list[Connection] = []
@@ -177,6 +178,7 @@ class Giver:
 
     def _say(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
+            self._socket.check()
             self._socket.sendmsg([to_json(message).encode()], passing.along(*descriptors))
         except OSError:  # the taker is gone, or does not read
             if self.step is not Step.TAKEN:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mpsr.limits import DESCRIPTOR_RESERVE, MAX_HELD
 from mpsr.system import passing, primitives
+from mpsr.system.descriptors import accept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpsr.system.descriptors import Socket
     from mpsr.system.primitives import RLock
 
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -27,7 +29,7 @@ class HeldConnection(NamedTuple):
     """A connection that waits for the engine."""
 
     listener: Any
-    sock: socket.socket
+    sock: Socket
     order: int
 
 
@@ -51,7 +53,7 @@ class Held:
         self.wake: Callable[[], None] = wake
         self._order = 0
 
-    def accept(self, listening: socket.socket) -> tuple[socket.socket, int]:
+    def accept(self, listening: socket.socket) -> tuple[Socket, int]:
         """Accept a connection in the engine; return it with its number.
 
         Raises OSError where there is none.
@@ -133,17 +135,11 @@ class Held:
             else:
                 passing.close_socket(held.sock)
 
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        self.closed = True
-        while (held := self._first()) is not None:
-            held.sock.detach()
-
     def _first(self) -> HeldConnection | None:
         return self.waiting.pop(next(iter(self.waiting))) if self.waiting else None
 
-    def _accept(self, listening: socket.socket) -> tuple[socket.socket, int]:
-        sock = primitives.accept(listening)
+    def _accept(self, listening: socket.socket) -> tuple[Socket, int]:
+        sock = accept(listening)
         sock.setblocking(False)
         self._order += 1
         return sock, self._order

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, state_of
 from mpsr.engine.receiving.acceptor import Acceptor
@@ -28,7 +28,7 @@ from mpsr.engine.receiving.overview import Overview
 from mpsr.engine.receiving.senders import Senders
 from mpsr.engine.receiving.sharing import RING, Sharing
 from mpsr.engine.receiving.waking import Waking
-from mpsr.errors import MpsrError
+from mpsr.errors import Explanation, MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
 from mpsr.system import closing
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.connection import Connection
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
-
-_LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
 
 
 class Inbox:
@@ -248,7 +246,7 @@ class Inbox:
 
     def _close_files(self, batch: Batch[Any]) -> None:
         """Close what came with a batch, and nobody took, unless the program has closed all."""
-        if batch.files and self._wakeup.intact:
+        if batch.files and self._poller.intact:
             closing.close_apart(batch.take_files(), batch.peer.uid)
 
     def wait(self, seconds: float | None) -> None:
@@ -404,7 +402,8 @@ class Inbox:
         """
         if self.released:
             return
-        if not self._wakeup.intact:
+        if not self._poller.intact:
+            self.observers.close()
             self._let_go()
             return
         if not self.closed:
@@ -435,10 +434,15 @@ class Inbox:
 
     def abandon(self) -> None:
         """Close the descriptors that a forked child inherited; the parent's stay as they are."""
-        self.closed = self.finished = True
         self.observers.abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close those of the descriptors that are open, and touch no file."""
+        self.closed = self.finished = True
         self.handover.leave()
         for connection in self._connections.open:
+            connection.open = False
             connection.close(inherited=True)
         for batch in self._pending:  # what was handed out may be what the child is for
             self._close_files(batch)
@@ -454,20 +458,10 @@ class Inbox:
 
     def _check_descriptors(self) -> None:
         """Raise MpsrError if the program has closed our descriptors, as one does for a daemon."""
-        if not self._wakeup.intact:
+        if not self._poller.intact:
+            self.observers.close()
             self._let_go()
-            error = f"the receiver at {self._acceptor} has lost its descriptors, which the program "
-            raise MpsrError(error + "has closed: make a receiver only after that")
-
-    def _let_go(self) -> None:
-        """End without closing a descriptor: their numbers may be somebody else's by now."""
-        self.closed = self.finished = self.released = True
-        for connection in self._connections.open:
-            connection.open = False
-            connection.socket.detach()
-        self._connections.open.clear()
-        self.observers.let_go()
-        self._acceptor.let_go()
-        self._sharing.close()
-        self._wakeup.let_go()
-        _LET_GO.append(self._poller)  # it would close its number
+            what = f"the receiver at {self._acceptor} has lost its descriptors"
+            raise MpsrError(
+                Explanation(what, "the program has closed them", "make a receiver after that")
+            )

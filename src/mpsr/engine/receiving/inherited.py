@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from base64 import b64decode
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypedDict
@@ -10,6 +9,7 @@ from typing import Final, NamedTuple, TypedDict
 from mpsr.batch import ProducerIdentity
 from mpsr.json_reader import from_json
 from mpsr.limits import MAX_HANDOVER
+from mpsr.system.descriptors import Socket
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import ProducerState
 
@@ -29,7 +29,7 @@ class Carried(NamedTuple):
 class Inherited(NamedTuple):
     """What a receiver begins with: of another one, or nothing."""
 
-    connections: Sequence[tuple[Carried, socket.socket]]
+    connections: Sequence[tuple[Carried, Socket]]
     producers: Sequence[ProducerState]
 
 

@@ -55,11 +55,11 @@ class Keeper:
         except (MpsrError, OSError) as exc:
             if str(exc) != self._told:
                 self._told = str(exc)
-                what = "the socket at %s is gone, and cannot be made anew; connections are kept: %s"
+                what = "the socket at %s or its lock is gone, and cannot be claimed again: %s"
                 self._logger.warning(what, address, exc)
             return None
         self._told = ""
-        self._logger.warning("the socket at %s was gone; it is there again", address)
+        self._logger.warning("the socket at %s or its lock was gone; both are there again", address)
         return self.claim
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.keeping import Keeper
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from mpsr.engine.receiving.deadlines import Deadlines
     from mpsr.engine.receiving.held import Held
     from mpsr.system.claims import Claim
+    from mpsr.system.descriptors import Socket
     from mpsr.system.poller import AnyPoller
     from mpsr.wire.framing import Framing
 
@@ -56,7 +56,7 @@ class Listener:
         self._clock = clock
         self._logger = logger
         self._held = held
-        self.socket: socket.socket = claim.socket
+        self.socket: Socket = claim.socket
         # Those that wait on an inherited listener may have been passed something before.
         self.refuses: bool = passing.refuse(self.socket) and claim.address.kind not in (
             "fd",
@@ -85,7 +85,7 @@ class Listener:
 
     # -- accepting --------------------------------------------------------------------------
 
-    def accept(self) -> tuple[socket.socket, int] | None:
+    def accept(self) -> tuple[Socket, int] | None:
         """Accept a connection; return it with its number in the order of all.
 
         None says that there is none, or that accepting has to pause.
@@ -170,7 +170,3 @@ class Listener:
     def keep_no_longer(self) -> None:
         """Close the timer alone: the claim is still the caller's."""
         self._keeper.close()
-
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        self._claim.let_go()

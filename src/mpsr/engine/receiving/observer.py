@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.engine.receiving.samples import Sample
+    from mpsr.system.descriptors import Socket
     from mpsr.wire.frames import Observe
 
     Describe = Callable[[int], dict[str, Any]]
@@ -36,7 +37,7 @@ class Observer:
     """
 
     def __init__(
-        self, sock: socket.socket, uid: int | None, request: Observe, wake: Callable[[], None]
+        self, sock: Socket, uid: int | None, request: Observe, wake: Callable[[], None]
     ) -> None:
         """Serve what was asked for through a socket; ``wake`` makes the thread come that does."""
         self._socket = sock
@@ -110,6 +111,7 @@ class Observer:
         while self._out and not self.ended:
             frame = self._out[0]
             try:
+                self._socket.check()
                 sent = self._socket.send(frame)
             except BlockingIOError:
                 self._due = min(self._due, now + OBSERVER_DEADLINE)
@@ -131,10 +133,6 @@ class Observer:
             self._socket.close()
         else:
             passing.close_socket(self._socket)
-
-    def let_go(self) -> None:
-        """Forget the descriptor, whose number may be somebody else's by now."""
-        self._socket.detach()
 
     def _add(self, frame: bytes) -> None:
         self._out.append(frame)

@@ -28,7 +28,7 @@ from mpsr.limits import (
     STANDSTILL,
     UNDECIDED_TIME,
 )
-from mpsr.system import primitives
+from mpsr.system.descriptors import Socket
 from mpsr.system.poller import READ, WRITE, EpollPoller, Poller
 from mpsr.system.sockets import peer_of
 from mpsr.system.threads import Thread
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 _JOIN: Final = 1.0  # seconds: the thread never waits for longer than a system call
 _ONCE: Final = READ | getattr(select, "EPOLLONESHOT", 0)
-_LET_GO: Final[list[object]] = []  # what is kept for ever, so that it closes nothing
 
 
 class Observers:
@@ -83,7 +82,7 @@ class Observers:
         self._handed: deque[Observer] = deque()  # by the engine, to the thread
         self._thread: Thread | None = None
         self._closing = False
-        self._watched: dict[Listener, socket.socket] = {}  # which of its sockets is polled
+        self._watched: dict[Listener, Socket] = {}  # which of its sockets is polled
         self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
         self._undecided: dict[HeldConnection, float] = {}  # until when
         self._still: tuple[int, float] | None = None  # the rounds, and since when
@@ -138,7 +137,7 @@ class Observers:
         except OSError as exc:
             why = f"the receiver has no descriptor left: {exc.strerror}"
             raise RemoteProtocolError(why, code=RejectCode.BUSY) from None
-        sock = primitives.socket(fileno=number)
+        sock = Socket(fileno=number)
         sock.setblocking(False)
         return Observer(sock, uid, request, self._wakeup.set)
 
@@ -159,7 +158,8 @@ class Observers:
         thread = self._thread
         if thread is not None and thread.is_current():  # a finalizer may run in any thread
             return
-        if thread is None or thread.join(_JOIN):
+        # If the program has closed the poller, the thread may wait in it until the program ends.
+        if thread is None or not self._poller.intact or thread.join(_JOIN):
             self._release()
 
     def abandon(self) -> None:
@@ -167,29 +167,19 @@ class Observers:
         self._closing, self.samplers = True, ()
         self._release(inherited=True)
 
-    def let_go(self) -> None:
-        """End without closing a descriptor: their numbers may be somebody else's by now."""
-        if not self._closing:
-            self._closing, self.samplers = True, ()
-            for observer in [*self._observers, *self._handed]:
-                observer.let_go()
-            self._wakeup.let_go()
-            _LET_GO.append(self._poller)
-
     # -- the thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while not self._closing and self._poller.intact:
                 self._step()
         except Exception as exc:
-            if self._wakeup.intact:  # else the program has closed all descriptors
+            if self._poller.intact:  # else the program has closed it
                 what = "the receiver no longer answers observers: %r; this is a bug in mpsr"
                 logger().error(what, exc)
             raise
         finally:
-            if self._wakeup.intact:
-                self._release()
+            self._release()
 
     def _step(self) -> None:
         """Wait until there is something to do, and do it."""

@@ -225,13 +225,6 @@ class Places:
         while self.unplaced:
             self.unplaced.popleft().close()
 
-    def let_go(self) -> None:
-        """Forget the descriptors, whose numbers may be somebody else's by now."""
-        for connection in self.unplaced:
-            connection.open = False
-            connection.socket.detach()
-        self.unplaced.clear()
-
 
 def _of(uid: int | None, connections: Iterable[Connection]) -> list[Connection]:
     return [each for each in connections if each.uid == uid]

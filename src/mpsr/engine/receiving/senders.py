@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpsr.limits import COUNTED_UIDS
+from mpsr.system.processes import peer_named
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -52,7 +53,7 @@ class Senders:
         """Count a peer as refused, and tell of its user once."""
         uid = peer.uid if peer.uid in self.refused or len(self.refused) < COUNTED_UIDS else None
         if not self.refused[uid]:  # once: whoever tries again and again would flood the log
-            logger.warning("refused uid %s (process %s): %s", peer.uid, peer.pid, why)
+            logger.warning("refused uid %s (%s): %s", peer.uid, peer_named(peer.pid, peer.uid), why)
         self.refused[uid] += 1
 
     def _why(self, peer: Peer, logger: Logger) -> str | None:

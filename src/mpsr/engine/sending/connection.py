@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.sending.states import CARRIER_TRANSITIONS, Carrier, CarrierEvent
@@ -11,12 +12,12 @@ from mpsr.engine.transport import FileWriter, RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
 from mpsr.system import closing, passing, primitives, ring
 from mpsr.system.address import SOCKET_TYPES
-from mpsr.system.descriptors import Identity, close_socket
 from mpsr.system.sockets import peer_of, wrap
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from mpsr.system.address import Address, SocketType
+    from mpsr.system.descriptors import Socket
     from mpsr.system.files import KeptFile
     from mpsr.wire.sending import SendingSession
 
@@ -56,12 +57,9 @@ class Connection:
 
     """
 
-    def __init__(
-        self, sock: socket.socket, session: SendingSession | None, *, is_ours: bool
-    ) -> None:
+    def __init__(self, sock: Socket, session: SendingSession | None, *, is_ours: bool) -> None:
         """Take a connected socket; ``is_ours`` says that its options may be changed."""
         self._socket = sock
-        self._identity = Identity(sock.fileno())
         if is_ours and sock.type != socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.setblocking(True)  # every call but a write that waits says MSG_DONTWAIT
@@ -69,7 +67,7 @@ class Connection:
         self.pid: int | None = peer_of(sock).pid
         self.session = session
         self.control: bytes = b"" if session is None else session.data_to_send()
-        self.writer: WriteEnd = SocketWriter(sock, self._identity)
+        self.writer: WriteEnd = SocketWriter(sock)
         self.carrier: Carrier = Carrier.SOCKET
         self._ring: RingWriter | None = None
         self._descriptor: int | None = None  # of a ring that may come
@@ -87,7 +85,7 @@ class Connection:
 
     def holds(self) -> bool:
         """Tell whether the descriptor is still the socket's: the program may have closed it."""
-        return self._identity.holds()
+        return self._socket.holds()
 
     def read(self, buffer: memoryview) -> memoryview:
         """Read once, without waiting; return what was read, which is nothing at the end.
@@ -105,7 +103,7 @@ class Connection:
         """Return what writes, and passes a file with it; that goes through the socket alone."""
         if file is None:
             return self.writer
-        return FileWriter(self._socket, self._identity, file)
+        return FileWriter(self._socket, file)
 
     def control_written(self, size: int) -> bool:
         """Note that ``size`` bytes of ``control`` were written; return whether that is all."""
@@ -126,8 +124,9 @@ class Connection:
         self._forget_descriptor()
         if self._ring is not None:
             self._ring.close()
-        if self._refuses or not self._identity.holds():
-            close_socket(self._socket, self._identity)
+        if self._refuses:
+            with suppress(OSError):
+                self._socket.close()
         else:
             passing.close_socket(self._socket)
 
@@ -138,7 +137,7 @@ class Connection:
         if self._descriptor is not None:
             mapped = ring.attach(self._descriptor, size)
             if mapped is not None:
-                self._ring = RingWriter(mapped, self._socket, self._identity)
+                self._ring = RingWriter(mapped, self._socket)
                 self._change(CarrierEvent.RING)
                 primitives.close(self._descriptor)
                 self._descriptor = None
