@@ -232,8 +232,14 @@ def check():
         if open(f"{directory}/{name}", "rb").read() != then:
             print("WRITTEN", name)
     for number, kind in numbers.items():
-        if kind in ("socket", "pipe") and os.read(number, 100) != b"for the user":
-            print("READ", number)
+        if kind in ("socket", "pipe"):
+            os.set_blocking(number, False)
+            try:
+                found = os.read(number, 100)
+            except OSError as error:
+                found = error
+            if found != b"for the user":
+                print("READ", number, kind, found)
     print("checked")
     for each in said:
         print(each)

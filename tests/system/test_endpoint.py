@@ -125,6 +125,11 @@ class Worker:
         self.process.wait()
 
 
+def signature() -> str:
+    """Return what a lock file holds whose owner is this process."""
+    return f"{os.getpid()}\n{os.stat('/proc/self/ns/pid').st_ino}\n"
+
+
 @pytest.fixture
 def home() -> Iterator[str]:
     """Make a directory with a short path, whatever the name of the test."""
@@ -356,7 +361,7 @@ def test_backlog_is_honoured(path: str) -> None:
 def test_close_leaves_only_the_lock(home: str, path: str, kind: SocketType) -> None:
     """After close the path is gone, the lock file is empty, and a second close does nothing."""
     it = claim(parse_address(path), type=kind)
-    assert Path(f"{path}.lock").read_text() == f"{os.getpid()}\n"
+    assert Path(f"{path}.lock").read_text() == signature()
     assert mode_of(f"{path}.lock") & 0o077 == 0
     it.close()
     it.close()
@@ -781,7 +786,7 @@ def test_lock_with_a_second_name_is_refused(home: str, path: str) -> None:
     assert Path(f"{home}/other").read_text() == "123\n"
 
 
-@pytest.mark.parametrize("text", ["x", "1" * 16, "12 34\n" * 9])
+@pytest.mark.parametrize("text", ["x", "1" * 32, "12 34\n" * 9])
 def test_lock_with_other_content_is_refused(path: str, text: str) -> None:
     """A file that happens to be called like the lock keeps its content."""
     Path(f"{path}.lock").write_text(text)
@@ -794,7 +799,7 @@ def test_lock_of_an_earlier_owner_is_taken(path: str, text: str) -> None:
     """A lock file that was left, written or not, is used again."""
     Path(f"{path}.lock").write_text(text)
     with claimed(path):
-        assert Path(f"{path}.lock").read_text() == f"{os.getpid()}\n"
+        assert Path(f"{path}.lock").read_text() == signature()
 
 
 @pytest.mark.parametrize("text", ["", "4194305\n", "99999999999\n", "nonsense"])

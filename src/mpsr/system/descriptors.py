@@ -192,16 +192,16 @@ class Registry:
         """Close the epoll and the witness, if they are still the ones that were made."""
         if self._witness < 0:
             return
-        intact, ours = self.intact, identity_of(self._witness) == self._identity
-        witness, self._witness = self._witness, -1
-        if intact:
+        # An exception of a signal handler may end this anywhere: the next call does the remainder.
+        if self.intact:
             self.epoll.close()
-        else:
+        elif not self.epoll.closed:
             # It would close its number when it is collected. So the interpreter keeps it until the
             # very end, as a callback: each fork calls this method, which changes nothing.
             os.register_at_fork(before=self.epoll.fileno)
-        if ours:
-            primitives.close(witness)
+        if identity_of(self._witness) == self._identity:
+            primitives.close(self._witness)
+        self._witness = -1
 
     def __del__(self) -> None:
         self.close()

@@ -200,22 +200,21 @@ class PathClaim(Claim):
         with suppress(AddressError, OSError):  # what stays is stale, and the next claim removes it
             if self._bound is not None:
                 self._unlink(self._bound)
-        # While the socket is open, its inode number is not used again.
-        self._closed = True
         self._close_directory()
-        self.socket.close()
+        self.socket.close()  # only now: while it is open, its inode number is not used again
         if self._lock is not None:
             self._lock.give_back()
+        self._closed = True
 
     def abandon(self) -> None:
-        """Close the descriptors alone; the files stay."""
+        """Close only the descriptors; the files stay."""
         if self._closed:
             return
-        self._closed = True
         self._close_directory()
         self.socket.close()
         if self._lock is not None:
             self._lock.close()
+        self._closed = True
 
     def _close_directory(self) -> None:
         """Close the directory, unless the program has closed it.
@@ -225,6 +224,7 @@ class PathClaim(Claim):
         """
         if self.socket.holds() and identity_of(self._directory) == self._directory_is:
             primitives.close(self._directory)
+            self._directory = -1
 
     def _lstat(self, name: str) -> os.stat_result | None:
         with translating(self.address, "its directory cannot be searched"):

@@ -82,6 +82,8 @@ class Observers:
         self._handed: deque[Observer] = deque()  # by the engine, to the thread
         self._thread: Thread | None = None
         self._closing = False
+        # Whether the program had closed the poller: the thread may wait in it until the end.
+        self._lost = False
         self._watched: dict[Listener, Socket] = {}  # which of its sockets is polled
         self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
         self._undecided: dict[HeldConnection, float] = {}  # until when
@@ -153,13 +155,14 @@ class Observers:
 
     def close(self) -> None:
         """End the thread, and with it the connections of observers; it may be called again."""
+        if not self._closing:  # before the thread closes the poller
+            self._lost = not self._poller.intact
         self._closing, self.samplers = True, ()
         self._wakeup.set()
         thread = self._thread
         if thread is not None and thread.is_current():  # a finalizer may run in any thread
             return
-        # If the program has closed the poller, the thread may wait in it until the program ends.
-        if thread is None or not self._poller.intact or thread.join(_JOIN):
+        if thread is None or self._lost or thread.join(_JOIN):
             self._release()
 
     def abandon(self) -> None:
