@@ -51,6 +51,9 @@ class Logged(logging.Handler):
     def emit(self, record):
         said.append(record.getMessage())
 
+def record(text):
+    return logging.LogRecord("user", logging.INFO, __name__, 1, text, (), None)
+
 # -- what mpsr opens ---------------------------------------------------------------------
 
 def begin():
@@ -77,7 +80,7 @@ def begin():
         return reader, writer
     elif what == "handler":
         made = mpsr.logging.Handler(address)
-        made.emit(logging.makeLogRecord({"name": "user", "msg": "before"}))
+        made.emit(record("before"))
         made.flush()
         return made
     elif what == "reader":
@@ -128,7 +131,7 @@ def use(made):
         attempt(made[1].put, b"after")
         attempt(lambda: made[0].get(timeout=1))
     elif what == "handler":
-        made.emit(logging.makeLogRecord({"name": "user", "msg": "after"}))
+        made.emit(record("after"))
         made.flush()
     elif what == "reader":
         print("read", sum(len(each.entry.payload) > 0 for each in made.read(50)))
