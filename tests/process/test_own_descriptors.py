@@ -26,8 +26,8 @@ OBJECTS: Final = [
 ]
 KINDS: Final = ["file", "append", "socket", "pipe", "epoll", "timer", "eventfd", "memfd"]
 
-# Each kind is opened at each number. What the kernel tells of each descriptor, and what can be read
-# from it, must be the same in the end. "mixed" opens the kinds in turn.
+# Each kind is opened at each number. The kernel's report on each descriptor, and the data that it holds,
+# must be the same in the end. "mixed" opens the kinds in turn.
 PROGRAM: Final = """
 import asyncio, ctypes, gc, logging, os, select, socket, struct, sys, time, warnings
 import mpsr, mpsr.logging
@@ -50,6 +50,9 @@ def attempt(call, *arguments):
 class Logged(logging.Handler):
     def emit(self, record):
         said.append(record.getMessage())
+
+def record(text):
+    return logging.LogRecord("user", logging.INFO, __name__, 1, text, (), None)
 
 # -- what mpsr opens ---------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ def begin():
         return reader, writer
     elif what == "handler":
         made = mpsr.logging.Handler(address)
-        made.emit(logging.makeLogRecord({"name": "user", "msg": "before"}))
+        made.emit(record("before"))
         made.flush()
         return made
     elif what == "reader":
@@ -128,7 +131,7 @@ def use(made):
         attempt(made[1].put, b"after")
         attempt(lambda: made[0].get(timeout=1))
     elif what == "handler":
-        made.emit(logging.makeLogRecord({"name": "user", "msg": "after"}))
+        made.emit(record("after"))
         made.flush()
     elif what == "reader":
         print("read", sum(len(each.entry.payload) > 0 for each in made.read(50)))

@@ -48,7 +48,7 @@ def identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 class Socket(primitives.socket):
-    """A socket that closes its descriptor only while it is its own, also when it is collected."""
+    """A socket that closes its descriptor, or is collected, without touching the file of another."""
 
     __slots__ = ("_identity",)
 
@@ -152,7 +152,7 @@ def _mark(number: int) -> int | None:
 
 
 class Registry:
-    """An epoll that is closed only while it is certain to be this one, also when it is collected.
+    """An epoll that closes its number only while that is certain to be this epoll.
 
     Attributes:
         epoll: the epoll; to be used while it is ``intact``.

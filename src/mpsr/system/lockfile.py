@@ -35,7 +35,7 @@ class Held(Exception):
 
 
 class NotALock(Exception):
-    """Something that is no lock file of ours is there."""
+    """The file at the path was not written as a lock file."""
 
 
 class Lock(OpenFile):
@@ -71,7 +71,7 @@ def take(path: str, *, dir_fd: int | None = None, uid: int | None = None) -> Loc
     Args:
         path: the lock file.
         dir_fd: the open directory that a relative path is looked up in.
-        uid: the user whom the file must belong to; None for anybody.
+        uid: the user who must own the file; None for any user.
 
     Raises Held, NotALock, or OSError.
     """
@@ -103,7 +103,7 @@ def _is_at(path: str, lock: int, dir_fd: int | None) -> bool:
 
 
 def _flock(lock: int) -> None:
-    """Lock; a lock whose owner is dead is about to come free, and waited for."""
+    """Lock; wait for a lock whose owner is dead: the kernel is about to release it."""
     give_up_at = monotonic() + DYING_OWNER
     while True:
         try:

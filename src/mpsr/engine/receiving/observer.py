@@ -96,6 +96,7 @@ class Observer:
     def hear(self) -> None:
         """Take note of its end: it has nothing more to say."""
         try:
+            self._socket.check()
             said = self._socket.recv(1)
         except BlockingIOError:
             return

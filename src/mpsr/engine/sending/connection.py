@@ -92,6 +92,7 @@ class Connection:
 
         Raises BlockingIOError where there is nothing to read, or OSError.
         """
+        self._socket.check()  # here: another thread may be closing all descriptors
         if self._refuses:
             return buffer[: self._socket.recv_into(buffer, 0, _DONTWAIT)]
         data, descriptors = passing.receive(self._socket, MAX_CONTROL_FRAME, _DONTWAIT)

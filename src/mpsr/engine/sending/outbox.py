@@ -168,7 +168,7 @@ class Outbox(Link):
                 self._drop(None, now)  # the connection's end marks the message's
                 self._retry_at = now
             elif self.window.many_in_flight and connection.session is not None:
-                self._read_own(now)
+                self.read(now)
         elif isinstance(result, BlockingIOError):
             self.window.put_back()
             self._end_with(WriteEvent.STALL if write.waits else WriteEvent.FILL)
@@ -199,15 +199,10 @@ class Outbox(Link):
 
     def _fail_write(self, connection: Connection, error: OSError, now: float) -> None:
         """Give the connection up; what the receiver said before it went stands."""
-        while self._connection is connection and self._native and self._read_own(now):
+        while self._connection is connection and self._native and self.read(now):
             pass
         if self._connection is connection:
             self._drop(self._gone(error), now)
-
-    def _read_own(self, now: float) -> bool:
-        """Read once, unless the program has closed the descriptor; return whether to continue."""
-        connection = self._connection
-        return connection is not None and connection.holds() and self.read(now)
 
     def _took(self, connection: Connection, write: Write, size: int) -> WriteEvent:
         """Note that the connection took so many bytes; return how the write ends."""
