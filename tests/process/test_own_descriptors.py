@@ -26,8 +26,8 @@ OBJECTS: Final = [
 ]
 KINDS: Final = ["file", "append", "socket", "pipe", "epoll", "timer", "eventfd", "memfd"]
 
-# Each kind is opened at each number. The kernel's report on each descriptor, and the data that it holds,
-# must be the same in the end. "mixed" opens the kinds in turn.
+# Each kind is opened at each number. The kernel's report on each descriptor, and the data that it
+# holds, must be the same in the end. "mixed" opens the kinds in turn.
 PROGRAM: Final = """
 import asyncio, ctypes, gc, logging, os, select, socket, struct, sys, time, warnings
 import mpsr, mpsr.logging

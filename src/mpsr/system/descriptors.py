@@ -48,7 +48,7 @@ def identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 class Socket(primitives.socket):
-    """A socket that closes its descriptor, or is collected, without touching the file of another."""
+    """A socket whose close, or collection, closes only its own descriptor."""
 
     __slots__ = ("_identity",)
 
