@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +81,7 @@ def test_every_sink_keeps_messages_with_bad_origins(
     assert funnel.end() == 0, funnel.told
     assert "tried again" not in funnel.told
     wanted = [*POISON, HONEST]
-    with sqlite3.connect(tmp_path / "out.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "out.sqlite")) as database:
         rows = database.execute("SELECT body FROM messages ORDER BY position").fetchall()
     database.close()
     assert [body for (body,) in rows] == wanted

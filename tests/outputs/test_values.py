@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +99,7 @@ def expected(batches: list[Batch[bytes]]) -> list[Row]:
 
 
 def in_sqlite(directory: str) -> list[Row]:
-    with sqlite3.connect(f"{directory}/out") as database:
+    with closing(sqlite3.connect(f"{directory}/out")) as database:
         database.row_factory = sqlite3.Row
         found = [dict(row) for row in database.execute("SELECT * FROM messages ORDER BY rowid")]
     database.close()

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -190,7 +191,7 @@ def test_own_file_in_a_shared_directory_is_continued(
         funnel.start()
     assert funnel.end() == 0
     assert (shared / "a").read_bytes() == b"one\ntwo\n"
-    with sqlite3.connect(shared / "b.db") as database:
+    with closing(sqlite3.connect(shared / "b.db")) as database:
         assert database.execute("SELECT count(*) FROM messages").fetchone() == (2,)
 
 
