@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         WrongSocketType,
         WrongType,
     )
-    from mpsr.forwarding import Forwarded, forwarded
+    from mpsr.forwarding import Forwarded, Origin, OriginPeer, OriginProducer, forwarded
     from mpsr.front.listening import Endpoint
     from mpsr.queues import QueueReader, QueueWriter, queue
     from mpsr.stats import CursorStats, JournalStats, ProducerStats, ReceiverStats
@@ -72,6 +72,9 @@ _MODULES = {
     "Endpoint": "front.listening",
     "JournalStats": "stats",
     "Forwarded": "forwarding",
+    "Origin": "forwarding",
+    "OriginPeer": "forwarding",
+    "OriginProducer": "forwarding",
     "Peer": "batch",
     "Producer": "sync.producer",
     "ProducerIdentity": "batch",
@@ -120,6 +123,9 @@ __all__ = [
     "NoReceiver",
     "NotAJournal",
     "NotSent",
+    "Origin",
+    "OriginPeer",
+    "OriginProducer",
     "Peer",
     "Producer",
     "ProducerIdentity",

@@ -6,21 +6,72 @@ bytes of a JSON object in UTF-8, which is the origin, and then the message as it
 
 from __future__ import annotations
 
-import json
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NotRequired, TypedDict
 
 from mpsr.json_format import local_time, origin, to_json
+from mpsr.json_reader import from_json
+from mpsr.limits import MAX_ORIGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from mpsr.batch import Batch
 
 MAGIC: Final = b"\x89MPSR>\r\n"
 _LENGTH: Final = struct.Struct("<I")
 _BEGIN: Final = len(MAGIC) + _LENGTH.size
-_LONGEST: Final = 4096  # bytes of an origin: it names somebody, and is no message
+
+
+class OriginPeer(TypedDict):
+    """Credentials of the process that sent a message to the first funnel.
+
+    Attributes:
+        pid: its process; None where the kernel did not tell, as with uid and gid.
+        uid: its user.
+        gid: its group.
+
+    """
+
+    pid: int | None
+    uid: int | None
+    gid: int | None
+
+
+class OriginProducer(TypedDict):
+    """Identity that a native producer gave to the first funnel.
+
+    Attributes:
+        id: the producer's id in hexadecimal digits.
+        label: its label.
+
+    """
+
+    id: str
+    label: str
+
+
+class Origin(TypedDict):
+    """Where a funnel received a message, as ``mpsr recv -o json`` names the fields.
+
+    It is a claim of the process that passed the message on: the kernel does not vouch for it.
+
+    Attributes:
+        host: name of the funnel's host.
+        time: when the funnel received the message, in ISO 8601; None if it does not know.
+        peer: the sender's credentials, as the kernel reported them to the funnel.
+        producer: the native producer; None in foreign framings.
+        seq: sequence number of the message.
+        lost: messages that the producer dropped before this one; missing if there are none.
+
+    """
+
+    host: str
+    time: str | None
+    peer: OriginPeer
+    producer: OriginProducer | None
+    seq: int
+    lost: NotRequired[int]
 
 
 class Forwarded(NamedTuple):
@@ -28,20 +79,21 @@ class Forwarded(NamedTuple):
 
     Attributes:
         body: the message, as its producer sent it.
-        origin: ``host``, ``time``, ``peer``, ``producer`` and ``seq``, as ``mpsr recv -o json``
-            names them: a claim of the process that passed it on, which the kernel vouches for.
-            None for a message that came from its producer itself.
+        origin: an ``Origin``: a claim of the process that passed it on, whose credentials the
+            kernel reports. None for a message that came from its producer itself.
 
     """
 
     body: bytes
-    origin: Mapping[str, Any] | None
+    origin: Origin | None
 
 
 def forwarded(message: bytes) -> Forwarded:
-    """Take the origin off a message that another funnel has passed on; good as ``decode=``.
+    """Separate a message that another funnel has passed on from its origin; usable as ``decode=``.
 
-    A message that no funnel has passed on, or whose origin makes no sense, is left as it is.
+    A message without an origin is returned unchanged. So is a message whose origin is longer than
+    4,096 bytes, or is not a JSON object with the fields of ``Origin`` and their types. Other fields
+    of the object are ignored.
 
     Args:
         message: bytes, as they were received.
@@ -51,13 +103,11 @@ def forwarded(message: bytes) -> Forwarded:
         return Forwarded(message, None)
     (length,) = _LENGTH.unpack_from(message, len(MAGIC))
     end = _BEGIN + length
-    if length > _LONGEST or end > len(message):
+    if end > len(message):
         return Forwarded(message, None)
     try:
-        found = json.loads(message[_BEGIN:end])
+        found = from_json(message[_BEGIN:end], Origin, most=MAX_ORIGIN)
     except ValueError:
-        return Forwarded(message, None)
-    if not isinstance(found, dict):
         return Forwarded(message, None)
     return Forwarded(message[end:], found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from datetime import datetime
 from functools import lru_cache
@@ -12,7 +13,18 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from mpsr.batch import Peer, ProducerIdentity
 
-to_json: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def to_json(value: object) -> str:
+    """Return a value as JSON; a byte of a name that is not UTF-8 becomes ``?``."""
+    text = _encode(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def host_name() -> str:
+    """Return the name of this host; bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(os.uname().nodename).decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=1)  # the messages of a batch came together

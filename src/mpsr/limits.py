@@ -7,6 +7,8 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+MAX_INTEGER: Final = 2**63 - 1  # SQL, Arrow and most readers of JSON have signed 64 bits
+MAX_JSON_DEPTH: Final = 32  # containers within each other: far from any reader's own limit
 LONGEST_TIMEOUT: Final = 1e9  # seconds: the system counts a wait in 63 bits of nanoseconds
 
 # -- messages and frames --------------------------------------------------------------------
@@ -30,6 +32,8 @@ SEPARATE_MESSAGE: Final = 16 * KIB  # bytes: messages longer than that on averag
 READ_IN_PLACE: Final = 16 * KIB  # bytes: with so much of a frame missing it is read in place
 
 KEPT_MEMORY: Final = 62 * MIB  # bytes free for the next batches: twice what glibc learns at most
+
+MAX_ORIGIN: Final = 4 * KIB  # bytes of a forwarded message's origin: names and numbers
 
 MAX_FILES: Final = 64  # files that a producer, or a receiver, holds at a time: of 1,024 descriptors
 
@@ -61,6 +65,9 @@ PACKETS_PER_READ: Final = 64  # datagrams or packets read before the caller gets
 PACKET_MEMORY: Final = 256 * MIB  # bytes of address space for them; what is untouched is no memory
 HANDOVER_TIMEOUT: Final = 30.0  # seconds: what a handler may take before its receiver hands over
 HANDOVER_PAUSE: Final = 0.01  # seconds until a new receiver tries again to have the address
+MAX_HANDOVER: Final = (
+    256 * MIB  # bytes of the state: MAX_UNFINISHED in base64, and MAX_PRODUCERS
+)
 HANDOVER_ANSWER: Final = 5.0  # seconds that a receiver waits to be told that all has been taken
 COMPLAINTS: Final = 50  # warnings of what peers do wrong that may be logged at once
 COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
@@ -103,8 +110,11 @@ MAX_LOG_TEXT: Final = 1 * MIB  # characters of a text: a record fits a message i
 MAX_LOG_REPR: Final = 10_000  # characters of a repr(): it is there to be recognised
 MAX_LOG_DEPTH: Final = 8  # containers within each other: deeper ones are cycles
 MAX_LOG_ITEMS: Final = 1000  # items of a record's extra, in all: copying them takes 1 ms
-MAX_LOG_INTEGER: Final = 2**64  # JSON's other readers know none that are larger
-MAX_LOGGERS: Final = 4096  # loggers that are made for names that come: none is ever freed
+MAX_REPAIRED: Final = 1 * MIB  # bytes of a record whose halves of surrogate pairs are replaced
+MAX_LOG_LEVEL: Final = 1000  # number of a level: the standard ones end at 50
+MAX_LOGGERS: Final = 4096  # loggers created for received names, with their parents: never freed
+MAX_LOGGER_NAME: Final = 255  # characters of a name that gets a logger: a module's path is shorter
+MAX_LOGGER_PARTS: Final = 16  # parts of such a name: each gets a logger or placeholder of its own
 
 # -- journal --------------------------------------------------------------------------------
 

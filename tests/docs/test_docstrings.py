@@ -28,6 +28,7 @@ ITS_NAMES: Final = {
     "errors",
     "forwarding",
     "json_format",
+    "json_reader",
     "limits",
     "queues",
     "stats",

@@ -155,7 +155,7 @@ def test_extra_becomes_what_json_has(address: str, log: logging.Logger) -> None:
         "n": 1,
         "ok": None,
         "inf": "inf",
-        "surrogate": "\ud800",
+        "surrogate": "?",
         "object": "<class 'object'>",
         "pairs": {"1": [2, 3.5], "x": "{'y'}"},
     }

@@ -105,6 +105,58 @@ def test_level_filters_what_is_handed_on(receiver: mpsr.Receiver[bytes]) -> None
     ]
 
 
+def handled(receiver: mpsr.Receiver[bytes], *bodies: bytes) -> list[logging.LogRecord]:
+    """Return what the loggers of the records' own names get of these messages."""
+    keeping = Keeping(receiver, "the last")
+    logging.getLogger().addHandler(keeping)
+    try:
+        with mpsr.Producer[bytes](str(receiver.address)) as producer:
+            producer.send_many([*bodies, b'{"level":"ERROR","message":"the last"}'])
+            thread = threading.Thread(target=producer.flush, args=(PATIENCE,))
+            thread.start()
+            mpsr.logging.listen(receiver)
+            receiver.close()
+            thread.join()
+    finally:
+        logging.getLogger().removeHandler(keeping)
+    return keeping.records[:-1]
+
+
+def named(name: str, levelno: int = 40) -> bytes:
+    return b'{"level":"ERROR","levelno":%d,"message":"x","logger":"%s"}' % (levelno, name.encode())
+
+
+@pytest.mark.parametrize("name", ["deep" + ".a" * 30_000, "long" * 100, "deep" + ".a" * 16])
+def test_long_names_create_no_logger(receiver: mpsr.Receiver[bytes], name: str) -> None:
+    """The root logger has the record, which keeps its name."""
+    (record,) = handled(receiver, named(name))
+    assert record.name == name
+    assert not [each for each in logging.root.manager.loggerDict if each.startswith(name[:4])]
+
+
+def test_names_of_many_parts_create_few_loggers(receiver: mpsr.Receiver[bytes]) -> None:
+    """Placeholders for parents count: all together are at most 4,096, and no record is lost."""
+    names = [f"p{number}" + ".a" * 15 for number in range(1000)]
+    before = set(logging.root.manager.loggerDict)
+    found = handled(receiver, *map(named, names))
+    created = set(logging.root.manager.loggerDict) - before
+    for each in created:
+        del logging.root.manager.loggerDict[each]
+    assert [record.name for record in found] == names
+    assert 4000 < len(created) <= 4096
+
+
+def test_levels_of_senders_fill_no_cache(receiver: mpsr.Receiver[bytes]) -> None:
+    """A level outside 0 to 1,000 is derived from its name, and no logger remembers a level."""
+    logger = logging.getLogger("levels")
+    digits = b'{"level":"ERROR","levelno":%s,"message":"x","logger":"levels"}' % (b"9" * 4000)
+    found = handled(receiver, *(named("levels", level) for level in range(40, 1002)), digits)
+    assert [record.levelno for record in found[:-2]] == [*range(40, 1001)]
+    assert found[-2].levelno == logging.ERROR
+    assert found[-1].name == "mpsr.logging"  # its number is of no JSON that is read
+    assert len(vars(logger).get("_cache", {})) <= 1
+
+
 def test_unknown_level_is_refused(receiver: mpsr.Receiver[bytes]) -> None:
     """Before anything is received."""
     with pytest.raises(mpsr.ConfigurationError, match="choose one of"):

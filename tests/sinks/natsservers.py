@@ -115,6 +115,18 @@ class NatsServer:
 
         eventually(created, within=PATIENCE, interval=INTERVAL)
 
+    def publish(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Publish a message, as any other program may."""
+
+        async def send() -> None:
+            client = await connected(self.port)
+            try:
+                await client.jetstream().publish(subject, data, headers=dict(headers))
+            finally:
+                await client.close()
+
+        asyncio.run(send())
+
     def count(self, stream: str, **more: Any) -> int:
         """Return how many messages a stream has; -1 while nobody tells."""
         try:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import nkeys
 import pytest
 
@@ -24,6 +25,21 @@ from tests.sinks.conftest import Funnel
 from tests.sinks.natsservers import PATIENCE, NatsServer
 
 Funnels = Callable[..., Funnel]
+
+
+HOSTILE = (
+    {"Mpsr-Time": "9" * 19},
+    {"Mpsr-Time": "9" * 5000, "Mpsr-Seq": str(2**63), "Mpsr-Lost": "9" * 5000},
+    {"Mpsr-Time": "\u00e9", "Mpsr-Label": "\u00e9", "Mpsr-Host": "\u00e9", "Mpsr-Seq": "\u00b2"},
+    {"Mpsr-Seq": str(2**63 - 1), "Mpsr-Pid": "-1", "Mpsr-Uid": "1e3", "Mpsr-Gid": "9" * 30},
+    {"Mpsr-Producer": "zz", "Mpsr-Label": "%1b[2J%ff"},
+    {"Mpsr-Producer": "00" * 16, "Mpsr-Label": "%1b[2J%ff" * 100},
+    {"Mpsr-Packed": "1", "Mpsr-Seq": "1"},
+    {"Mpsr-Origin": '{"a":' + "[" * 1500 + "]" * 1500 + "}"},
+    {"Mpsr-Origin": '{"a":"\\ud800"}'},
+    {"Mpsr-Origin": "NaN"},
+    {"Mpsr-Empty": "1", "Mpsr-Lost": str(2**63 - 1)},
+)
 
 
 @pytest.fixture
@@ -177,6 +193,38 @@ def test_two_journals_that_share_a_subject_double_nothing(
         wanted = [b"%s %d" % (name, number) for number in range(8)]
         assert [data for data in found if data.startswith(name)] == wanted
     assert len(found) == 16
+
+
+@pytest.mark.parametrize("output", ["short", "json", "text", "hex", "raw"])
+def test_log_prints_whatever_others_have_published(server: NatsServer, output: str) -> None:
+    """A header that no sink writes counts as missing; the messages after it are printed."""
+    server.create("S", "events")
+    for headers in HOSTILE:
+        server.publish("events", b"x" * 40, headers)
+    server.publish("events", b"honest", {"Mpsr-Time": "1"})
+    out = log(f"{server.url}/S", "-o", output)
+    assert ("honest" if output != "hex" else b"honest".hex()) in out.splitlines()[-1]
+    if output == "json":
+        shown = [msgspec.json.decode(line) for line in out.splitlines()]
+        assert len(shown) == len(HOSTILE) + 1
+        assert all(0 <= each["seq"] < 2**63 and "origin" not in each for each in shown)
+    elif output == "short":
+        assert all(line.isprintable() for line in out.splitlines())
+
+
+def test_headers_of_others_stop_no_sink(funnels: Funnels, server: NatsServer) -> None:
+    """A number that no journal has, next to the journal's own name, counts as missing."""
+    funnel = funnels(f"{server.url}/S/events?create=1").start()
+    funnel.send(b"one")
+    assert funnel.end() == 0, funnel.told
+    (journal,) = {headers["Mpsr-Journal"] for _, headers, _ in server.messages("S")}
+    for number in ("-1", "x", "9" * 5000):
+        forged = {"Mpsr-Journal": journal, "Mpsr-Position": number, "Mpsr-Previous": number}
+        server.publish("events", b"forged", forged)
+        funnel.start().send(number[:5].encode())
+        assert funnel.end() == 0, funnel.told
+    found = [data for *_, data in server.messages("S") if data != b"forged"]
+    assert found == [b"one", b"-1", b"x", b"99999"]
 
 
 # -- who we are -----------------------------------------------------------------------------------

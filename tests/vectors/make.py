@@ -18,7 +18,8 @@ HERE: Final = Path(__file__).parent
 Json = dict[str, Any]
 
 U32_MOST: Final = 0xFFFF_FFFF
-U64_MOST: Final = 0xFFFF_FFFF_FFFF_FFFF
+SEQ_MOST: Final = 2**63 - 1
+U64_MOST: Final = 2**64 - 1
 MIB: Final = 1024 * 1024
 MAX_MESSAGE: Final = 16 * MIB
 MAX_FRAME: Final = MAX_MESSAGE + 24
@@ -291,6 +292,24 @@ def observers() -> list[Json]:
         bad("status-no-json", "STATUS holds JSON", frame(STATUS, text("{"))),
         bad("status-no-object", "... an object", frame(STATUS, text("[]"))),
         bad("status-empty", "... and not nothing", frame(STATUS)),
+        bad("status-utf16", "it is UTF-8", frame(STATUS, '{"a":1}'.encode("utf-16-le").hex())),
+        bad("status-surrogate", "... without surrogates",
+            frame(STATUS, text('{"a":"'), "eda080", text('"}'))),
+        bad("status-half-a-pair", "... and without halves of a pair",
+            frame(STATUS, text('{"a":"\\ud800"}'))),
+        bad("status-infinity", "numbers are finite", frame(STATUS, text('{"a":Infinity}'))),
+        bad("status-nan", "... and are numbers", frame(STATUS, text('{"a":NaN}'))),
+        bad("status-number-too-large", "... that a double holds",
+            frame(STATUS, text('{"a":1e999}'))),
+        bad("status-unsigned", "integers have signed 64 bits",
+            frame(STATUS, text(f'{{"a":{2**63}}}'))),
+        seen("status-deepest", "32 containers may be within each other",
+             frame(STATUS, text('{"a":' + "[" * 31 + "]" * 31 + "}")),
+             understood=[{"status": {"a": nested(31)}}]),
+        bad("status-too-deep", "... and no more",
+            frame(STATUS, text('{"a":' + "[" * 32 + "]" * 32 + "}"))),
+        bad("status-deep", "... whatever a decoder can take",
+            frame(STATUS, text('{"a":' + "[" * 1500 + "]" * 1500 + "}"))),
         bad("tap-short", "TAP has at least 4 bytes", frame(TAP, "000000")),
         bad("tap-head-too-long", "its head lies within it", tap("{}", said=3)),
         bad("tap-head-no-json", "... and is JSON", tap("{]")),
@@ -300,6 +319,77 @@ def observers() -> list[Json]:
             code=TOO_LARGE),
         bad("welcome", "an observer is no producer", welcome(1, 0), code=UNEXPECTED),
         bad("unknown-type", "there is no such type", frame(8), code=UNEXPECTED),
+    ]  # fmt: skip
+
+
+def nested(depth: int) -> list[Any]:
+    return [] if depth == 1 else [nested(depth - 1)]
+
+
+FORWARDED: Final = "894d5053523e0d0a"
+
+
+def forwarded() -> list[Json]:
+    """Return messages that another funnel has passed on, or that only look so."""
+    peer: Json = {"pid": 7, "uid": 0, "gid": None}
+    full: Json = {
+        "host": "h", "time": "2026-11-27T10:00:00.123456+00:00", "peer": peer,
+        "producer": {"id": ID, "label": "web"}, "seq": SEQ_MOST, "lost": SEQ_MOST,
+    }  # fmt: skip
+    plain = {"host": "h", "time": None, "peer": peer, "producer": None, "seq": 0}
+
+    def message(origin: Json | str, body: str = "6869", said: int | None = None) -> str:
+        data = origin if isinstance(origin, str) else text(json.dumps(origin))
+        return terms(FORWARDED, u32(size(data) if said is None else said), data, body)
+
+    def good(name: str, why: str, data: str, origin: Json, body: str = "6869") -> Json:
+        return {"name": name, "why": why, "bytes": data, "origin": origin, "body": body}
+
+    def other(name: str, why: str, data: str) -> Json:
+        return {"name": name, "why": why, "bytes": data, "origin": None, "body": data}
+
+    def without(field: str) -> str:
+        return message({name: value for name, value in full.items() if name != field})
+
+    def instead(**fields: Any) -> str:
+        return message({**full, **fields})
+
+    def literal(value: str) -> str:
+        return message(text(json.dumps(full).replace(f'"seq": {SEQ_MOST}', f'"seq": {value}')))
+
+    long_host = "h" * (4096 - size(text(json.dumps({**plain, "host": ""}))))
+    return [
+        good("all-fields", "an origin, and then the message", message(full), full),
+        good("empty-message", "a message may be empty", message(plain, ""), plain, ""),
+        good("no-loss", "lost may be missing", message(plain), plain),
+        good("unknown-field", "other fields are ignored", instead(hops=1), full),
+        good("deep-unknown-field", "... up to 32 containers within each other",
+             instead(more=nested(31)), full),
+        good("longest", "an origin has up to 4,096 bytes", message({**plain, "host": long_host}),
+             {**plain, "host": long_host}),
+        other("too-long", "... and no more", message({**plain, "host": long_host + "h"})),
+        other("length-beyond", "the origin ends within the message", message(full, "", 5000)),
+        other("length-most", "... whatever the length says", message(full, "", U32_MOST)),
+        other("cut", "the length has four bytes", terms(FORWARDED, "000000")),
+        other("no-origin", "an origin is JSON", message("")),
+        other("no-json", "... and not nearly so", message(text("{"))),
+        other("no-object", "... an object", message(text("[]"))),
+        *[other(f"without-{field}", "a field is missing", without(field))
+          for field in ("host", "time", "peer", "producer", "seq")],
+        *[other(f"{field}-of-another-type", "a field has another type", instead(**{field: value}))
+          for field, value in [("host", 1), ("time", 1), ("peer", {"pid": "1"}), ("producer", []),
+                               ("seq", "1"), ("lost", None)]],
+        other("float", "a whole number has no point", literal("1.0")),
+        other("unsigned", "integers have signed 64 bits", literal(str(2**63))),
+        other("digits", "... however many digits are sent", literal("1" * 2000)),
+        other("infinity", "numbers are finite", literal("Infinity")),
+        other("nan", "... and are numbers", literal("NaN")),
+        other("half-a-pair", "text has no half of a surrogate pair", instead(host="\ud800")),
+        other("surrogate", "... nor a surrogate in UTF-8",
+              message(text(json.dumps(full).replace('"h"', '"h!"')).replace("21", "eda080", 1))),
+        other("utf16", "an origin is UTF-8", message(json.dumps(full).encode("utf-16-le").hex())),
+        other("deep", "a value is not nested so deep",
+              message(text('{"host":' + "[" * 1500 + "]" * 1500 + "}"))),
     ]  # fmt: skip
 
 
@@ -362,9 +452,9 @@ def native_greetings() -> list[Json]:
         ),
         session(
             "hello-largest-number",
-            "the largest number a u64 holds may be named; no message can have it",
+            "2**63 - 1 may be named; no message can have it",
             "",
-            lowest_seq=U64_MOST,
+            lowest_seq=SEQ_MOST,
         ),
         session(
             "hello-small-receiver",
@@ -408,8 +498,8 @@ def native_batches() -> list[Json]:
             messages(0, "61", "62", "63", "64"),
         ),
         session(
-            "batch-at-the-largest-number", "the last number that a message can have is 2**64 - 2",
-            batch(U64_MOST - 1, "61"), messages(U64_MOST - 1, "61"), lowest_seq=U64_MOST - 1,
+            "batch-at-the-largest-number", "the last number that a message can have is 2**63 - 2",
+            batch(SEQ_MOST - 1, "61"), messages(SEQ_MOST - 1, "61"), lowest_seq=SEQ_MOST - 1,
         ),
         session(
             "batch-of-a-largest-message", "a frame of one largest message is just not too large",
@@ -449,7 +539,7 @@ def native_losses_and_ends() -> list[Json]:
             terms(lost(0, 1, 99), lost(1, 1, U32_MOST)), dropped(2),
         ),
         session(
-            "lost-the-most", "as many as a u64 holds", lost(0, U64_MOST), dropped(U64_MOST)
+            "lost-the-most", "as many as there are numbers", lost(0, SEQ_MOST), dropped(SEQ_MOST)
         ),
         session("bye", "an orderly end", frame(BYE), end=CLEAN),
         session(
@@ -587,6 +677,7 @@ def native_bad_hellos() -> list[Json]:
         bad("hello-label-not-utf8", "ff begins no character", MALFORMED, hello(label="61ff")),
         bad("hello-label-cut", "a character is cut off", MALFORMED, hello(label="61c3")),
         bad("hello-label-surrogate", "nor is a surrogate UTF-8", MALFORMED, hello(label="eda080")),
+        bad("hello-unsigned", "numbers end at 2**63 - 1", MALFORMED, hello(2**63)),
         bad("hello-flags", "but 1 and 2, flags are zero",
             MALFORMED, header(24, HELLO, 4), ID, u64(0)),
         bad("hello-reserved", "so is what follows", MALFORMED, header(24, HELLO, 0, 1), ID, u64(0)),
@@ -628,10 +719,12 @@ def native_bad_batches() -> list[Json]:
         bad("batch-last-offset-long", "... and not beyond it", raw_batch(0, 1, 0, [0, 3], "6162")),
         bad("batch-offset-most", "an offset of 2**32 - 1 is refused",
             raw_batch(0, 1, 0, [0, U32_MOST], "61")),
-        bad("batch-numbers-overflow", "the number after the last must fit in a u64",
-            batch(U64_MOST, "61"), lowest_seq=U64_MOST),
+        bad("batch-numbers-overflow", "the number after the last is at most 2**63 - 1",
+            batch(SEQ_MOST, "61"), lowest_seq=SEQ_MOST),
         bad("batch-numbers-overflow-by-one", "... for each message of the batch",
-            batch(U64_MOST - 1, "61", "62"), lowest_seq=U64_MOST - 1),
+            batch(SEQ_MOST - 1, "61", "62"), lowest_seq=SEQ_MOST - 1),
+        bad("batch-numbers-unsigned", "... although a u64 holds more", batch(2**63, "61")),
+        bad("batch-numbers-wrap", "... and does not wrap", batch(U64_MOST, "61")),
         bad("batch-flags", "flags are zero", terms(header(25, BATCH, 1), "00*25")),
         bad("batch-flags-high", "... all eight", terms(header(25, BATCH, 0x80), "00*25")),
         bad("batch-header-reserved", "so is what follows", terms(header(25, BATCH, 0, 1), "00*25")),
@@ -641,7 +734,7 @@ def native_bad_batches() -> list[Json]:
             header(MAX_FRAME + 1, BATCH), TOO_LARGE),
         bad("batch-4-gib", "refused before its payload", header(U32_MOST, BATCH), TOO_LARGE),
         bad("batch-gap", "a number is missing", batch(1, "61"), GAP),
-        bad("batch-gap-largest", "all numbers are", batch(U64_MOST - 1, "61"), GAP),
+        bad("batch-gap-largest", "all numbers are", batch(SEQ_MOST - 1, "61"), GAP),
     ]  # fmt: skip
 
 
@@ -651,7 +744,9 @@ def native_bad_controls() -> list[Json]:
 
     return [
         bad("lost-nothing", "at least one was dropped", lost(0, 0)),
-        bad("lost-overflow", "the number after the last must fit in a u64", lost(1, U64_MOST)),
+        bad("lost-overflow", "the number after the last is at most 2**63 - 1", lost(1, SEQ_MOST)),
+        bad("lost-unsigned", "... although a u64 holds more", lost(0, 2**63)),
+        bad("lost-wraps", "... and does not wrap", lost(U64_MOST, U64_MOST)),
         bad("lost-short", "LOST has 20 bytes", frame(LOST, u64(0), u64(1), "000000")),
         bad("lost-long", "... and no more", frame(LOST, u64(0), u64(1), u32(1), "00")),
         bad("lost-empty", "... nor fewer", frame(LOST)),
@@ -1150,8 +1245,8 @@ def producers() -> list[Json]:
                  [start, sends(3), receive(ack(3), ack(3), ack(1))],
                  *good, accepted(3), accepted(3), accepted(1)),
         producer("accepted-the-most", "up to the largest number",
-                 [receive(welcome(1, U64_MOST - 1)), sends(U64_MOST), receive(ack(U64_MOST))],
-                 welcomed(U64_MOST - 1), accepted(U64_MOST), lowest_seq=U64_MOST - 1),
+                 [receive(welcome(1, SEQ_MOST - 1)), sends(SEQ_MOST), receive(ack(SEQ_MOST))],
+                 welcomed(SEQ_MOST - 1), accepted(SEQ_MOST), lowest_seq=SEQ_MOST - 1),
         producer("bye", "an orderly end", [start, sends(1), receive(ack(1)), BYE_STEP],
                  *good, accepted(1)),
         producer("accepted-after-bye", "what was on its way when BYE was sent is good",
@@ -1183,6 +1278,8 @@ def producers() -> list[Json]:
             after=False),
         producer("welcome-too-low", "a receiver expects no less than HELLO's lowest number",
                  [receive(welcome(1, 4))], lowest_seq=5, error=MALFORMED),
+        bad("welcome-unsigned", "numbers end at 2**63 - 1", welcome(1, 2**63), after=False),
+        bad("ack-unsigned", "... in every frame", ack(2**63)),
         bad("welcome-small-frame", "the largest frame is 4 KiB or more", welcome(1, 0, 4095),
             after=False),
         bad("ack-too-high", "only what was sent can be accepted", ack(1)),
@@ -1235,6 +1332,7 @@ def files() -> dict[str, list[Json]]:
         "connections.json": connections(),
         "producer.json": producers(),
         "observer.json": observers(),
+        "forwarded.json": forwarded(),
     }
 
 

@@ -38,16 +38,16 @@ from mpsr.wire.frames import (
 )
 
 U32 = st.integers(0, 2**32 - 1)
-U64 = st.integers(0, 2**64 - 1)
+SEQ = st.integers(0, 2**63 - 1)
 LABELS = st.text(max_size=80).filter(lambda text: len(text.encode()) <= MAX_LABEL)
 
 FRAMES: st.SearchStrategy[ControlFrame] = st.one_of(
     st.builds(
-        Hello, st.binary(min_size=16, max_size=16), U64, LABELS, st.booleans(), st.booleans()
+        Hello, st.binary(min_size=16, max_size=16), SEQ, LABELS, st.booleans(), st.booleans()
     ),
-    st.builds(Welcome, U32, U64, U32, st.booleans()),
-    st.builds(Lost, st.integers(0, 2**63), st.integers(1, 2**63 - 1), U32),
-    st.builds(Ack, U64),
+    st.builds(Welcome, U32, SEQ, U32, st.booleans()),
+    st.builds(Lost, st.integers(0, 2**62), st.integers(1, 2**62), U32),
+    st.builds(Ack, SEQ),
     st.builds(Reject, U32, st.text(max_size=400)),
     st.just(Bye()),
 )

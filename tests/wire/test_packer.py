@@ -39,7 +39,7 @@ def messages_of(codec: ModuleType, taken: tuple[int, bytes, list[bytes]]) -> lis
 # -- taking and giving ----------------------------------------------------------------------
 
 
-@given(messages=st.lists(st.binary(max_size=300), min_size=1), first_seq=st.integers(0, 2**63 - 1))
+@given(messages=st.lists(st.binary(max_size=300), min_size=1), first_seq=st.integers(0, 2**62))
 def test_head_and_bodies_are_the_frame(
     codec: ModuleType, messages: list[bytes], first_seq: int
 ) -> None:
@@ -212,7 +212,7 @@ def test_numbers_that_do_not_fit_change_nothing(codec: ModuleType) -> None:
     """A batch whose numbers are wrong stays, and the packer stays open."""
     packer = opened(codec)
     packer.append(b"a")
-    for wrong in (-1, 2**64 - 1, 2**80):
+    for wrong in (-1, 2**63 - 1, 2**63, 2**64 - 1, 2**80):
         with pytest.raises(ValueError, match=r"^the sequence numbers of a batch must fit"):
             packer.take(wrong)
     for stranger in (1.5, None, "1"):
@@ -221,7 +221,7 @@ def test_numbers_that_do_not_fit_change_nothing(codec: ModuleType) -> None:
         with pytest.raises(TypeError):
             packer.open(stranger)
     assert packer.append(b"b")
-    assert messages_of(codec, packer.take(2**64 - 3)) == [b"a", b"b"]
+    assert messages_of(codec, packer.take(2**63 - 3)) == [b"a", b"b"]
 
 
 # -- extend ---------------------------------------------------------------------------------

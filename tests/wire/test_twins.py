@@ -219,8 +219,9 @@ class Inputs:
 
     def payload(self) -> Make:
         bodies = [self.data() for _ in range(1 + self.few(6))]
-        first_seq = self.rng.choice([self.few(9), 2**64 - 1 - len(bodies)])
-        return self.buffer(self.mutated(python.pack_batch(bodies, first_seq)[8:]))
+        first_seq = self.rng.choice([self.few(9), 2**63 - 1 - len(bodies), 2**63 - len(bodies)])
+        numbered = first_seq.to_bytes(8, "little") + python.pack_batch(bodies, 0)[16:]
+        return self.buffer(self.mutated(numbered))
 
     def frames(self) -> Make:
         data = b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -10,6 +11,7 @@ import pytest
 
 from mpsr.batch import ProducerIdentity
 from mpsr.errors import Rejected, RemoteProtocolError
+from mpsr.forwarding import MAGIC, Forwarded, forwarded
 from mpsr.limits import MAX_MESSAGE
 from mpsr.wire.frames import Hello, Observe, Reject, RejectCode
 from mpsr.wire.framing import Framing
@@ -20,6 +22,7 @@ from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, byt
 from tests.wire.vectors import (
     CONNECTIONS,
     FOREIGN,
+    FORWARDED,
     OBSERVING,
     RECEIVING,
     SENDING,
@@ -267,6 +270,21 @@ def test_observer_understands_each_vector_however_it_is_cut(vector: Vector, cut:
     assert (error, rejected) == (vector["error"], vector["rejected"])
 
 
+@pytest.mark.parametrize("vector", load(*FORWARDED))
+def test_origins_are_found(vector: Vector) -> None:
+    """A message with an origin of the described form is separated from it; others are unchanged."""
+    found = forwarded(unhex(vector["bytes"]))
+    assert found == Forwarded(unhex(vector["body"]), vector["origin"])
+    if found.origin is not None:
+        assert forwarded(claimed(found, vector["origin"])) == found
+
+
+def claimed(found: Forwarded, origin: Vector) -> bytes:
+    """Return the message as the next funnel would find it, had it this origin."""
+    text = json.dumps(origin, ensure_ascii=False).encode()
+    return MAGIC + len(text).to_bytes(4, "little") + text + found.body
+
+
 def test_committed_vectors_are_what_the_script_lays_out() -> None:
     """tests/vectors/make.py writes exactly the files that are committed."""
     spec = importlib.util.spec_from_file_location("make_vectors", VECTORS / "make.py")
@@ -279,7 +297,7 @@ def test_committed_vectors_are_what_the_script_lays_out() -> None:
     assert written == there
 
 
-@pytest.mark.parametrize("name", [*RECEIVING, *CONNECTIONS, *SENDING, *OBSERVING])
+@pytest.mark.parametrize("name", [*RECEIVING, *CONNECTIONS, *SENDING, *OBSERVING, *FORWARDED])
 def test_vectors_have_names_of_their_own(name: str) -> None:
     """A vector can be referred to by its file and name."""
     names = [vector["name"] for vector in read(name)]

@@ -15,6 +15,7 @@ RECEIVING: Final = ("native", *FOREIGN, "detection")
 CONNECTIONS: Final = ("connections",)
 SENDING: Final = ("producer",)
 OBSERVING: Final = ("observer",)
+FORWARDED: Final = ("forwarded",)
 
 Vector = dict[str, Any]
 

@@ -76,8 +76,8 @@ static int to_first_seq(PyObject *integer, Py_ssize_t count, uint64_t *first_seq
 {
     *first_seq = PyLong_AsUnsignedLongLong(integer);
     int failed = *first_seq == UINT64_MAX && PyErr_Occurred();
-    if (!failed && *first_seq <= UINT64_MAX - (uint64_t)count) return 0;
-    return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in 64 bits");
+    if (!failed && *first_seq <= MAX_SEQ - (uint64_t)count) return 0;
+    return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in signed 64 bits");
 }
 
 static int check_start(int64_t start, Py_ssize_t count)
@@ -320,8 +320,8 @@ static const char *read_batch(Batch *batch, const char *data, Py_ssize_t size, P
     batch->count = LITTLE32(head.count);
     if (head.zero != 0) return "the batch's reserved field is not zero";
     if (batch->count == 0) return "the batch is empty";
-    if (batch->first_seq > UINT64_MAX - (uint64_t)batch->count) {
-        return "the batch's sequence numbers do not fit in 64 bits";
+    if (batch->first_seq > MAX_SEQ - (uint64_t)batch->count) {
+        return "the batch's sequence numbers do not fit in signed 64 bits";
     }
     Py_ssize_t before = BATCH_HEAD + OFFSET * (batch->count + 1);
     batch->nbytes = length - before;
@@ -825,8 +825,8 @@ static PyObject *head_of(const Packer *self, uint64_t first_seq)
 /* Close the packer and hand out what it holds: first sequence number, count, head, pieces. */
 static int hand_out(Packer *self, uint64_t first_seq, PyObject *taken, PyObject *fresh)
 {
-    if (first_seq > UINT64_MAX - (uint64_t)self->count) {
-        return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in 64 bits");
+    if (first_seq > MAX_SEQ - (uint64_t)self->count) {
+        return fail(PyExc_ValueError, "the sequence numbers of a batch must fit in signed 64 bits");
     }
     PyTuple_SET_ITEM(taken, 0, PyLong_FromUnsignedLongLong(first_seq));
     PyTuple_SET_ITEM(taken, 1, PyLong_FromSsize_t(self->count));

@@ -33,7 +33,7 @@ _LENGTHS: Final = {"big": struct.Struct(">I"), "little": struct.Struct("<I")}
 _LENGTH_SIZE: Final = 4  # bytes
 _BATCH: Final = 3  # the frame type
 _U32: Final = 0xFFFF_FFFF
-_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+_MAX_SEQ: Final = 2**63 - 1  # of the number after the last message: outputs have signed integers
 _SHARED: Final = 8 * 1024  # bytes: a message so long is not copied, but held (limits.LONG_MESSAGE)
 _SHARED_PART: Final = 8  # a payload shares the data's memory, if it is no smaller a part of it …
 _LEAST_SHARED: Final = 1024  # … and no shorter than this
@@ -97,8 +97,8 @@ def _batch_head(lengths: Iterable[int], count: int, first_seq: int) -> bytes:
 
 
 def _check_seq(first_seq: int, count: int) -> None:
-    if not 0 <= first_seq <= _U64 - count:
-        raise ValueError("the sequence numbers of a batch must fit in 64 bits")
+    if not 0 <= first_seq <= _MAX_SEQ - count:
+        raise ValueError("the sequence numbers of a batch must fit in signed 64 bits")
 
 
 def scan_batch(payload: Buffer, /) -> tuple[int, int, int]:
@@ -127,8 +127,8 @@ def _scan(data: bytes, length: int) -> tuple[int, list[int]]:
         raise ValueError("the batch's reserved field is not zero")
     if count == 0:
         raise ValueError("the batch is empty")
-    if first_seq > _U64 - count:
-        raise ValueError("the batch's sequence numbers do not fit in 64 bits")
+    if first_seq > _MAX_SEQ - count:
+        raise ValueError("the batch's sequence numbers do not fit in signed 64 bits")
     before = _BATCH_HEAD.size + 4 * (count + 1)
     if min(length, len(data)) < before:
         raise ValueError("the batch is shorter than its offsets")

@@ -102,8 +102,8 @@ static PyObject *direct_open(PyObject *op, PyObject *args)
     unsigned long long first_seq;
     Py_ssize_t count, longest;
     if (!PyArg_ParseTuple(args, "iKnn:open", &descriptor, &first_seq, &count, &longest)) return NULL;
-    if (count < 0 || first_seq > UINT64_MAX - (uint64_t)count) {
-        PyErr_SetString(PyExc_ValueError, "the sequence numbers must fit in 64 bits");
+    if (count < 0 || (uint64_t)count > MAX_SEQ || first_seq > MAX_SEQ - (uint64_t)count) {
+        PyErr_SetString(PyExc_ValueError, "the sequence numbers must fit in signed 64 bits");
         return NULL;
     }
     struct stat found;

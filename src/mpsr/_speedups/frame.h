@@ -31,6 +31,11 @@ enum {
     MESSAGE_COST = 8,  /* bytes that a producer's buffer counts for a message beside its own */
 };
 
+/* What every sequence number, and the number after the last message, is at most: outputs have
+ * signed integers.
+ */
+#define MAX_SEQ ((uint64_t)INT64_MAX)
+
 _Static_assert(FRAME_HEADER == 8 && BATCH_HEAD == 16, "the structures have no gaps");
 
 static inline void put_offset(char *at, uint32_t offset)

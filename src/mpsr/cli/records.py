@@ -6,13 +6,13 @@ import os
 import sys
 from datetime import datetime
 from functools import lru_cache
-from json import JSONEncoder
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from mpsr.cli.stdio import printable
+from mpsr.json_format import to_json
 from mpsr.logging.decoding import fields_of, record_of, time_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch
 
-_encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MAIN: Final = "MainProcess"  # what says nothing of a process
 _INDENT: Final = "    "
 _WIDTH: Final = 8  # CRITICAL
@@ -65,7 +64,7 @@ class Records:
             return ""
         if self._level and record_of(fields).levelno < self._level:
             return None
-        return f',"log":{_encode(fields)}'
+        return f',"log":{to_json(fields)}'
 
     def _shown(self, body: bytes, label: str) -> bytes | None:
         fields = fields_of(body)
@@ -120,8 +119,8 @@ def _lines(text: str) -> str:
 
 
 def _value(value: object) -> str:
-    text = value if isinstance(value, str) else _encode(value)
-    return printable(text if text and " " not in text else _encode(value))
+    text = value if isinstance(value, str) else to_json(value)
+    return printable(text if text and " " not in text else to_json(value))
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from json import JSONEncoder
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,7 +13,7 @@ from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, printable, say
 from mpsr.errors import Closed
-from mpsr.json_format import content, origin
+from mpsr.json_format import content, origin, to_json
 from mpsr.limits import MAX_TAP_RATE
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _RATE: Final = 100  # samples a second, without --rate: more than anybody reads
 
-_encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _HELP: Final = """\
 Show messages that pass through the receiver at ADDRESS, as it hands them out.
@@ -171,6 +169,6 @@ def _json(sample: Sample) -> bytes:
     time = datetime.fromtimestamp(sample.time).astimezone().isoformat(timespec="microseconds")
     head = origin(time, sample.peer, sample.producer)
     if sample.address is not None:
-        head += f',"address":{_encode(sample.address)}'
+        head += f',"address":{to_json(sample.address)}'
     told = f'"seq":{sample.seq},"size":{sample.size},"skipped":{sample.skipped}'
     return f"{head},{told},{content(sample.body)}}}\n".encode()

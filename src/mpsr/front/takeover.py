@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import ExitStack, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET
+from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET, Word, read_word
 from mpsr.engine.receiving.inherited import NOTHING, Carried, Inherited, read_state
 from mpsr.errors import AddressError, AddressInUse, ConfigurationError, Explanation
 from mpsr.front.listening import claim_all
+from mpsr.json_format import to_json
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
 from mpsr.system import passing, primitives
 from mpsr.system.address import absolute
@@ -107,9 +107,12 @@ class _Taker:
             if message["step"] == "connections":
                 sockets += self._taken()
             elif message["step"] == "state":
-                (memory,) = self._taken()
-                carried, producers = read_state(memory)
-                inherited = Inherited(_connections(carried, sockets), producers)
+                try:
+                    (memory,) = self._taken()
+                    carried, producers = read_state(memory)
+                    inherited = Inherited(_connections(carried, sockets), producers)
+                except ValueError as exc:
+                    raise self._unreadable(exc) from exc
                 sockets = []
                 self._say(sock, "taken")
             elif message["step"] == "done":
@@ -161,29 +164,40 @@ class _Taker:
             raise self._held
         return primitives.socket(fileno=descriptors[0])
 
-    def _adopt(self, offer: dict[str, Any], descriptors: list[int]) -> list[tuple[Claim, Framing]]:
+    def _adopt(self, offer: Word, descriptors: list[int]) -> list[tuple[Claim, Framing]]:
         """Return claims of the addresses that are offered, which must be ours."""
         wanted = [absolute(place.address).value for place in self._places]
-        offered = [told["address"].removeprefix("@") for told in offer["listeners"]]
+        listeners = offer.get("listeners", [])
+        try:
+            addresses = [os.fsdecode(told["address"].encode("latin-1")) for told in listeners]
+        except ValueError as exc:
+            raise self._unreadable(exc) from exc
+        offered = [address.removeprefix("@") for address in addresses]
         if wanted != offered:
             self._descriptors += descriptors
-            shown = ", ".join(told["address"] for told in offer["listeners"])
-            why = f"a hand-over takes all of its addresses, in order: {shown}"
+            why = f"a hand-over takes all of its addresses, in order: {', '.join(addresses)}"
             raise ConfigurationError(_refused(self._held, why))
         claims: list[tuple[Claim, Framing]] = []
-        for place, told in zip(self._places, offer["listeners"], strict=True):
+        for place, told in zip(self._places, listeners, strict=True):
             sock = primitives.socket(fileno=descriptors.pop(0))
             lock = descriptors.pop(0) if told["locked"] else None
             claims.append((_claim(place, sock, lock), place.framing))
             self._undo.callback(claims[-1][0].abandon)  # its lock stays with the giver
         return claims
 
+    def _unreadable(self, exc: ValueError) -> AddressInUse:
+        """Return the error for a hand-over that another version, or no mpsr, has written."""
+        why = f"its hand-over cannot be read: {exc}"
+        return AddressInUse(
+            _refused(self._held, why), address=self._held.address, pid=self._held.pid
+        )
+
     def _taken(self) -> list[int]:
         """Return the descriptors that have come with the last packet."""
         taken, self._descriptors = self._descriptors, []
         return taken
 
-    def _hear(self, sock: socket.socket) -> dict[str, Any] | None:
+    def _hear(self, sock: socket.socket) -> Word | None:
         """Return what the giver says next; None if it has died."""
         self._wait(sock)
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -194,7 +208,10 @@ class _Taker:
         self._descriptors += descriptors
         if not data:
             return None
-        message: dict[str, Any] = json.loads(data)
+        try:
+            message = read_word(data)
+        except ValueError as exc:
+            raise self._unreadable(exc) from exc
         if message["step"] == "cancel":
             raise _Cancelled
         return message
@@ -202,7 +219,7 @@ class _Taker:
     def _say(self, sock: socket.socket, step: str) -> None:
         """Say how far we are; if the giver is gone, its last words or its end tell."""
         with suppress(OSError):
-            sock.send(json.dumps({"step": step}).encode())
+            sock.send(to_json({"step": step}).encode())
 
     def _wait(self, sock: socket.socket) -> None:
         left = self._until - monotonic()

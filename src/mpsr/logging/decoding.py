@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import datetime
-from json import dumps, loads
 from typing import Any, Final, TypeVar
 
 from mpsr.errors import DecodeError
+from mpsr.json_reader import from_json
+from mpsr.limits import LARGEST_MESSAGE, MAX_LOG_LEVEL, MAX_REPAIRED
 from mpsr.logging.fields import RESERVED
 
 T = TypeVar("T")
 
 _UNNAMED: Final = "root"
+_ESCAPE: Final = re.compile(  # a pair of surrogates, or half of one as group 1, or any other escape
+    rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.", re.DOTALL
+)
 
 
 def decode(body: bytes) -> logging.LogRecord:
@@ -46,22 +51,33 @@ def fields_of(body: bytes) -> dict[str, Any] | None:
     """Return the fields of a record; None for any other message."""
     if not body.startswith(b"{"):
         return None
-    try:
-        fields = loads(body)
-        if b"\\u" in body:  # half of a pair, which no file takes
-            fields = loads(dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+    fields = _object(body)
+    if fields is None and b"\\u" in body and len(body) <= MAX_REPAIRED:
+        fields = _object(_ESCAPE.sub(_paired, body))
+    if fields is None:
         return None
     if isinstance(fields.get("level"), str) and isinstance(fields.get("message"), str):
-        return fields  # type: ignore[no-any-return]  # what begins with { is an object
+        return fields
     return None
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    try:
+        return from_json(body, dict[str, Any], most=LARGEST_MESSAGE)
+    except ValueError:
+        return None
+
+
+def _paired(escape: re.Match[bytes]) -> bytes:
+    """Replace half of a surrogate pair, as Python's ``json`` writes a byte that is not UTF-8."""
+    return b"?" if escape[1] else escape[0]
 
 
 def record_of(fields: dict[str, Any]) -> logging.LogRecord:
     """Return the record that has these fields."""
     level = fields["level"]
     number = fields.get("levelno")
-    if type(number) is not int:
+    if type(number) is not int or not 0 <= number <= MAX_LOG_LEVEL:
         number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     extra = _of_type(fields.get("extra"), dict, {})
     known = {name: value for name, value in extra.items() if name not in RESERVED}

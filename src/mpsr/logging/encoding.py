@@ -10,7 +10,7 @@ from math import isfinite
 from time import gmtime, strftime
 from typing import Any, Final
 
-from mpsr.limits import MAX_LOG_DEPTH, MAX_LOG_INTEGER, MAX_LOG_ITEMS, MAX_LOG_REPR, MAX_LOG_TEXT
+from mpsr.limits import MAX_INTEGER, MAX_LOG_DEPTH, MAX_LOG_ITEMS, MAX_LOG_REPR, MAX_LOG_TEXT
 from mpsr.logging.fields import STANDARD
 
 _encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -41,7 +41,7 @@ def encode(record: logging.LogRecord, message: str) -> bytes:
         line += f',"exception":{_encode(_exception(record))}'
     if record.stack_info:
         line += f',"stack":{_quote(_cut(record.stack_info))}'
-    return f"{line}}}".encode("utf-8", "backslashreplace")  # a surrogate becomes JSON's escape
+    return f"{line}}}".encode("utf-8", "replace")  # a byte that is not UTF-8 becomes ?
 
 
 @lru_cache(maxsize=4)  # those of several threads
@@ -107,7 +107,7 @@ class _Copy:
                 return value
             case str():
                 return _cut(str.__str__(value))
-            case int() if abs(value) <= MAX_LOG_INTEGER:
+            case int() if abs(value) <= MAX_INTEGER:
                 return int(value)
             case float() if isfinite(value):
                 return float(value)

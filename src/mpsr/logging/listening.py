@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.limits import MAX_LOGGERS
+from mpsr.limits import MAX_LOGGER_NAME, MAX_LOGGER_PARTS, MAX_LOGGERS
 from mpsr.logging.decoding import fields_of, record_of
 from mpsr.logging.fields import RECEIVED, level_number
 
@@ -60,8 +61,10 @@ def listen(
         receiver: a Receiver, which stays open, or the address of one to be made: it is closed
             behind the call.
         level: int or str, the least level that is handled.
-        logger: a Logger that is to have all records; default: that of each record's name, of
-            4,096 names at most, and the root logger for more.
+        logger: a Logger that is to have all records; default: that of each record's name. The
+            root logger has records whose name is longer than 255 characters or has more than 16
+            parts, and those of new names once there are 4,096 loggers, parents included.
+            ``record.name`` is the received name in any case.
 
     Raises:
         ConfigurationError: the level makes no sense.
@@ -85,17 +88,33 @@ def _listen(receiver: Receiver[Any], least: int, logger: logging.Logger | None) 
             if record.levelno < least:
                 continue
             local = logger or _logger(record.name, names)
-            if local.isEnabledFor(record.levelno):
+            if _enabled(local, record.levelno):
                 _handle(local, record)
 
 
 def _logger(name: str, names: set[str]) -> logging.Logger:
-    """Return the logger of a name; a logger is never freed, so that new names are limited."""
+    """Return the logger of a name, or the root logger if the name is too long or one too many.
+
+    A logger is never freed, and neither is the placeholder that ``logging`` makes for each parent
+    that has no logger. So both count: ``names`` has those of all received names.
+    """
     if name not in names:
-        if len(names) >= MAX_LOGGERS:
+        parts = name.split(".", MAX_LOGGER_PARTS)
+        if len(name) > MAX_LOGGER_NAME or len(parts) > MAX_LOGGER_PARTS:
             return logging.getLogger()
-        names.add(name)
+        family = set(accumulate(parts, "{}.{}".format)) - names
+        if len(names) + len(family) > MAX_LOGGERS:
+            return logging.getLogger()
+        names |= family
     return logging.getLogger(name)
+
+
+def _enabled(logger: logging.Logger, level: int) -> bool:
+    """Return whether a logger handles a level.
+
+    ``Logger.isEnabledFor`` keeps its answers for each level and logger, and never frees them.
+    """
+    return level > logger.manager.disable and level >= logger.getEffectiveLevel()
 
 
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:

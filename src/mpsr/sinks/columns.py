@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mpsr.forwarding import MAGIC, taken_apart
-from mpsr.json_format import to_json
+from mpsr.json_format import host_name, to_json
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch
@@ -46,7 +45,7 @@ class Columns:
     """
 
     def __init__(self) -> None:
-        self._host = socket.gethostname()
+        self._host = host_name()
         self._counted = array("q")  # 0, 1, 2, …
         self.clear()
 

@@ -20,6 +20,7 @@ from mpsr.errors import (
     SinkError,
 )
 from mpsr.forwarding import wrapped
+from mpsr.json_format import host_name
 from mpsr.limits import BATCH_TARGET, MAX_CONTROL_FRAME
 from mpsr.sinks.options import choice, options
 from mpsr.system import primitives
@@ -57,7 +58,7 @@ class FunnelSink:
         self._address = address
         self._label = label
         self._with_origin = with_origin
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._id = os.urandom(PRODUCER_ID_SIZE)
         self._sock: socket.socket | None = None
         self._session: SendingSession | None = None

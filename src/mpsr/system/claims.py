@@ -47,7 +47,9 @@ class Claim:
 
     def offer(self) -> tuple[dict[str, Any], list[int]]:
         """Return what a new receiver has to know of the claim, and its descriptors."""
-        told = {"address": str(self.address), "type": int(self.socket.type), "locked": False}
+        # A path need not be UTF-8, and JSON has to be: each byte becomes a character.
+        address = os.fsencode(str(self.address)).decode("latin-1")
+        told = {"address": address, "type": int(self.socket.type), "locked": False}
         return told, [self.socket.fileno()]
 
     def touch(self) -> None:

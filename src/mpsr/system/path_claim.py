@@ -105,7 +105,7 @@ class PathClaim(Claim):
     def offer(self) -> tuple[dict[str, Any], list[int]]:
         """Return what a new receiver has to know of the claim, its socket and its lock."""
         told, descriptors = super().offer()
-        told["address"] = self._place.value
+        told["address"] = os.fsencode(self._place.value).decode("latin-1")
         if self._lock is not None:
             told["locked"] = True
             descriptors.append(self._lock)

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_LABEL
+from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME, MAX_INTEGER, MAX_LABEL
 
 VERSION: Final = 1
 PREFACE: Final = b"\x89MPSR\r\n" + bytes([VERSION])
@@ -28,7 +28,6 @@ _FILE: Final = struct.Struct("<Q")
 _OBSERVE: Final = struct.Struct("<III")
 _TAP: Final = struct.Struct("<I")
 _U32: Final = 0xFFFF_FFFF
-_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class FrameType(IntEnum):
@@ -242,6 +241,7 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
                 return _decode_lost(payload)
             case FrameType.WELCOME:
                 epoch, expected_seq, most = _WELCOME.unpack(payload)
+                _check_seq("WELCOME", expected_seq)
                 return Welcome(epoch, expected_seq, most, flags == ACCEPTS_FILES)
             case FrameType.ACK | FrameType.RING | FrameType.OBSERVE:
                 plain, layout = _PLAIN[kind]
@@ -260,6 +260,7 @@ def decode(kind: int, payload: bytes, flags: int = 0) -> ControlFrame:
 
 def _decode_hello(payload: bytes, flags: int) -> Hello:
     producer_id, lowest_seq = _HELLO.unpack_from(payload)
+    _check_seq("HELLO", lowest_seq)
     label = payload[_HELLO.size :]
     if len(label) > MAX_LABEL:
         raise malformed("HELLO", f"its label is longer than {MAX_LABEL} bytes")
@@ -272,9 +273,14 @@ def _decode_hello(payload: bytes, flags: int) -> Hello:
 
 def _decode_lost(payload: bytes) -> Lost:
     lost = Lost(*_LOST.unpack(payload))
-    if lost.dropped == 0 or lost.first_seq > _U64 - lost.dropped:
+    if lost.dropped == 0 or lost.first_seq > MAX_INTEGER - lost.dropped:
         raise malformed("LOST", f"it counts {lost.dropped} from {lost.first_seq}")
     return lost
+
+
+def _check_seq(what: str, seq: int) -> None:
+    if seq > MAX_INTEGER:
+        raise malformed(what, f"its sequence number is {seq}")
 
 
 def encode_file(seq: int, message: bytes) -> list[bytes]:
@@ -288,7 +294,7 @@ def decode_file(payload: bytes) -> tuple[int, bytes]:
     if len(payload) < _FILE.size:
         raise malformed("FILE", f"its payload has {len(payload)} bytes")
     (seq,) = _FILE.unpack_from(payload)
-    if seq == _U64:
+    if seq >= MAX_INTEGER:
         raise malformed("FILE", f"its sequence number is {seq}")
     return seq, payload[_FILE.size :]
 

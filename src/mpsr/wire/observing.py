@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from mpsr.errors import RemoteProtocolError
+from mpsr.json_reader import from_json
 from mpsr.limits import MAX_OBSERVED
 from mpsr.wire.frames import (
     HEADER,
@@ -112,9 +112,6 @@ def _understood(kind: int, payload: bytes) -> Seen:
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise malformed(what, "it holds no JSON object")
-    return found
+        return from_json(text, dict[str, Any], most=MAX_OBSERVED)
+    except ValueError as exc:
+        raise malformed(what, f"it holds no JSON object that can be used: {exc}") from None

@@ -13,7 +13,7 @@ from mpsr.engine.receiving.files import FilesUnderWay
 from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
-from mpsr.limits import FIRST_READ, MAX_RINGS_PER_UID, READ_BEHIND, READ_SIZE
+from mpsr.limits import FIRST_READ, MAX_INTEGER, MAX_RINGS_PER_UID, READ_BEHIND, READ_SIZE
 from mpsr.system import primitives
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import Handover, Hello, Move, Observe, RejectCode, malformed
@@ -236,7 +236,7 @@ class Connections:
                 connection.heard, connection.heard_at = True, self._clock.now
             if isinstance(event, Batch):
                 if event.lost:
-                    self.lost += event.lost
+                    self.lost = min(self.lost + event.lost, MAX_INTEGER)  # of several producers
                     connection.lost += event.lost
                 self.pending.append(event)
             elif isinstance(event, Hello | Handover | Observe):

@@ -16,16 +16,18 @@ holds the listeners and their locks, too: where the giver dies it has them.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
 from mpsr.errors import RemoteProtocolError
+from mpsr.json_format import to_json
+from mpsr.json_reader import from_json
 from mpsr.limits import HANDOVER_ANSWER
 from mpsr.system import passing, primitives
 from mpsr.system.poller import READ
@@ -56,6 +58,27 @@ class Step(StrEnum):
     COMMITTED = "the taker has all"
     TAKEN = "the taker is the receiver"
     OVER = "the taker is gone: nothing has changed"
+
+
+class Offered(TypedDict):
+    """An address that is offered."""
+
+    address: str
+    """Its bytes, each of which is one character."""
+    locked: bool
+    """Whether the descriptor of its lock comes along."""
+
+
+class Word(TypedDict):
+    """A packet of the dialogue."""
+
+    step: str
+    listeners: NotRequired[list[Offered]]
+
+
+def read_word(packet: bytes) -> Word:
+    """Return what a packet of the dialogue says; raise ValueError if it is none."""
+    return from_json(packet, Word, most=PACKET)
 
 
 class Giver:
@@ -96,7 +119,10 @@ class Giver:
             return
         except OSError:
             heard = b""
-        word = json.loads(heard).get("step") if heard else None
+        word = None
+        if heard:
+            with suppress(ValueError):  # no word of the dialogue: it ends
+                word = read_word(heard)["step"]
         if word == "ready" and self.step is Step.OFFERED:
             self.step = Step.BEGUN
         elif word == "taken" and self.step is Step.COMMITTED:
@@ -122,7 +148,7 @@ class Giver:
         memory = os.memfd_create("mpsr hand-over", os.MFD_CLOEXEC)
         try:
             with open(memory, "wb", closefd=False) as file:
-                file.write(json.dumps(state).encode())
+                file.write(to_json(state).encode())
             self._say({"step": "state"}, [memory])
         finally:
             primitives.close(memory)
@@ -151,7 +177,7 @@ class Giver:
 
     def _say(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
-            self._socket.sendmsg([json.dumps(message).encode()], passing.along(*descriptors))
+            self._socket.sendmsg([to_json(message).encode()], passing.along(*descriptors))
         except OSError:  # the taker is gone, or does not read
             if self.step is not Step.TAKEN:
                 self.step = Step.OVER

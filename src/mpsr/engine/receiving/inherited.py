@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from mpsr.batch import ProducerIdentity
+from mpsr.json_reader import from_json
+from mpsr.limits import MAX_HANDOVER
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import ProducerState
 
@@ -35,11 +36,23 @@ class Inherited(NamedTuple):
 NOTHING: Final = Inherited((), ())
 
 
+class _State(TypedDict):
+    """The document in which a state is passed."""
+
+    connections: list[tuple[int, Framing, int, str]]
+    """Index of the address, framing, messages so far, and the begun message in base64."""
+    producers: list[tuple[int | None, str, str, int, int]]
+    """User, id in hexadecimal digits, label, epoch, and the number below which all is accepted."""
+
+
 def read_state(memory: int) -> tuple[list[Carried], list[ProducerState]]:
-    """Return the connections and the producers of a state that was passed."""
+    """Return the connections and the producers of a state that was passed.
+
+    Raises ValueError if it is none.
+    """
     with open(memory, "rb") as file:
         file.seek(0)
-        state = json.load(file)
+        state = from_json(file.read(MAX_HANDOVER + 1), _State, most=MAX_HANDOVER)
     producers: list[ProducerState] = []
     for uid, identity, label, epoch, seq in state["producers"]:
         producer = ProducerIdentity(bytes.fromhex(identity), label)

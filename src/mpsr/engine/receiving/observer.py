@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mpsr.engine.receiving.samples import Sampler
+from mpsr.json_format import to_json
 from mpsr.limits import MIN_STATUS_INTERVAL, OBSERVER_DEADLINE, PACKET_STATUS, TOLD_PRODUCERS
 from mpsr.system import passing
 from mpsr.wire.frames import Reject as RejectFrame
@@ -149,7 +149,7 @@ class Observer:
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document).encode()
 
 
 def _tap(sample: Sample) -> bytes:

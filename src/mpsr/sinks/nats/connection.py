@@ -7,12 +7,14 @@ import json
 import os
 import random
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
 
 from mpsr.errors import SinkError
+from mpsr.json_reader import from_json
+from mpsr.limits import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,7 @@ _ANSWER_TIMEOUT: Final = 10.0  # seconds: a cluster elects a leader in less
 _CLOSE_TIMEOUT: Final = 1.0  # seconds that a server that hangs may hold up an end
 _PING_INTERVAL: Final = 20  # seconds: a peer that is gone without a word is found in three
 _PENDING: Final = 8 * 1024 * 1024  # bytes that wait to be written: two batches
+_LARGEST_ANSWER: Final = 128 * MIB  # bytes: a message of 64 MiB, the most that a server takes
 _NO_RESPONDERS: Final = "503"
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
@@ -48,6 +51,56 @@ _WORDS: Final = {
     10009: "the cluster has no quorum now",
     10074: "there are not so many servers: choose fewer replicas",
 }
+
+
+T = TypeVar("T")
+
+
+class _Error(TypedDict):
+    err_code: NotRequired[int]
+    description: NotRequired[str]
+
+
+class _Failed(TypedDict):
+    """An answer of JetStream, as far as it may be an error."""
+
+    error: NotRequired[_Error]
+
+
+class Config(TypedDict):
+    """A stream's configuration."""
+
+    subjects: NotRequired[list[str] | None]
+    allow_atomic: NotRequired[bool]
+    num_replicas: NotRequired[int]
+
+
+class _State(TypedDict):
+    first_seq: int
+
+
+class StreamInfo(TypedDict):
+    """Answer to STREAM.INFO and STREAM.CREATE."""
+
+    config: Config
+    state: _State
+
+
+class Found(TypedDict):
+    """A message of a stream."""
+
+    seq: int
+    hdrs: NotRequired[str]
+
+
+class _Message(TypedDict):
+    message: Found
+
+
+class Published(TypedDict):
+    """Acknowledgement of a message."""
+
+    seq: int
 
 
 class Refused(SinkError):
@@ -173,46 +226,47 @@ class Connection:
         except (OSError, nats.errors.Error) as exc:
             raise SinkError(f"{self._where}: {self._in_words(exc)}") from exc
 
-    async def api(self, call: str, content: object = None) -> dict[str, Any]:
-        """Return what JetStream answers to one of its calls."""
+    async def stream_info(self, call: str, content: object = None) -> StreamInfo:
+        """Return what JetStream answers to a call about a stream."""
+        return await self._call(call, content, StreamInfo)
+
+    async def _call(self, call: str, content: object, shape: type[T]) -> T:
         data = b"" if content is None else json.dumps(content).encode()
         try:
             answer = await self.request(f"{self._api}.{call}", data)
         except nats.errors.NoRespondersError:
             error = f"{self._where}: JetStream is not enabled, or has no leader now"
             raise SinkError(error) from None
-        return self.checked(answer.data)
+        return self.checked(answer.data, shape)
 
-    async def last_message(self, subject: str) -> dict[str, Any] | None:
+    async def last_message(self, subject: str) -> Found | None:
         """Return the last message of a subject, as its stream's leader has it; None without one."""
         return await self._message({"last_by_subj": subject})
 
-    async def message(self, seq: int) -> dict[str, Any] | None:
+    async def message(self, seq: int) -> Found | None:
         """Return the message of a number; None where it is gone."""
         return await self._message({"seq": seq})
 
-    async def _message(self, which: dict[str, Any]) -> dict[str, Any] | None:
+    async def _message(self, which: dict[str, Any]) -> Found | None:
         try:
-            answer = await self.api(f"STREAM.MSG.GET.{self._target.stream}", which)
+            answer = await self._call(f"STREAM.MSG.GET.{self._target.stream}", which, _Message)
         except Refused as exc:
             if exc.code == _NO_MESSAGE:
                 return None
             raise
-        found: dict[str, Any] = answer["message"]
-        return found
+        return answer["message"]
 
-    def checked(self, data: bytes) -> dict[str, Any]:
+    def checked(self, data: bytes, shape: type[T]) -> T:
         """Return the object that an answer is; raise Refused if it is an error."""
         try:
-            answer: dict[str, Any] = json.loads(data)
-        except ValueError:
-            raise SinkError(f"{self._where}: an answer makes no sense") from None
-        failed = answer.get("error")
-        if failed:
-            code = int(failed.get("err_code", 0))
-            why = _WORDS.get(code) or failed.get("description") or f"error {code}"
-            raise Refused(f"stream {self._target.stream}: {why}", code)
-        return answer
+            failed = from_json(data, _Failed, most=_LARGEST_ANSWER).get("error")
+            if failed:
+                code = failed.get("err_code", 0)
+                why = _WORDS.get(code) or failed.get("description") or f"error {code}"
+                raise Refused(f"stream {self._target.stream}: {why}", code)
+            return from_json(data, shape, most=_LARGEST_ANSWER)
+        except ValueError as exc:
+            raise SinkError(f"{self._where}: an answer is not as expected: {exc}") from exc
 
     # -- telling --------------------------------------------------------------------------------
 

@@ -9,7 +9,10 @@ from urllib.parse import quote, unquote
 
 from mpsr._speedups import codec
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.forwarding import Forwarded, taken_apart
+from mpsr.forwarding import Forwarded, Origin, taken_apart
+from mpsr.json_reader import from_json
+from mpsr.limits import MAX_INTEGER, MAX_LABEL, MAX_ORIGIN
+from mpsr.wire.frames import PRODUCER_ID_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +37,7 @@ PREVIOUS: Final = "Mpsr-Previous"
 
 _FRAME_HEAD: Final = 8  # bytes of a native frame before its payload
 _COUNT: Final = slice(8, 12)  # of a BATCH payload
+_DIGITS: Final = len(str(MAX_INTEGER))
 _HEAD: Final = 16  # bytes of a BATCH payload before its offsets
 _SAFE: Final = "!#$&'()*+,/:;=?@[]<>^`{|}~"  # in a header; % is what quotes the rest
 
@@ -82,14 +86,18 @@ class Stored(NamedTuple):
     producer: ProducerIdentity | None
     received_at: int
     """Nanoseconds since 1970; 0 if unknown."""
-    origin: Mapping[str, Any] | None
+    origin: Origin | None
     """What a funnel before the last claims of its origin."""
 
 
-def unpack(headers: Mapping[str, str] | None, data: bytes) -> Stored:
-    """Return what a message holds; one that is no sink's has a body, and nothing is known of it."""
-    known = headers or {}
-    seq = _number(known.get(SEQ)) or 0
+def unpack(headers: Mapping[str, object] | None, data: bytes) -> Stored:
+    """Return what a message holds.
+
+    Anyone may have published it: a header that is not as a sink writes it counts as missing.
+    """
+    # nats-py gives a header that is not ASCII as an object of another type.
+    known = {name: text for name, text in (headers or {}).items() if isinstance(text, str)}
+    seq = number(known.get(SEQ)) or 0
     bodies = [] if known.get(EMPTY) else [data]
     if known.get(PACKED) and len(data) >= _HEAD:
         count = int.from_bytes(data[_COUNT], "little")
@@ -100,37 +108,41 @@ def unpack(headers: Mapping[str, str] | None, data: bytes) -> Stored:
             count = 0
         if not count:
             bodies = [data]
-    host, label = known.get(HOST), known.get(LABEL)
-    producer = None
-    if PRODUCER in known:
-        producer = ProducerIdentity(_hex(known[PRODUCER]), unquote(label or ""))
-    peer = Peer(*(_number(known.get(name)) for name in (PID, UID, GID)))
+    host = known.get(HOST)
     return Stored(
         bodies,
-        seq,
-        _number(known.get(LOST)) or 0,
+        seq if seq <= MAX_INTEGER - len(bodies) else 0,
+        number(known.get(LOST)) or 0,
         None if host is None else unquote(host),
-        peer,
-        producer,
-        _number(known.get(TIME)) or 0,
-        _object(known.get(ORIGIN)),
+        Peer(*(number(known.get(name)) for name in (PID, UID, GID))),
+        _producer(known.get(PRODUCER), known.get(LABEL, "")),
+        number(known.get(TIME)) or 0,
+        _origin(known.get(ORIGIN)),
     )
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
+def number(text: str | None) -> int | None:
+    """Return the number in a header; None without one that fits in signed 64 bits."""
+    if text is None or not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS:
+        return None
+    found = int(text)
+    return found if found <= MAX_INTEGER else None
 
 
-def _hex(text: str) -> bytes:
+def _producer(digits: str | None, label: str) -> ProducerIdentity | None:
     try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""
-
-
-def _object(text: str | None) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads(text or "null")
+        producer_id = bytes.fromhex(digits or "")
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    if len(producer_id) != PRODUCER_ID_SIZE:
+        return None
+    return ProducerIdentity(producer_id, unquote(label)[:MAX_LABEL])
+
+
+def _origin(text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    try:
+        return from_json(text.encode(), Origin, most=3 * MAX_ORIGIN)  # it is escaped to ASCII
+    except ValueError:
+        return None

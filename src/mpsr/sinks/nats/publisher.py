@@ -6,13 +6,13 @@ NATS ADR-50, https://github.com/nats-io/nats-architecture-and-design/blob/main/a
 from __future__ import annotations
 
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import nats.errors
 
 from mpsr.errors import SinkError
 from mpsr.limits import MIB
-from mpsr.sinks.nats.connection import WRONG_LAST_SEQUENCE, Connection, Refused
+from mpsr.sinks.nats.connection import WRONG_LAST_SEQUENCE, Connection, Published, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,7 +121,7 @@ async def publish(
         error = f"no stream takes {batch.subject} now: it was removed, or has no leader"
         raise SinkError(error) from None
     try:
-        acknowledged: dict[str, Any] = connection.checked(answer.data)
+        acknowledged = connection.checked(answer.data, Published)
     except Refused as exc:
         if exc.code in WRONG_LAST_SEQUENCE:
             error = (
@@ -130,4 +130,4 @@ async def publish(
             )
             raise SinkError(error) from exc
         raise
-    return int(acknowledged["seq"])
+    return acknowledged["seq"]

@@ -120,17 +120,17 @@ class StreamReader:
     async def _open(self) -> None:
         await self._connection.open()
         try:
-            info = await self._connection.api(f"STREAM.INFO.{self._target.stream}")
+            info = await self._connection.stream_info(f"STREAM.INFO.{self._target.stream}")
         except Refused as exc:
             if exc.code == NO_STREAM:
                 error = f"{self._target} has no stream {self._target.stream}"
                 raise SinkError(error) from exc
             raise
-        self._first = max(1, int(info["state"]["first_seq"]))
+        self._first = max(1, info["state"]["first_seq"])
 
     def _last(self) -> int:
         found = self._thread.call(self._connection.last_message(self._subjects))
-        return 0 if found is None else int(found["seq"])
+        return 0 if found is None else found["seq"]
 
     async def _subscribe(self, begin: int, since: int | None) -> None:
         if self._subscription is not None:

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import SinkError
 from mpsr.sinks.nats import layout
-from mpsr.sinks.nats.connection import NO_STREAM, Connection, Refused
+from mpsr.sinks.nats.connection import NO_STREAM, Config, Connection, Found, Refused
 from mpsr.sinks.nats.subjects import matches, pattern_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mpsr.sinks.nats.address import Target
 
 _OLDEST: Final = (2, 12)  # the first version of nats-server that has atomic batches
@@ -44,18 +42,17 @@ async def prepare(connection: Connection, target: Target) -> None:
         )
 
 
-async def _config(connection: Connection, target: Target) -> dict[str, Any]:
+async def _config(connection: Connection, target: Target) -> Config:
     try:
-        info = await connection.api(f"STREAM.INFO.{target.stream}")
+        info = await connection.stream_info(f"STREAM.INFO.{target.stream}")
     except Refused as exc:
         if exc.code != NO_STREAM:
             raise
         if not target.options.get("create"):
             error = f"there is no stream {target.stream}: create it, or let create=1 do so"
             raise SinkError(error) from exc
-        info = await connection.api(f"STREAM.CREATE.{target.stream}", _wanted(target))
-    found: dict[str, Any] = info["config"]
-    return found
+        info = await connection.stream_info(f"STREAM.CREATE.{target.stream}", _wanted(target))
+    return info["config"]
 
 
 def _wanted(target: Target) -> dict[str, Any]:
@@ -81,14 +78,15 @@ async def place_of(connection: Connection, subject: str, journal: str) -> tuple[
 
     """
     found = await connection.last_message(subject)
-    last = 0 if found is None else int(found["seq"])
+    last = 0 if found is None else found["seq"]
     for _ in range(_WALK):
         if found is None:
             break
         headers = _headers(found)
-        if headers.get(layout.JOURNAL) == journal:
-            return last, int(headers[layout.POSITION])
-        previous = int(headers.get(layout.PREVIOUS, 0))
+        position = layout.number(headers.get(layout.POSITION))
+        if headers.get(layout.JOURNAL) == journal and position is not None:
+            return last, position
+        previous = layout.number(headers.get(layout.PREVIOUS))
         found = await connection.message(previous) if previous else None
     if last:
         _warn(
@@ -98,8 +96,11 @@ async def place_of(connection: Connection, subject: str, journal: str) -> tuple[
     return last, None
 
 
-def _headers(message: Mapping[str, Any]) -> dict[str, str]:
-    lines = b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
+def _headers(message: Found) -> dict[str, str]:
+    try:
+        lines = b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
+    except ValueError as exc:
+        raise SinkError("the headers of a message in the stream are not base64") from exc
     return dict(line.split(": ", 1) for line in lines if ": " in line)
 
 

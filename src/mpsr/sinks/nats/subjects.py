@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError
+from mpsr.json_format import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Subjects:
 
     def __init__(self, template: str) -> None:
         self._template = template
-        self._host = token(os.uname().nodename)
+        self._host = token(host_name())
         self.fixed: str | None = None
         """The subject of all batches, where that is one."""
         if set(_FIELD.findall(template)) <= {"host"}:

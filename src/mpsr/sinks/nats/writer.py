@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import SinkError
+from mpsr.json_format import host_name
 from mpsr.sinks.nats import layout
 from mpsr.sinks.nats.connection import Connection
 from mpsr.sinks.nats.lane import Lane, Part
@@ -33,7 +33,7 @@ class NatsSink:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._subjects = Subjects(target.subject)
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._with_origin = target.options.get("origin") != "none"
         self._pack: int = target.options.get("pack", 0)
         self._journal = ""
