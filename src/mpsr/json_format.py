@@ -1,8 +1,9 @@
-"""Write messages, and what is known of them, as JSON."""
+"""Write messages, and what is known of them, as JSON, which cannot command a terminal."""
 
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64encode
 from datetime import datetime
 from functools import lru_cache
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from mpsr.batch import Peer, ProducerIdentity
 
 _encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Characters that JSON allows unescaped: DEL, C1, and those that change the order of a line.
+_COMMANDS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def to_json(value: object) -> str:
     """Return a value as JSON; a byte of a name that is not UTF-8 becomes ``?``."""
     text = _encode(value)
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return _harmless(text if text.isascii() else text.encode("utf-8", "replace").decode())
 
 
 def host_name() -> str:
@@ -48,6 +51,17 @@ def origin(time: str | None, peer: Peer, producer: ProducerIdentity | None) -> s
 def content(body: bytes) -> str:
     """Return the item of an object that holds the message."""
     try:
-        return '"body":' + encode_basestring(body.decode())
+        text = body.decode()
     except UnicodeDecodeError:
         return '"body_b64":"' + b64encode(body).decode() + '"'
+    return '"body":' + _harmless(encode_basestring(text))
+
+
+def _harmless(text: str) -> str:
+    """Return JSON in which control characters are escaped."""
+    if text.isascii():
+        if "\x7f" not in text:
+            return text
+    elif text.isprintable():
+        return text
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -78,20 +78,23 @@ COMPLAINTS: Final = 50  # warnings of what peers do wrong that may be logged at 
 COMPLAINT_INTERVAL: Final = 1.0  # seconds until another one may be
 COUNTED_UIDS: Final = 1024  # users who were refused and are counted each: more count as one
 MAX_OBSERVED: Final = 4 * MIB  # bytes of a STATUS or TAP frame: 1,000 producers, or one sample
+MAX_OBSERVED_NAME: Final = 4096  # characters of a name that an observer accepts: a path's longest
+LATEST_TIME: Final = 2.0**37  # seconds since 1970: the year 6325, which every calendar has
 STUCK_AFTER: Final = (
     1.0  # seconds with one batch in hand: longer than a handler is expected to take
 )
 STANDSTILL: Final = 0.25  # seconds without a round, while somebody waits to be accepted
 LOOK_AGAIN: Final = 0.05  # seconds between two looks at a connection that has not said what it is
-OBSERVE_AGAIN: Final = 0.5  # seconds without an answer until an observer connects once more
+OBSERVE_AGAIN: Final = 0.5  # seconds without an answer until an observer opens a second connection
+BUSY_PAUSE: Final = 0.01  # seconds until an observer tries again to enter a full backlog
 UNDECIDED_TIME: Final = 2.0  # seconds that a connection has to say that it is an observer's
 MAX_HELD: Final = 1024  # connections accepted while the engine stood still: as many as are served
+MAX_HELD_PER_UID: Final = 512  # of them of one user that has sent data: half, for the other users
+HELD_EVICTIONS: Final = 64  # connections evicted at a time: finding them looks at each that is held
 MAX_OBSERVERS: Final = 16  # observers at a time: people who look, and what watches for them
 MAX_OBSERVERS_PER_UID: Final = 8  # of one user: half, so that another one can always look
 OBSERVER_DEADLINE: Final = 30.0  # seconds: an observer that reads nothing for so long is closed
-MIN_STATUS_INTERVAL: Final = (
-    0.1  # seconds: what nobody could read faster costs the receiver nothing
-)
+MIN_STATUS_INTERVAL: Final = 0.1  # seconds between two documents, which all observers share
 TOLD_PRODUCERS: Final = 1000  # producers in a status: the busiest; about 300 KiB
 PACKET_STATUS: Final = 96 * KIB  # bytes of a status in one packet: less than a socket buffer holds
 MAX_TAP_RATE: Final = 1000  # samples a second: more than a terminal shows, and little work
@@ -104,7 +107,8 @@ STOP_ROUNDS: Final = 64  # rounds of accepting when stopping: newcomers cannot p
 
 # -- metrics --------------------------------------------------------------------------------
 
-MAX_SCRAPES: Final = 8  # scrapes answered at once: there is one scraper, or a few
+MAX_SCRAPES: Final = 64  # connections at a time: a few scrapers, and others that stay idle
+MAX_SCRAPE_REQUEST: Final = 16 * KIB  # bytes of a request: its line and some headers
 SCRAPE_DEADLINE: Final = 5.0  # seconds that a scrape may take, however it trickles
 
 # -- logging --------------------------------------------------------------------------------

@@ -8,14 +8,20 @@ also while its handler is stuck, and loses nothing by it.
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypedDict, cast
+
+from msgspec import Meta
 
 from mpsr import arguments
 from mpsr.batch import Peer, ProducerIdentity
-from mpsr.errors import RemoteProtocolError
 from mpsr.front.observing import Observation
-from mpsr.limits import MAX_SAMPLE, MAX_TAP_RATE, MIN_STATUS_INTERVAL
-from mpsr.wire.frames import RejectCode
+from mpsr.limits import (
+    LATEST_TIME,
+    MAX_OBSERVED_NAME,
+    MAX_SAMPLE,
+    MAX_TAP_RATE,
+    MIN_STATUS_INTERVAL,
+)
 from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
 
 if TYPE_CHECKING:
@@ -23,9 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import Self
 
+    from mpsr.system.trust import ReceiverUid
+
 __all__ = [
     "BatchInHand",
     "Consumer",
+    "Counters",
     "Cursor",
     "Journal",
     "ProducerSeen",
@@ -39,6 +48,12 @@ __all__ = [
 ]
 
 _TIMEOUT: Final = 2.0  # seconds: a receiver answers within one, however stuck its handler is
+
+# The shapes of documents: a receiver that sends another one has broken the protocol.
+Count = Annotated[int, Meta(ge=0)]  # from_json limits every integer to signed 64 bits
+Seconds = Annotated[float, Meta(ge=0, le=LATEST_TIME)]
+Name = Annotated[str, Meta(max_length=MAX_OBSERVED_NAME)]
+ProducerId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
 class BatchInHand(TypedDict):
@@ -55,13 +70,13 @@ class BatchInHand(TypedDict):
 
     """
 
-    producer: str | None
-    label: str | None
+    producer: ProducerId | None
+    label: Name | None
     pid: int | None
-    first_seq: int
-    messages: int
-    bytes: int
-    position: int | None
+    first_seq: Count
+    messages: Count
+    bytes: Count
+    position: Count | None
 
 
 class Consumer(TypedDict):
@@ -76,9 +91,9 @@ class Consumer(TypedDict):
 
     """
 
-    state: str
-    since: float
-    seconds: float
+    state: Name
+    since: Seconds
+    seconds: Seconds
     batch: BatchInHand | None
 
 
@@ -103,20 +118,38 @@ class ProducerSeen(TypedDict):
 
     """
 
-    id: str | None
-    label: str | None
+    id: ProducerId | None
+    label: Name | None
     pid: int | None
     uid: int | None
     gid: int | None
-    name: str | None
-    framing: str
-    address: str | None
-    connected: float
-    messages: int
-    bytes: int
-    unacknowledged: int
-    lost: int
+    name: Name | None
+    framing: Name
+    address: Name | None
+    connected: Seconds
+    messages: Count
+    bytes: Count
+    unacknowledged: Count
+    lost: Count
     ring: bool
+
+
+class Counters(TypedDict):
+    """The fields of ReceiverStats; the keys of ``refused_by_uid`` are texts."""
+
+    connections: Count
+    accepted: Count
+    batches: Count
+    messages: Count
+    nbytes: Count
+    lost: Count
+    rejected: Count
+    refused: Count
+    refused_by_uid: dict[str, Count]
+    discarded: Count
+    paused: bool
+    limited: bool
+    in_hand: Seconds
 
 
 class Cursor(TypedDict):
@@ -129,9 +162,9 @@ class Cursor(TypedDict):
 
     """
 
-    name: str
-    position: int
-    lag: int
+    name: Name
+    position: Count
+    lag: Count
 
 
 class Journal(TypedDict):
@@ -148,11 +181,11 @@ class Journal(TypedDict):
 
     """
 
-    directory: str
-    first: int
-    next: int
-    bytes: int
-    limit: int
+    directory: Name
+    first: Count
+    next: Count
+    bytes: Count
+    limit: Count
     full: bool
     cursors: list[Cursor]
 
@@ -170,12 +203,12 @@ class Sink(TypedDict):
 
     """
 
-    name: str
-    state: str
-    lag: int
+    name: Name
+    state: Name
+    lag: Count
     error: str | None
-    since: float
-    rejected: int
+    since: Seconds
+    rejected: Count
 
 
 class Status(TypedDict):
@@ -189,7 +222,7 @@ class Status(TypedDict):
         started: when the receiver was made, in seconds since 1970.
         now: the receiver's clock.
         consumer: what its caller is doing.
-        stats: the fields of ReceiverStats.
+        stats: the fields of ReceiverStats, with text as keys in ``refused_by_uid``.
         producers: the connections that have sent most, up to 1,000.
         producers_left_out: how many more there are.
         journal: None if there is none.
@@ -197,18 +230,45 @@ class Status(TypedDict):
 
     """
 
-    mpsr: str
+    mpsr: Name
     pid: int
     uid: int
-    addresses: list[str]
-    started: float
-    now: float
+    addresses: list[Name]
+    started: Seconds
+    now: Seconds
     consumer: Consumer
-    stats: dict[str, Any]
+    stats: Counters
     producers: list[ProducerSeen]
-    producers_left_out: int
+    producers_left_out: Count
     journal: Journal | None
     sinks: list[Sink]
+
+
+class PeerSeen(TypedDict):
+    """The process that sent a sample; the fields of Peer."""
+
+    pid: int | None
+    uid: int | None
+    gid: int | None
+
+
+class IdentitySeen(TypedDict):
+    """The fields of ProducerIdentity."""
+
+    id: ProducerId
+    label: Name
+
+
+class SampleHead(TypedDict):
+    """The fields of a Sample, apart from its body."""
+
+    time: Seconds
+    peer: PeerSeen
+    producer: IdentitySeen | None
+    address: Name | None
+    seq: Count
+    size: Count
+    skipped: Count
 
 
 class Sample(NamedTuple):
@@ -236,12 +296,19 @@ class Sample(NamedTuple):
     skipped: int
 
 
-def status(address: str | os.PathLike[str], *, timeout: float | None = _TIMEOUT) -> Status:
+def status(
+    address: str | os.PathLike[str],
+    *,
+    timeout: float | None = _TIMEOUT,
+    receiver_uid: ReceiverUid = None,
+) -> Status:
     """Return what the receiver at an address is doing.
 
     Args:
         address: where its producers connect to.
         timeout: seconds to wait for the answer; None: for ever.
+        receiver_uid: int, collection of int or ``"any"``, users allowed to receive; the default is
+            that of ``Producer``.
 
     Raises:
         TimedOut: it did not answer; the message says what is known of its process.
@@ -250,10 +317,13 @@ def status(address: str | os.PathLike[str], *, timeout: float | None = _TIMEOUT)
         ReceiverBusy: it has too many observers already, or its backlog is full.
         ConfigurationError: the receiver's mpsr cannot be looked into.
         AddressOccupied: whoever listens there does not speak mpsr's protocol.
+        WrongReceiver: another user receives there, whom ``receiver_uid`` does not allow.
+        RemoteProtocolError: the receiver sent something else than the protocol describes.
         WrongSocketType: it receives datagrams alone, which have no way back.
 
     """
-    with closing(Observation(address, ObservingSession(), timeout)) as observation:
+    session = ObservingSession(status=Status)
+    with closing(Observation(address, session, timeout, receiver_uid=receiver_uid)) as observation:
         while True:
             for seen in observation.read():
                 if isinstance(seen, StatusSeen):
@@ -265,6 +335,7 @@ def watch(
     *,
     interval: float = 1.0,
     timeout: float | None = _TIMEOUT,
+    receiver_uid: ReceiverUid = None,
 ) -> Generator[Status, None, None]:
     """Iterate over what the receiver at an address is doing, until it ends.
 
@@ -272,6 +343,8 @@ def watch(
         address: where its producers connect to.
         interval: seconds from one status to the next, 0.1 at least.
         timeout: seconds to wait for an answer, beyond the interval; None: for ever.
+        receiver_uid: int, collection of int or ``"any"``, users allowed to receive; the default is
+            that of ``Producer``.
 
     Raises:
         Closed: the receiver has ended, or hands over.
@@ -279,9 +352,9 @@ def watch(
 
     """
     seconds = max(arguments.seconds("interval", interval), MIN_STATUS_INTERVAL)
-    session = ObservingSession(round(seconds * 1000))
+    session = ObservingSession(round(seconds * 1000), status=Status)
     patience = None if timeout is None else timeout + seconds
-    with closing(Observation(address, session, timeout)) as observation:
+    with closing(Observation(address, session, timeout, receiver_uid=receiver_uid)) as observation:
         while True:
             for seen in observation.read():
                 observation.timeout = patience
@@ -299,13 +372,19 @@ class Tap:
     """
 
     def __init__(
-        self, address: str | os.PathLike[str], rate: int, clip: int, timeout: float | None
+        self,
+        address: str | os.PathLike[str],
+        rate: int,
+        clip: int,
+        timeout: float | None,
+        receiver_uid: ReceiverUid = None,
     ) -> None:
         self.passed: int = 0
         self.status: Status | None = None
         self._first: int | None = None
+        session = ObservingSession(1000, rate, clip, status=Status, head=SampleHead)
         self._observation = Observation(
-            address, ObservingSession(1000, rate, clip), timeout, patience=1.0
+            address, session, timeout, patience=1.0, receiver_uid=receiver_uid
         )
 
     def __iter__(self) -> Iterator[Sample | None]:
@@ -342,6 +421,7 @@ def tap(
     rate: int = 100,
     clip: int = MAX_SAMPLE,
     timeout: float | None = _TIMEOUT,
+    receiver_uid: ReceiverUid = None,
 ) -> Tap:
     """Return samples of the messages that the receiver at an address hands out.
 
@@ -353,6 +433,8 @@ def tap(
         rate: samples a second, at most 1,000.
         clip: bytes of each message that are wanted, at most 65,536.
         timeout: seconds to wait for an answer; None: for ever.
+        receiver_uid: int, collection of int or ``"any"``, users allowed to receive; the default is
+            that of ``Producer``.
 
     Raises:
         Closed: the receiver has ended, while the samples are iterated.
@@ -361,26 +443,22 @@ def tap(
     """
     rate = arguments.integer("rate", rate, "messages", most=MAX_TAP_RATE)
     clip = arguments.integer("clip", clip, "bytes", least=0, most=MAX_SAMPLE)
-    return Tap(address, rate, clip, timeout)
+    return Tap(address, rate, clip, timeout, receiver_uid)
 
 
 def _sample(seen: SampleSeen) -> Sample:
-    head = seen.head
-    try:
-        peer, producer = head["peer"], head["producer"]
-        identity = None
-        if producer is not None:
-            identity = ProducerIdentity(bytes.fromhex(producer["id"]), str(producer["label"]))
-        return Sample(
-            float(head["time"]),
-            Peer(peer["pid"], peer["uid"], peer["gid"]),
-            identity,
-            head["address"],
-            int(head["seq"]),
-            int(head["size"]),
-            seen.body,
-            int(head["skipped"]),
-        )
-    except (KeyError, TypeError, ValueError) as exc:
-        error = f"malformed TAP: {exc!r} in its head"
-        raise RemoteProtocolError(error, code=RejectCode.MALFORMED) from exc
+    head = cast("SampleHead", seen.head)
+    peer, producer = head["peer"], head["producer"]
+    identity = None
+    if producer is not None:
+        identity = ProducerIdentity(bytes.fromhex(producer["id"]), producer["label"])
+    return Sample(
+        head["time"],
+        Peer(peer["pid"], peer["uid"], peer["gid"]),
+        identity,
+        head["address"],
+        head["seq"],
+        head["size"],
+        seen.body,
+        head["skipped"],
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from http.client import HTTPConnection
 from time import monotonic
 
@@ -16,10 +18,11 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 import mpsr
-from mpsr.limits import MAX_SCRAPES
+from mpsr.limits import MAX_SCRAPE_REQUEST, MAX_SCRAPES
 from tests.cli.conftest import PATIENCE, Cli, Running
 from tests.eventually import eventually
 from tests.ports import free_port
+from tests.users import let_others_in
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PRODUCERS, EACH = 4, 5_000
@@ -65,6 +68,19 @@ def scrape(connection: HTTPConnection, accept: str = "text/plain") -> dict[str, 
     return {each.name: each.value for family in parse(page) for each in family.samples}
 
 
+AT_ONCE = 1.0  # seconds within which a scrape is answered
+IDLE = """
+import os, socket, sys
+os.setgid(3000)
+os.setuid(3000)
+held = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for each in held:
+    each.connect(sys.argv[1])
+print("idle", flush=True)
+for each in held:
+    each.recv(1)
+sys.stdin.read()
+"""
 PRODUCE = f"""
 import sys, mpsr
 with mpsr.Producer(sys.argv[1]) as producer:
@@ -114,24 +130,73 @@ def test_scrapes_are_answered_while_nobody_reads_the_output(
             producer.close(0)
 
 
-def test_stuck_scrapers_hold_up_neither_the_receiver_nor_others_for_long(cli: Cli) -> None:
-    """Who trickles a request is cut off, and who waits behind as many is answered then."""
-    deadline = 1.0
+def test_idle_and_slow_connections_delay_no_scrape(cli: Cli) -> None:
+    """The address with the most loses its oldest; others keep theirs, up to the deadline."""
+    deadline = 2.0
     receiver = cli.recv("--metrics", "127.0.0.1:0", limits={"SCRAPE_DEADLINE": deadline})
     port = port_of(receiver)
-    begun = monotonic()
-    stuck = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_SCRAPES)]
-    for each in stuck:
-        each.sendall(b"GET /met")
-    with mpsr.Producer(cli.address) as producer:
-        producer.send(b"one")
-        assert receiver.read_line() == b"one\n"
-    shown = scrape(HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
-    assert shown["mpsr_received_messages_total"] == 1
-    assert monotonic() - begun >= deadline
-    for each in stuck:
-        assert each.recv(1) == b""
-        each.close()
+    scrape(HTTPConnection("127.0.0.1", port, timeout=PATIENCE))  # what is imported lazily, is now
+    with ExitStack() as clients:
+        connect = partial(socket.create_connection, ("127.0.0.1", port))
+        other = clients.enter_context(connect(source_address=("127.0.0.2", 0)))
+        stuck = [clients.enter_context(connect()) for _ in range(MAX_SCRAPES)]
+        for each in stuck:
+            with suppress(OSError):  # it was evicted
+                each.sendall(b"GET /met")
+        begun = monotonic()
+        with mpsr.Producer(cli.address) as producer:
+            producer.send(b"one")
+            assert receiver.read_line() == b"one\n"
+        shown = scrape(HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
+        assert monotonic() - begun < AT_ONCE
+        assert shown["mpsr_received_messages_total"] == 1
+        other.sendall(b"GET /metrics HTTP/1.0\r\n")
+        other.sendall(b"\r\n")
+        assert other.recv(12, socket.MSG_WAITALL) == b"HTTP/1.0 200"
+        assert ended(stuck[0])
+        assert ended(stuck[-1])
+        assert monotonic() - begun >= deadline / 2
+    assert receiver.finish(signal.SIGTERM)[0] == 0
+
+
+def ended(client: socket.socket) -> bool:
+    """Wait until the other end has closed a connection."""
+    client.settimeout(PATIENCE)
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:  # it was closed with a request that was not read
+        return True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
+def test_idle_connections_of_one_user_delay_no_other(cli: Cli) -> None:
+    """At a Unix socket, connections are counted by user."""
+    receiver = cli.recv("--metrics", "unix:metrics.sock,mode=666")
+    path = str(cli.directory / "metrics.sock")
+    scrape(connection_to(cli, receiver, "unix:metrics.sock"))
+    let_others_in(cli.directory)
+    command = [sys.executable, "-c", IDLE, path, str(2 * MAX_SCRAPES)]
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(path)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as idle:
+            assert idle.stdout is not None
+            assert idle.stdout.readline() == b"idle\n"
+            begun = monotonic()
+            scrape(connection_to(cli, receiver, "unix:metrics.sock"))
+            assert monotonic() - begun < AT_ONCE
+            other.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert other.recv(12, socket.MSG_WAITALL) == b"HTTP/1.0 200"
+            idle.kill()
+    assert receiver.finish(signal.SIGTERM)[0] == 0
+
+
+def test_long_request_is_not_kept(cli: Cli) -> None:
+    """A request without an end is closed at its limit, long before the deadline."""
+    receiver = cli.recv("--metrics", "127.0.0.1:0", limits={"SCRAPE_DEADLINE": 2 * PATIENCE})
+    with socket.create_connection(("127.0.0.1", port_of(receiver))) as client:
+        with suppress(OSError):
+            client.sendall(b"GET /metrics HTTP/1.0\r\n" + b"X: y\r\n" * MAX_SCRAPE_REQUEST)
+        assert ended(client)
     assert receiver.finish(signal.SIGTERM)[0] == 0
 
 

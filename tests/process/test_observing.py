@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -20,20 +21,23 @@ import pytest
 import mpsr
 from mpsr import observe
 from mpsr.front.observing import Observation
-from mpsr.limits import MAX_OBSERVERS_PER_UID, STUCK_AFTER
+from mpsr.limits import MAX_HELD, MAX_OBSERVERS_PER_UID, MIN_STATUS_INTERVAL, STUCK_AFTER
 from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
 from mpsr.wire.observing import ObservingSession, StatusSeen
 from tests.eventually import eventually
+from tests.limits import set_limits
 from tests.process.programs import run
 from tests.process.workers import PATIENCE
+from tests.users import let_others_in
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.conftest import Limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
 OTHER: Final = 3000
+FEW: Final = 20  # connections
 AT_ONCE: Final = 1.0  # seconds within which a receiver answers, whatever its consumer does
 
 LOOKER = """
@@ -84,6 +88,18 @@ def samplers(receiver: mpsr.Receiver) -> int:
 def serve(receiver: mpsr.Receiver) -> list[bytes]:
     """Take everything until the receiver is stopped."""
     return list(receiver)
+
+
+@contextmanager
+def serving(receiver: mpsr.Receiver) -> Iterator[None]:
+    """Take everything, in a thread, until the block ends."""
+    thread = threading.Thread(target=serve, args=[receiver])
+    thread.start()
+    try:
+        yield
+    finally:
+        receiver.stop()
+        thread.join(PATIENCE)
 
 
 # -- what is told ---------------------------------------------------------------------------
@@ -268,6 +284,103 @@ def test_observer_that_was_accepted_and_not_read_is_answered(address: str) -> No
         assert time.monotonic() - begin < 3 * AT_ONCE
         assert isinstance(seen, StatusSeen)
         assert seen.document["consumer"]["batch"]["messages"] == 1
+
+
+HOLDER = """
+import os, resource, select, socket, sys
+
+address, count, says = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+os.setgid(int(sys.argv[4]))
+os.setuid(int(sys.argv[4]))
+poll, held = select.poll(), {}
+
+def hold():
+    client = socket.socket(socket.AF_UNIX)
+    client.setblocking(False)
+    try:
+        client.connect(address)
+        client.send(says)
+    except OSError:  # the backlog is full
+        client.close()
+        return
+    held[client.fileno()] = client
+    poll.register(client, select.POLLRDHUP)
+
+for _ in range(count):
+    hold()
+print("holding", flush=True)
+while True:
+    for descriptor, _ in poll.poll(1 if len(held) < count else 1000):
+        poll.unregister(descriptor)
+        held.pop(descriptor).close()
+    for _ in range(count - len(held)):
+        hold()
+"""
+
+
+@as_root
+@pytest.mark.parametrize("says", ["", "x", "\x89"])
+def test_connections_of_one_user_keep_no_observer_from_an_answer(address: str, says: str) -> None:
+    """The user holds more than the receiver accepts apart, and connects again when closed."""
+    with (
+        ExitStack() as after,
+        mpsr.Producer(address) as producer,
+        mpsr.Receiver(address, mode=0o666) as receiver,
+    ):
+        let_others_in(Path(address).parent)
+        producer.send(b"x")
+        assert receiver.receive(PATIENCE)
+        command = [sys.executable, "-c", HOLDER, address, str(MAX_HELD + 200), says, str(OTHER)]
+        holder = after.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        after.callback(holder.kill)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holding\n"
+        for _ in range(3):
+            assert look(address)["consumer"]["state"] in ("handling", "stuck")
+
+
+def test_foreign_data_of_the_receivers_own_user_is_kept(address: str) -> None:
+    """However many connections wait until the receiver accepts, each line arrives."""
+    with (
+        ExitStack() as clients,
+        mpsr.Producer(address) as producer,
+        mpsr.Receiver(address) as receiver,
+    ):
+        old = set_limits(MAX_HELD=FEW, MAX_HELD_PER_UID=FEW // 2)
+        clients.callback(set_limits, **old)
+        producer.send(b"x")
+        assert receiver.receive(PATIENCE)
+        silent = [connect(clients, address) for _ in range(FEW // 2)]
+        for number in range(FEW):
+            connect(clients, address).send(b"%d\n" % number)
+        assert silent[0].recv(1) == b""  # a silent connection was evicted
+        lines = {receiver.receive(PATIENCE) for _ in range(FEW)}
+    assert lines == {b"%d" % number for number in range(FEW)}
+
+
+def test_requests_in_quick_succession_share_documents(address: str) -> None:
+    """The receiver makes one document in an interval, after it was asked, for all observers."""
+    with mpsr.Receiver(address) as receiver, serving(receiver):
+        begin = time.monotonic()
+        statuses = [look(address) for _ in range(4)]
+        assert time.monotonic() - begin >= 3 * MIN_STATUS_INTERVAL
+        assert len({each["now"] for each in statuses}) == len(statuses)
+        with ExitStack() as stack:
+            watching = [
+                stack.enter_context(closing(observe.watch(address, interval=MIN_STATUS_INTERVAL)))
+                for _ in range(MAX_OBSERVERS_PER_UID)
+            ]
+            for each in watching:
+                next(each)
+            *others, last = watching
+            wanted = {next(last)["now"] for _ in range(4)}
+            for other in others:
+                seen: set[float] = set()
+                while max(seen, default=0) < max(wanted):
+                    seen.add(next(other)["now"])
+                assert wanted <= seen
 
 
 def test_frozen_process_is_named(address: str) -> None:

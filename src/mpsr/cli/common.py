@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mpsr.cli import types
 from mpsr.cli.suggestions import Choice
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 _DIRECTORIES: Final = frozenset({"DIR"})  # metavars of what a shell completes as a directory
 _FILES: Final = frozenset({"ADDRESS", "ADDRESS...", "FILE", "PATH"})  # ... and as a file
+
+receiver_uid = click.option(  # of each command that connects to a receiver
+    "--receiver-uid",
+    type=types.user,
+    metavar="USER",
+    help="Who may receive, by name or number, or any.  [default: your own user and root, where "
+    "others could have taken the address; else the owner of its directory, too]",
+)
 
 _NOTE: Final = (
     "Each option can be set by a variable, too: {variable} for {option}; the command line wins."

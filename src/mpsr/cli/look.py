@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpsr.cli import types
+from mpsr.cli.common import receiver_uid
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural
+from mpsr.json_format import to_json
 from mpsr.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mpsr import observe
+    from mpsr.system.trust import ReceiverUid
 
+_WIDEST: Final = 80  # characters to which the cells of a column are padded: one may be longer
 _SHOWN: Final = 10  # producers in a text: a look fits the screen, and -o json has them all
 
 _HELP: Final = """\
@@ -56,26 +59,27 @@ answer_timeout = click.option(  # of what asks a receiver
     help="text: for people. json: an object with everything.  [default: text]",
 )
 @answer_timeout
-def status(*, address: str, output: str, timeout: float) -> Status:
+@receiver_uid
+def status(*, address: str, output: str, timeout: float, receiver_uid: ReceiverUid) -> Status:
     """Run ``mpsr status``."""
     from mpsr import observe  # noqa: PLC0415 - loaded once the command line makes sense
 
-    seen = observe.status(address, timeout=timeout)
-    lines = [json.dumps(seen, ensure_ascii=False)] if output == "json" else text(seen)
-    Stdout().write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    seen = observe.status(address, timeout=timeout, receiver_uid=receiver_uid)
+    lines = [to_json(seen)] if output == "json" else text(seen)
+    Stdout().write("".join(f"{line}\n" for line in lines).encode())
     return Status.OK
 
 
 def text(seen: observe.Status) -> list[str]:
-    """Return a status as lines for people."""
-    return list(_lines(seen))
+    """Return a status as lines of text."""
+    return [*map(printable, _lines(seen))]
 
 
 def _lines(seen: observe.Status) -> Iterator[str]:
     stats = seen["stats"]
-    where = printable(", ".join(seen["addresses"]))
+    where = ", ".join(seen["addresses"])
     up = duration(seen["now"] - seen["started"])
-    yield f"receiver   pid {seen['pid']}, uid {seen['uid']}, mpsr {printable(seen['mpsr'])}"
+    yield f"receiver   pid {seen['pid']}, uid {seen['uid']}, mpsr {seen['mpsr']}"
     yield f"           up {up}, at {where}"
     yield f"consumer   {consumer(seen['consumer'])}"
     yield (
@@ -96,19 +100,19 @@ def _lines(seen: observe.Status) -> Iterator[str]:
         yield ""
         full = ", FULL: producers wait" if journal["full"] else ""
         held = f"{size(journal['bytes'])} of {size(journal['limit'])}{full}"
-        yield f"journal    {printable(journal['directory'])}: {held}"
+        yield f"journal    {journal['directory']}: {held}"
         rows = [("CURSOR", "POSITION", "BEHIND")]
         rows += [
-            (printable(each["name"]), f"{each['position']:,}", f"{each['lag']:,}")
+            (each["name"], f"{each['position']:,}", f"{each['lag']:,}")
             for each in journal["cursors"]
         ]
         yield from table(rows, left=1)
     for sink in seen["sinks"]:
-        error = "" if sink["error"] is None else f": {printable(sink['error'])}"
-        state = f"{printable(sink['state'])}, {plural_of(sink['lag'], 'message')} behind"
+        error = "" if sink["error"] is None else f": {sink['error']}"
+        state = f"{sink['state']}, {plural_of(sink['lag'], 'message')} behind"
         if sink.get("rejected"):
             state += f", {sink['rejected']:,} rejected"
-        yield f"sink       {printable(sink['name'])}: {state}{error}"
+        yield f"sink       {sink['name']}: {state}{error}"
 
 
 def _producers(seen: observe.Status) -> Iterator[str]:
@@ -125,8 +129,8 @@ def _producers(seen: observe.Status) -> Iterator[str]:
                 size(each["bytes"]),
                 f"{each['unacknowledged']:,}",
                 f"{each['lost']:,}",
-                printable(name),
-                printable(label),
+                name,
+                label,
             )
         )
     yield from table(rows, left=0, texts=2)
@@ -149,7 +153,7 @@ def consumer(seen: observe.Consumer) -> str:
         messages = f"messages {first:,} to {first + batch['messages'] - 1:,}"
     who = "a foreign producer" if batch["producer"] is None else "a producer"
     if batch["label"]:
-        who = f'producer "{printable(batch["label"])}"'
+        who = f'producer "{batch["label"]}"'
     pid = "" if batch["pid"] is None else f" (pid {batch['pid']})"
     doing = f"stuck for {time} on" if seen["state"] == "stuck" else f"handling for {time}"
     return f"{doing} {messages} of {who}{pid}"
@@ -157,7 +161,9 @@ def consumer(seen: observe.Consumer) -> str:
 
 def table(rows: Sequence[tuple[str, ...]], *, left: int, texts: int = 0) -> Iterator[str]:
     """Return rows in columns: numbers to the right, the first ``left`` and last ``texts`` not."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows = [tuple(map(printable, row)) for row in rows]
+    longest = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [min(each, _WIDEST) for each in longest]
     last = len(widths) - texts
     for row in rows:
         cells = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mpsr.cli import types
+from mpsr.cli import common, types
 from mpsr.cli.complaint import complain
 from mpsr.cli.delivery import Delivery
 from mpsr.cli.endpoints import check_framing
@@ -101,13 +101,7 @@ Lines leave as they come. It ends well once the receiver has accepted every mess
     "yet; the next run sends it first. No receiver need be there: it ends well once every message "
     "is accepted or safe in DIR.",
 )
-@click.option(
-    "--receiver-uid",
-    type=types.user,
-    metavar="USER",
-    help="Who may receive, by name or number, or any.  [default: your own user and root, where "
-    "others could have taken the address; else the owner of its directory, too]",
-)
+@common.receiver_uid
 @click.option("-q", "--quiet", is_flag=True, help="Tell only of errors.")
 def send(
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.cli.common import receiver_uid
 from mpsr.cli.look import answer_timeout, consumer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
@@ -20,6 +21,7 @@ from mpsr.names import printable
 if TYPE_CHECKING:
     from mpsr import observe
     from mpsr.observe import Sample, Tap
+    from mpsr.system.trust import ReceiverUid
 
 _RATE: Final = 100  # samples a second, without --rate: more than anybody reads
 
@@ -67,6 +69,7 @@ shows only gets fewer. --match chooses among the samples: it finds nothing in wh
     "mpsr recv -o json, size and skipped.  [default: text]",
 )
 @answer_timeout
+@receiver_uid
 @click.option("-q", "--quiet", is_flag=True, help="Tell nothing but messages and errors.")
 def tap(
     *,
@@ -76,13 +79,15 @@ def tap(
     rate: int,
     output: str,
     timeout: float,
+    receiver_uid: ReceiverUid,
     quiet: bool,
 ) -> Status:
     """Run ``mpsr tap``."""
     from mpsr import observe  # noqa: PLC0415 - loaded once the command line makes sense
 
     shower = _Shower(_compiled(match), limit, output, quiet=quiet)
-    with orderly_end(shower.end), observe.tap(address, rate=rate, timeout=timeout) as samples:
+    samples = observe.tap(address, rate=rate, timeout=timeout, receiver_uid=receiver_uid)
+    with orderly_end(shower.end), samples:
         try:
             shower.show(samples)
         except Closed as exc:

@@ -1,4 +1,4 @@
-"""Hold an observer's connection to a receiver, and say why there is no answer."""
+"""Hold an observer's connection to a receiver; explain a missing answer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from mpsr.errors import (
     ReceiverBusy,
     RemoteProtocolError,
     TimedOut,
+    WrongReceiver,
     WrongSocketType,
 )
-from mpsr.limits import OBSERVE_AGAIN, READ_SIZE
+from mpsr.limits import BUSY_PAUSE, LONGEST_WAIT, OBSERVE_AGAIN, READ_SIZE
 from mpsr.system.address import Address, SocketType, parse_address
-from mpsr.system.endpoint import reach
-from mpsr.system.poller import wait_readable
+from mpsr.system.endpoint import check_receiver, reach
+from mpsr.system.poller import READ, Poller
 from mpsr.system.sockets import peer_of
 from mpsr.wire.frames import Reject, RejectCode
 
 if TYPE_CHECKING:
     import socket
 
+    from mpsr.system.trust import ReceiverUid
     from mpsr.wire.observing import ObservingSession, Seen
 
 
@@ -44,24 +46,49 @@ class Observation:
         timeout: float | None,
         *,
         patience: float = 0.0,
+        receiver_uid: ReceiverUid = None,
     ) -> None:
+        """Connect to a receiver whose user is trusted, and send it the session's opening."""
         self._address = parse_address(address)
         self._session = session
         self.timeout: float | None = arguments.timeout(timeout)
+        self._receiver_uid: ReceiverUid = arguments.receiver_uid(receiver_uid)
         self._patience = patience
         self._answered = False
-        self._socket = self._connected()
+        self._sockets: list[socket.socket] = []  # one, or two until one of them is answered
+        self._poller = Poller()
+        try:
+            self._connect_first()
+        except BaseException:
+            self._poller.close()
+            raise
 
-    def _connected(self) -> socket.socket:
-        """Connect, and say what is wanted."""
+    def _connect_first(self) -> None:
+        """Connect; wait while the receiver's backlog is full."""
+        until = inf if self.timeout is None else monotonic() + self.timeout
+        while not self._sockets:
+            try:
+                self._connect()
+            except ReceiverBusy:
+                if monotonic() >= until:
+                    raise
+                self._poller.poll(BUSY_PAUSE)
+
+    def _connect(self) -> None:
+        """Connect, and send the opening."""
         sock = _reach(self._address)
         try:
+            check_receiver(self._address, sock, self._receiver_uid, doing="observe")
             sock.send(self._session.opening)
+        except WrongReceiver:
+            sock.close()
+            raise
         except OSError as exc:
             sock.close()
             error = f"the receiver at {self._address} has closed the connection; is it ending?"
             raise NoReceiver(error, address=str(self._address)) from exc
-        return sock
+        self._sockets.append(sock)
+        self._poller.register(sock, READ, None)
 
     def read(self) -> list[Seen]:
         """Return what comes next."""
@@ -76,9 +103,7 @@ class Observation:
             try:
                 self._session.receive_data(data)
             except RemoteProtocolError as exc:
-                where = str(self._address)
-                error = f"whoever listens at {where} does not speak mpsr's protocol ({exc})"
-                raise AddressOccupied(error, address=where) from exc
+                raise self._broken(exc) from exc
             seen = self._session.events_received()
             for each in seen:
                 if isinstance(each, Reject):
@@ -90,43 +115,58 @@ class Observation:
     def _receive(self, until: float, again: float) -> bytes:
         """Wait for bytes, at most ``until`` a time; return b"" at the end of the connection."""
         while True:
-            try:
-                return self._socket.recv(READ_SIZE)
-            except BlockingIOError:
-                now = monotonic()
-            except OSError:
-                return b""
+            for sock in list(self._sockets):
+                try:
+                    data = sock.recv(READ_SIZE)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                for other in list(self._sockets):  # of two, the one that has ended, or is slower
+                    if (other is sock) != bool(data):
+                        self._drop(other)
+                if data or not self._sockets:
+                    return data
+            now = monotonic()
             if now >= until:
                 raise TimedOut(self._why_silent())
             if now >= again:
                 again = inf
-                self._connect_again()
+                # The receiver may have accepted the first connection just before its caller was
+                # stuck, and has not read it: its observers' thread accepts a second one. Or the
+                # first still waits in the backlog, and is accepted before the second.
+                with suppress(MpsrError):
+                    self._connect()
                 continue
             due = min(until, again)
-            wait_readable(self._socket, None if due == inf else due - now)
+            self._poller.poll(None if due == inf else min(due - now, LONGEST_WAIT))
 
-    def _connect_again(self) -> None:
-        """Have another connection in the place of one that is not answered, if there can be one.
-
-        Its receiver may have accepted the first just before its caller was stuck, and has not
-        read it. What connects from then on is accepted by the thread that answers observers.
-        """
-        with suppress(MpsrError):  # the first one may be answered yet
-            fresh = self._connected()
-            self._socket.close()
-            self._socket = fresh
+    def _drop(self, sock: socket.socket) -> None:
+        self._sockets.remove(sock)
+        self._poller.unregister(sock)
+        sock.close()
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        for sock in list(self._sockets):
+            self._drop(sock)
+        self._poller.close()
+
+    def _broken(self, exc: RemoteProtocolError) -> Exception:
+        where = str(self._address)
+        if self._session.framed:
+            error = f"the receiver at {where} sent a {exc}"
+            return RemoteProtocolError(error, code=exc.code)
+        error = f"the process that listens at {where} does not speak mpsr's protocol ({exc})"
+        return AddressOccupied(error, address=where)
 
     def _ended(self) -> Exception:
         where = str(self._address)
         if self._answered:
             return Closed(f"the receiver at {where} has ended, or handed over to another")
         error = (
-            f"whoever listens at {where} has closed the connection without an answer: it is no "
-            "receiver of mpsr's, or is ending"
+            f"the process that listens at {where} has closed the connection without an answer: it "
+            "is no receiver of mpsr's, or is ending"
         )
         return AddressOccupied(error, address=where)
 
@@ -148,7 +188,7 @@ class Observation:
         """Return why there is no answer, as far as the system tells."""
         timeout = self.timeout or 0.0
         begin = f"the receiver at {self._address} did not answer within {timeout:g} s"
-        pid = peer_of(self._socket).pid
+        pid = peer_of(self._sockets[0]).pid
         if pid is None:
             return begin
         who = f"its process {pid}"
@@ -160,8 +200,8 @@ class Observation:
         if state == "D":
             return f"{begin}: {who} waits for a disk or another device"
         return (
-            f"{begin}: {who} has not called receive() yet, or holds Python's interpreter lock, "
-            "or is no receiver of mpsr's"
+            f"{begin}: {who} has not called receive() yet, holds Python's interpreter lock, has "
+            "other connections to accept first, or is no receiver of mpsr's"
         )
 
 

@@ -116,7 +116,13 @@ def reach(
         return sock
 
 
-def check_receiver(address: Address, sock: socket.socket, receiver_uid: ReceiverUid) -> None:
+def check_receiver(
+    address: Address,
+    sock: socket.socket,
+    receiver_uid: ReceiverUid,
+    *,
+    doing: str = "send to",
+) -> None:
     """Raise WrongReceiver if a socket is connected to a process whose user may not receive.
 
     The kernel tells whose process called ``listen()``. Of datagrams it does not: there the owner
@@ -147,7 +153,7 @@ def check_receiver(address: Address, sock: socket.socket, receiver_uid: Receiver
     if uid is None:
         why = "the system does not tell whose socket is at an abstract name"
     advice = "pass receiver_uid= if it is right, or else take another address"
-    error = Explanation(f"cannot send to {address}", f"{who} receives there, and {why}", advice)
+    error = Explanation(f"cannot {doing} {address}", f"{who} receives there, and {why}", advice)
     raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
 
 

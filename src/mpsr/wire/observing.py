@@ -46,16 +46,28 @@ class ObservingSession:
         opening: what the observer sends, all at once and nothing behind it.
         ended: whether nothing more is understood: the receiver has sent REJECT, or broke the
             format.
+        framed: whether a frame that a receiver sends to observers has arrived.
 
     """
 
-    def __init__(self, interval: int = 0, rate: int = 0, clip: int = 0) -> None:
+    def __init__(
+        self,
+        interval: int = 0,
+        rate: int = 0,
+        clip: int = 0,
+        *,
+        status: type[Any] = dict[str, Any],
+        head: type[Any] = dict[str, Any],
+    ) -> None:
         """Ask for a status every ``interval`` ms, and for ``rate`` samples a second.
 
-        Of each sample the first ``clip`` bytes are wanted.
+        Of each sample the first ``clip`` bytes are wanted. ``status`` is the shape that a document
+        must have, ``head`` that of a sample's head: as ``from_json`` takes them.
         """
         self.opening: bytes = PREFACE + encode(Observe(interval, rate, clip))
         self.ended: bool = False
+        self.framed: bool = False
+        self._shapes = {FrameType.STATUS: status, FrameType.TAP: head}
         self._data = b""
         self._seen: list[Seen] = []
 
@@ -92,28 +104,29 @@ class ObservingSession:
         if len(self._data) < end:
             return False
         payload, self._data = self._data[HEADER.size : end], self._data[end:]
-        self._seen.append(_understood(kind, payload))
+        self.framed = self.framed or kind in (*self._shapes, FrameType.REJECT)
+        self._seen.append(self._understood(kind, payload))
         self.ended = kind == FrameType.REJECT
         return True
 
+    def _understood(self, kind: int, payload: bytes) -> Seen:
+        if kind == FrameType.STATUS:
+            return StatusSeen(self._object(FrameType.STATUS, payload))
+        if kind == FrameType.TAP:
+            head, body = decode_tap(payload)
+            return SampleSeen(self._object(FrameType.TAP, head), body)
+        if kind == FrameType.REJECT:
+            rejected = decode(kind, payload)
+            if isinstance(rejected, Reject):
+                return rejected
+        name = FrameType(kind).name if kind in set(FrameType) else f"type {kind}"
+        error = f"unexpected {name}: an observer is sent STATUS, TAP and REJECT only"
+        raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
 
-def _understood(kind: int, payload: bytes) -> Seen:
-    if kind == FrameType.STATUS:
-        return StatusSeen(_object(payload, "STATUS"))
-    if kind == FrameType.TAP:
-        head, body = decode_tap(payload)
-        return SampleSeen(_object(head, "TAP"), body)
-    if kind == FrameType.REJECT:
-        rejected = decode(kind, payload)
-        if isinstance(rejected, Reject):
-            return rejected
-    name = FrameType(kind).name if kind in set(FrameType) else f"type {kind}"
-    error = f"unexpected {name}: an observer is sent STATUS, TAP and REJECT only"
-    raise RemoteProtocolError(error, code=RejectCode.UNEXPECTED)
-
-
-def _object(text: bytes, what: str) -> dict[str, Any]:
-    try:
-        return from_json(text, dict[str, Any], most=MAX_OBSERVED)
-    except ValueError as exc:
-        raise malformed(what, f"it holds no JSON object that can be used: {exc}") from None
+    def _object(self, kind: FrameType, text: bytes) -> dict[str, Any]:
+        """Return the object that a frame holds, if it has the shape of such objects."""
+        try:
+            found: dict[str, Any] = from_json(text, self._shapes[kind], most=MAX_OBSERVED)
+        except ValueError as exc:
+            raise malformed(kind.name, f"it holds no object of the expected form: {exc}") from None
+        return found

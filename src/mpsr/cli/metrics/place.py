@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MODE: Final = 0o660  # of a path: whoever may read metrics is in its group
-_BACKLOG: Final = 2 * MAX_SCRAPES  # scrapes that wait for their turn
+_BACKLOG: Final = 2 * MAX_SCRAPES  # connections that wait to be accepted
 _DOING: Final = "serve metrics at"
 _MOST_PORT: Final = 65_535
 _HOST_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\[\]/@]*):(\d{1,5})", re.ASCII)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mpsr.cli import types
+from mpsr.cli.common import receiver_uid
 from mpsr.cli.extras import need
 from mpsr.cli.signals import immediate_end
 from mpsr.cli.status import Status
@@ -21,6 +22,7 @@ from mpsr.observe import status, watch
 
 if TYPE_CHECKING:
     from mpsr import observe
+    from mpsr.system.trust import ReceiverUid
 
 _SHORT: Final = 0.5  # seconds between the two looks of a snapshot
 _PIPED_WIDTH: Final = 132  # characters: as many as a printer's line had
@@ -70,28 +72,44 @@ The receiver answers its own user and root, also while its consumer is stuck.
     default="1s",
     help="From one look to the next: 500ms, 5s; at least 100ms.  [default: 1s]",
 )
+@receiver_uid
 def top(
-    *, address: str, once: bool, sort: str, reverse: bool, text: str, interval: float
+    *,
+    address: str,
+    once: bool,
+    sort: str,
+    reverse: bool,
+    text: str,
+    interval: float,
+    receiver_uid: ReceiverUid,
 ) -> Status:
     """Run ``mpsr top``."""
     stdout = Stdout()
     live = os.isatty(sys.stdout.fileno()) and os.isatty(sys.stdin.fileno()) if sys.stdin else False
     if once or not live or os.environ.get("TERM", "dumb") == "dumb":
         with immediate_end():
-            looks = _two_looks(address)
+            looks = _two_looks(address, receiver_uid)
             width = shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns if live else _PIPED_WIDTH
             page = snapshot(looks, width=width, sort=sort, backwards=reverse, text=text)
             stdout.write(page.encode("utf-8", "backslashreplace"))
         return Status.OK
     need("textual", extra="tui", by="the live view of mpsr top (not --once)")
-    first = status(address)  # so that an error is a line, and no screen
+    first = status(address, receiver_uid=receiver_uid)  # so that an error is a line, and no screen
     from mpsr.cli.top.screen import Top  # noqa: PLC0415 - not light, and not for all
 
-    view = Top(address, first, interval=interval, sort=sort, backwards=reverse, text=text)
+    view = Top(
+        address,
+        first,
+        interval=interval,
+        receiver_uid=receiver_uid,
+        sort=sort,
+        backwards=reverse,
+        text=text,
+    )
     view.run()
     return Status(view.return_code or Status.OK)
 
 
-def _two_looks(address: str) -> list[observe.Status]:
-    with closing(watch(address, interval=_SHORT)) as looks:
+def _two_looks(address: str, receiver_uid: ReceiverUid) -> list[observe.Status]:
+    with closing(watch(address, interval=_SHORT, receiver_uid=receiver_uid)) as looks:
         return [next(looks), next(looks)]

@@ -17,6 +17,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from mpsr.cli.top.model import COLUMNS, Model, Row, shown
 from mpsr.cli.top.source import Source
 from mpsr.cli.top.text import Column, Said, cells, columns, head
+from mpsr.names import printable
 
 if TYPE_CHECKING:
     from textual import events
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from mpsr.observe import Status
+    from mpsr.system.trust import ReceiverUid
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # that give the terminal back first
 _MOST_ROWS: Final = 200  # drawn at each look: more would keep a processor busy
@@ -83,6 +85,7 @@ class Top(App[None]):
         address: of the receiver.
         first: what it told last.
         interval: seconds from one look to the next.
+        receiver_uid: users allowed to receive, as ``observe.status`` takes them.
         sort: the column to sort by, one of ``COLUMNS``.
         backwards: sort the other way round.
         text: what the producers shown have to hold.
@@ -116,6 +119,7 @@ class Top(App[None]):
         first: Status,
         *,
         interval: float = 1.0,
+        receiver_uid: ReceiverUid = None,
         sort: str = "messages",
         backwards: bool = False,
         text: str = "",
@@ -129,6 +133,7 @@ class Top(App[None]):
         self._source = Source(
             address,
             interval,
+            receiver_uid,
             seen=lambda status: self.post_message(Seen(status)),
             away=lambda why: self.post_message(Away(why)),
         )
@@ -167,7 +172,7 @@ class Top(App[None]):
 
     def on_away(self, message: Away) -> None:
         """Say that what is shown is old."""
-        self._away = message.why
+        self._away = printable(message.why)
         self._draw_head()
 
     # -- keys -----------------------------------------------------------------------------------

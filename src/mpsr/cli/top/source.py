@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.observe import Status
+    from mpsr.system.trust import ReceiverUid
 
 _RETRY: Final = 0.5  # seconds until a receiver that is away is looked for again
 
@@ -24,6 +25,7 @@ class Source:
     Args:
         address: of the receiver.
         interval: seconds from one look to the next.
+        receiver_uid: users allowed to receive, as ``observe.watch`` takes them.
         seen: called, in the thread, with what was seen.
         away: called, in the thread, with why there is nothing to be seen, at each try.
 
@@ -33,12 +35,14 @@ class Source:
         self,
         address: str,
         interval: float,
+        receiver_uid: ReceiverUid,
         *,
         seen: Callable[[Status], object],
         away: Callable[[str], object],
     ) -> None:
         self._address = address
         self._interval = interval
+        self._receiver_uid = receiver_uid
         self._seen = seen
         self._away = away
         self._stopped = False
@@ -54,7 +58,10 @@ class Source:
     def _run(self) -> None:
         while not self._stopped:
             try:
-                with closing(watch(self._address, interval=self._interval)) as looks:
+                watching = watch(
+                    self._address, interval=self._interval, receiver_uid=self._receiver_uid
+                )
+                with closing(watching) as looks:
                     for status in looks:
                         if self._stopped:
                             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from mpsr.cli.stdio import plural
 from mpsr.limits import KIB
@@ -64,9 +64,9 @@ def cells(row: Row, layout: Sequence[Column]) -> list[str]:
     graph = layout[5].width
     texts = [
         _known(seen["pid"]),
-        printable(seen["name"] or "?"),
+        seen["name"] or "?",
         _known(seen["uid"]),
-        printable(seen["label"] or f"({seen['framing']})"),
+        seen["label"] or f"({seen['framing']})",
         amount(rates.messages_now),
         sparkline(rates.messages, graph),
         size(rates.bytes_now),
@@ -74,7 +74,9 @@ def cells(row: Row, layout: Sequence[Column]) -> list[str]:
         amount(seen["unacknowledged"]),
         amount(seen["lost"]),
     ]
-    return [clipped(text, column.width) for text, column in zip(texts, layout, strict=True)]
+    return [
+        clipped(printable(text), column.width) for text, column in zip(texts, layout, strict=True)
+    ]
 
 
 def head(model: Model) -> list[Said]:
@@ -83,7 +85,7 @@ def head(model: Model) -> list[Said]:
     if status is None:
         return []
     stats = status["stats"]
-    where = ", ".join(printable(each) for each in status["addresses"])
+    where = ", ".join(status["addresses"])
     age = duration(status["now"] - status["started"])
     lines = [
         Said(f"{where}  pid {status['pid']}, uid {status['uid']}, mpsr {status['mpsr']}, up {age}"),
@@ -101,10 +103,11 @@ def head(model: Model) -> list[Said]:
         lines.append(Said("; ".join(wrong), "warning"))
     if status["journal"] is not None:
         lines += journal(status["journal"])
-    return lines + sinks(status)
+    lines += sinks(status)
+    return [Said(printable(line.text), line.level) for line in lines]
 
 
-_STATES: Final = (
+_STATES: Final[tuple[tuple[Literal["paused", "limited"], str], ...]] = (
     ("paused", "accepting is paused: descriptors or connections ran out"),
     ("limited", "a user is at its limit"),
 )
@@ -117,7 +120,7 @@ def consumer(told: Consumer) -> Said:
     if batch is not None:
         whose = f"pid {_known(batch['pid'])}"
         if batch["label"]:
-            whose = f'"{printable(batch["label"])}" ({whose})'
+            whose = f'"{batch["label"]}" ({whose})'
         what = f" on {plural(batch['messages'], 'message')}, {size(batch['bytes'])}, of {whose}"
         place = batch["position"]
         what += f", from {batch['first_seq']:,}" if place is None else f", position {place:,}"
@@ -130,8 +133,8 @@ def journal(told: Journal) -> list[Said]:
     """Return how full the journal is, and how far behind each cursor."""
     used = f"{size(told['bytes'])} of {size(told['limit'])}"
     kept = f"positions {told['first']:,} to {told['next'] - 1:,}"
-    lags = ", ".join(f"{printable(each['name'])} {each['lag']:,}" for each in told["cursors"])
-    where = printable(told["directory"])
+    lags = ", ".join(f"{each['name']} {each['lag']:,}" for each in told["cursors"])
+    where = told["directory"]
     full = "FULL, producers wait: " if told["full"] else ""
     lines = [Said(f"journal {full}{used}, {kept}, in {where}", "alarm" if full else "")]
     return [*lines, Said(f"messages behind: {lags}")] if lags else lines
@@ -141,12 +144,12 @@ def sinks(status: Status) -> list[Said]:
     """Return how each sink gets on, a line each."""
     lines = []
     for each in status["sinks"]:
-        line = f"sink {printable(each['name'])} {printable(each['state'])}"
+        line = f"sink {each['name']} {each['state']}"
         line += f" for {duration(status['now'] - each['since'])}, {each['lag']:,} messages behind"
         rejected = each.get("rejected", 0)
         line += f", {rejected:,} rejected" if rejected else ""
         error = each["error"]
-        line += f": {printable(error)}" if error else ""
+        line += f": {error}" if error else ""
         lines.append(Said(line, "warning" if error else ""))
     return lines
 

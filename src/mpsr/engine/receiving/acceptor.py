@@ -43,7 +43,6 @@ class Acceptor:
         listeners: one for each address.
         places: the connections that wait for a place among those that are open.
         accepted: connections accepted in all.
-        turned_away: how many of them were closed because too many waited for a place.
 
     """
 
@@ -82,7 +81,7 @@ class Acceptor:
         self._behind = memoryview(bytearray(READ_BEHIND))
         self.exchanged: Callable[[], None] = _nothing  # called when a listener has another socket
         self.accepted: int = 0
-        self.turned_away: int = 0
+        self._turned_away = 0
         if any(claim.socket.type != socket.SOCK_STREAM for claim, _ in claims):
             self._packets = packet_reader(max_message)
         with ExitStack() as undo:
@@ -121,6 +120,11 @@ class Acceptor:
     def paused(self) -> bool:
         """Whether accepting is suspended, anywhere."""
         return self.places.full or any(each.paused for each in self.listeners)
+
+    @property
+    def turned_away(self) -> int:
+        """Connections that were closed because too many waited for a place, or to be accepted."""
+        return self._turned_away + self._held.evicted
 
     @property
     def may_go_on(self) -> bool:
@@ -175,7 +179,7 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_ROUND):
             if (self.places.full and not anyhow) or (held := self._held.take()) is None:
                 return
-            self._place(*held)
+            self._place(held.listener, held.sock, held.order)
         if self._held.waiting:
             self._held.wake()
 
@@ -183,7 +187,7 @@ class Acceptor:
         self.accepted += 1
         peer = ConnectedPeer(sock)
         if self.places.turns_away(peer.uid):
-            self.turned_away += 1
+            self._turned_away += 1
             passing.close_socket(sock)
             return
         self.places.add(self._connection(listener, sock, peer, listener.framing, order))
@@ -239,7 +243,7 @@ class Acceptor:
             for listener in self.listeners:
                 listener.pause_for(SILENT_START)
             return
-        self.turned_away += 1
+        self._turned_away += 1
         crowding.open = False
         crowding.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpsr.engine.receiving.samples import Sampler
 from mpsr.json_format import to_json
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mpsr.system.descriptors import Socket
     from mpsr.wire.frames import Observe
 
-    Describe = Callable[[int], dict[str, Any]]
-    """Takes how many producers to tell of at most."""
+    Describe = Callable[[int], bytes]
+    """Return a status as JSON, with at most so many producers."""
 
 
 class Observer:
@@ -125,7 +125,7 @@ class Observer:
                 del self._out[0]
             else:
                 self._out[0] = frame[sent:]
-        if self._last and not self._out:
+        if self._last and not self._out and self.status_at == inf:
             self.ended = True
 
     def close(self, *, inherited: bool = False) -> None:
@@ -141,15 +141,11 @@ class Observer:
     def _status(self, describe: Describe) -> bytes:
         """Return a status, which of packets has to fit one."""
         most = TOLD_PRODUCERS
-        document = _encoded(describe(most))
+        document = describe(most)
         while self._packets and len(document) > PACKET_STATUS and most:
             most //= 2
-            document = _encoded(describe(most))
+            document = describe(most)
         return encode_status(document)
-
-
-def _encoded(document: dict[str, Any]) -> bytes:
-    return to_json(all_in_utf8(document)).encode()
 
 
 def _tap(sample: Sample) -> bytes:
@@ -164,4 +160,4 @@ def _tap(sample: Sample) -> bytes:
         "size": sample.size,
         "skipped": sample.skipped,
     }
-    return encode_tap(_encoded(head), sample.body)
+    return encode_tap(to_json(all_in_utf8(head)).encode(), sample.body)

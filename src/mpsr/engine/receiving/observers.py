@@ -13,6 +13,7 @@ import select
 import socket
 from collections import Counter, deque
 from contextlib import ExitStack, suppress
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -20,14 +21,17 @@ from typing import TYPE_CHECKING, Any, Final
 from mpsr.engine.receiving.complaints import logger
 from mpsr.engine.receiving.observer import Observer
 from mpsr.errors import RemoteProtocolError
+from mpsr.json_format import to_json
 from mpsr.limits import (
     LONGEST_WAIT,
     LOOK_AGAIN,
     MAX_OBSERVERS,
     MAX_OBSERVERS_PER_UID,
+    MIN_STATUS_INTERVAL,
     STANDSTILL,
     UNDECIDED_TIME,
 )
+from mpsr.names import all_in_utf8
 from mpsr.system.descriptors import Socket
 from mpsr.system.poller import READ, WRITE, EpollPoller, Poller
 from mpsr.system.sockets import peer_of
@@ -88,6 +92,8 @@ class Observers:
         self._looks: dict[Listener, tuple[float, int]] = {}  # when, and the engine's rounds then
         self._undecided: dict[HeldConnection, float] = {}  # until when
         self._still: tuple[int, float] | None = None  # the rounds, and since when
+        self._described_at = -inf  # when the last document was made
+        self._documents: dict[int, bytes] = {}  # made then, by the number of producers in them
         with ExitStack() as undo:
             self._poller: AnyPoller = Poller()
             undo.callback(self._poller.close)
@@ -244,9 +250,12 @@ class Observers:
             self._still = (rounds, now - STANDSTILL)
         if still or listener.paused:
             unless_moved = rounds if still else None
-            while (held := self._held.accept_apart(listener, unless_moved)) is not None:
+            while (held := self._held.accept_apart(listener, unless_moved, now)) is not None:
                 self._undecided[held] = now + UNDECIDED_TIME
             self._held.wake()
+            if self._held.full:  # some of those that are held can be evicted soon
+                self._looks[listener] = (now + LOOK_AGAIN, rounds)
+                return
         self._watch_again(listener)
 
     def _decide(self, now: float) -> None:
@@ -297,8 +306,11 @@ class Observers:
         waited = observer.waits
         if events & ~WRITE:
             observer.hear()
+        again = self._described_at + MIN_STATUS_INTERVAL
+        if self._described_at < now < again:
+            observer.status_at = max(observer.status_at, again)
         if not observer.ended:
-            observer.serve(now, self._describe)
+            observer.serve(now, partial(self._document, now))
         if observer.ended:
             self._observers.discard(observer)
             self.samplers = tuple(
@@ -309,6 +321,15 @@ class Observers:
             observer.close()
         elif observer.waits != waited:
             self._poller.modify(observer, READ | WRITE if observer.waits else READ)
+
+    def _document(self, now: float, most: int) -> bytes:
+        """Return the status with at most ``most`` producers, made once for all observers."""
+        if self._described_at != now:
+            self._described_at = now
+            self._documents.clear()
+        if most not in self._documents:
+            self._documents[most] = to_json(all_in_utf8(self._describe(most))).encode()
+        return self._documents[most]
 
     def _describe(self, most: int) -> dict[str, Any]:
         still = None
