@@ -281,7 +281,7 @@ def test_files_of_the_program_are_left_untouched(
     ran(what, "mixed", how, address, tmp_path)
 
 
-# The program with a journal hung at its exit in a few runs on a busy machine, for an unknown reason.
+# The program with a journal hung at its exit in a few runs on a busy machine; the cause is unknown.
 @pytest.mark.parametrize(
     "what",
     [pytest.param(each, marks=[pytest.mark.soak] * (each == "journal")) for each in OBJECTS],
