@@ -354,7 +354,7 @@ class MessageRejected(SinkError):
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__("; ".join(f"message {index}: {why}" for index, why in reasons.items()))
-        self.reasons = dict(reasons)
+        self.reasons: dict[int, str] = dict(reasons)
 
 
 class ProtocolError(MpsrError):

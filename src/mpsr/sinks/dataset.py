@@ -79,7 +79,8 @@ class DatasetSink:
         )
         self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
         self._mode = self._options.pop("mode", outputs.PRIVATE)
-        self._directory = self.output = os.path.abspath(path)
+        self.output: str = os.path.abspath(path)
+        self._directory = self.output
         outputs.check_directory(self._directory)
         outputs.check(os.path.join(self._directory, _MARK))
         self._ending = ending

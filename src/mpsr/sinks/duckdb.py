@@ -52,7 +52,8 @@ class DuckdbSink:
 
     def __init__(self, file: DatabaseFile, table: str) -> None:
         self._file = file
-        self._path = self.output = file.path
+        self.output: str = file.path
+        self._path = self.output
         self._table = table
         unnested = ", ".join(f"unnest(?::{types[1]}[])" for types in COLUMNS.values())
         self._insert = f"INSERT INTO {table} SELECT {unnested}"

@@ -77,7 +77,8 @@ class FileSink:
     """
 
     def __init__(self, path: str, form: str, rotation: Rotation, mode: int) -> None:
-        self._path = self.output = os.path.abspath(path)
+        self.output: str = os.path.abspath(path)
+        self._path = self.output
         for each in (self._path, self._path + _SUFFIX):
             outputs.check(each)
         self._records = RECORDS[form]

@@ -42,7 +42,8 @@ class SqliteSink:
 
     def __init__(self, file: DatabaseFile, table: str) -> None:
         self._file = file
-        self._path = self.output = file.path
+        self.output: str = file.path
+        self._path = self.output
         self._table = table
         self._insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - a plain name
         self._journal = ""
