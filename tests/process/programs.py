@@ -41,7 +41,10 @@ def run(program: str, *arguments: str) -> Outcome:
     """Run a program to its end."""
     since = monotonic()
     with begin(program, *arguments) as process:
-        output, complaint = process.communicate(timeout=PATIENCE)
+        try:
+            output, complaint = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     return Outcome(process.returncode, output, complaint, monotonic() - since)
 
 

@@ -12,10 +12,13 @@ import mpsr
 from mpsr.limits import CLOSE_TIMEOUT, MIB
 from tests.chance import Chance
 from tests.process import roles
+from tests.process.programs import run
 from tests.process.stamps import Source, Tally, stamp_of
 from tests.process.workers import receive_all, receive_beside
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.process.workers import Start
 
 HOWS = ["end", "exception", "multiprocessing child"]
@@ -119,3 +122,25 @@ def test_interrupted_program_delivers_what_it_sent_and_ends(
     missing = set(range(doubtful[-1])) - set(came)
     assert missing <= set(doubtful)
     assert came == sorted(set(came))
+
+
+UNCLOSED = """
+import mpsr, sys, tempfile
+
+class Cycle: pass
+
+directory = tempfile.mkdtemp(dir=sys.argv[1])
+options = {"journal": directory + "/journal"} if sys.argv[2] == "journal" else {}
+cycle = Cycle()
+cycle.receiver = mpsr.Receiver(directory + "/s", **options)
+if sys.argv[3] == "in a cycle":
+    cycle.itself = cycle
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "journal"])
+@pytest.mark.parametrize("where", ["in a name", "in a cycle"])
+def test_program_that_never_closes_its_receiver_ends(tmp_path: Path, kind: str, where: str) -> None:
+    """The end of the interpreter collects the receiver, whose threads do not run any more."""
+    outcome = run(UNCLOSED, str(tmp_path), kind, where)
+    assert (outcome.status, outcome.complaint) == (0, "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from array import array
 from collections.abc import Callable
 from operator import length_hint
@@ -537,3 +539,20 @@ def test_messages_are_made_one_by_one(codec: ModuleType) -> None:
         codec.iter_batch(frame[8:], 4)
     with pytest.raises(ValueError, match="shorter than its head"):
         codec.iter_batch(b"", 0)
+
+
+def test_messages_and_their_view_are_collected_together(codec: ModuleType) -> None:
+    """The collector releases the view in a cycle although an iterator has not ended."""
+
+    class Cycle:
+        pass
+
+    cycle = Cycle()
+    view = memoryview(codec.pack_batch([b"a", b"b"], 0))[8:]
+    messages = codec.iter_batch(view, 0)
+    assert next(messages) == b"a"
+    cycle.__dict__.update(view=view, messages=messages, cycle=cycle)
+    gone = weakref.ref(cycle)
+    del cycle, view, messages
+    gc.collect()
+    assert gone() is None

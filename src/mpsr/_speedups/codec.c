@@ -109,16 +109,20 @@ static PyObject *whole(PyObject *data)
     return copy;
 }
 
-/* The bytes of a buffer, held still until it is let go: those of bytes, or of a view of bytes,
- * are not copied.
+/* The bytes of a buffer, kept until the span is released: those of bytes, or of a view of bytes,
+ * are not copied. The span of a view holds the bytes and not the view: the garbage collector
+ * releases the views in a cycle, although a span of one of them is still in use.
  */
 static int hold(PyObject *data, Py_buffer *span)
 {
     if (PyMemoryView_Check(data)) {
-        if (PyObject_GetBuffer(data, span, PyBUF_SIMPLE) == 0) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) == 0) {
             PyObject *base = PyMemoryView_GET_BASE(data);
-            if (base != NULL && PyBytes_CheckExact(base)) return 0;
-            PyBuffer_Release(span);
+            int held = base != NULL && PyBytes_CheckExact(base)
+                && PyBuffer_FillInfo(span, base, view.buf, view.len, 1, PyBUF_SIMPLE) == 0;
+            PyBuffer_Release(&view);
+            if (held) return 0;
         } else {
             PyErr_Clear();
         }

@@ -60,10 +60,13 @@ class Thread:
         return self._ident == get_ident()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended; return False if the time was over before (seconds)."""
+        """Wait until it has ended; return False if the time (seconds) has passed before.
+
+        In a finalizer at the end of the program, this does not wait: no other thread runs again.
+        """
         waiter = Waiter()
         self._joining.append(waiter)
-        if self.alive:
+        if self.alive and not sys.is_finalizing():
             waiter.wait(timeout)
         return not self.alive
 
