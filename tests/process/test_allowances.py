@@ -292,10 +292,17 @@ def test_connections_beyond_a_users_limit_hold_up_nobody_else(
     assert sorted(running.messages) == sorted(expected)
 
 
+# It sends nothing: the receiver may close a connection before a line is sent.
+SILENT = """
+socks = [connect() for _ in range(50)]
+hear()
+"""
+
+
 def test_user_alone_cannot_fill_the_backlog_at_its_limit(address: str) -> None:
     """Where all places are waited for, the next ones of that user are closed."""
     with receiving(address, max_connections=10, max_connections_per_uid=3) as running:
-        with program(CROWD.replace("range(30)", "range(50)"), address, MINE) as crowd:
+        with program(SILENT, address, MINE) as crowd:
             eventually(lambda: running.receiver.stats().accepted >= 50)
             eventually(lambda: running.receiver.stats().rejected)
             assert running.receiver.stats().connections == 3

@@ -162,10 +162,11 @@ class Delivery:
                 each.check()
             if any(each.source_failed for each in self._runners):
                 break
-        failed = [each for each in self._runners if each.failure is not None]
-        failed.sort(key=lambda each: not each.source_failed)
-        if failed and failed[0].failure is not None:
-            raise failed[0].failure
+        stopped = self._stopped or has_ended(self._receiver)
+        for each in sorted(self._runners, key=lambda each: not each.source_failed):
+            # Once the receiver is stopped, close() reports the sinks that failed.
+            if each.failure is not None and (each.source_failed or not stopped):
+                raise each.failure
         return True
 
     @property
