@@ -363,9 +363,9 @@ def test_follower_prints_what_comes_before_damage(cli: Cli, events: Path) -> Non
 
 def test_receiver_starts_at_once_while_many_follow(cli: Cli, events: Path) -> None:
     """Followers that come and go neither refuse it nor are refused."""
-    followers = [follow(cli) for _ in range(10)]
+    followers = [follow(cli) for _ in range(5)]
     running = cli.recv("--journal", "events.journal", stdout=subprocess.DEVNULL)
-    followers += [follow(cli) for _ in range(10)]
+    followers += [follow(cli) for _ in range(5)]
     for follower in followers[::2]:
         follower.kill(signal.SIGKILL)
     assert cli.call("send", "app.sock", "seven")[0] == 0

@@ -213,16 +213,21 @@ class Interrupted(RuleBasedStateMachine):
         assert self.got == self.taken[: len(self.got)]
 
 
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(100, 30), pytest.param(400, 50, marks=pytest.mark.soak)]
+)
 @pytest.mark.timeout(240)
-def test_interrupts_at_any_moment_lose_double_and_reorder_nothing() -> None:
+def test_interrupts_at_any_moment_lose_double_and_reorder_nothing(
+    examples: int, steps: int
+) -> None:
     """Every step of the table is taken, and no other; the first walk is the same each time."""
     missing = set(WRITE_TRANSITIONS)
-    for attempt in range(4):  # a step or two are rare
+    for attempt in range(8):  # a step or two are rare
         run_state_machine_as_test(
             Interrupted,
             settings=settings(
-                max_examples=200,
-                stateful_step_count=50,
+                max_examples=examples,
+                stateful_step_count=steps,
                 deadline=None,
                 derandomize=attempt == 0,
                 database=None,

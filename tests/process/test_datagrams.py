@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.process.workers import Start
 
 
-@pytest.mark.parametrize("messages", [400, pytest.param(5000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("messages", [100, pytest.param(5000, marks=pytest.mark.soak)])
 def test_datagrams_of_many_processes_arrive_whole(
     start: Start, address: str, messages: int
 ) -> None:

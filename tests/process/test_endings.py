@@ -97,7 +97,7 @@ def test_producer_closed_while_other_threads_send_says_closed_to_them(
     assert messages > 0
 
 
-@pytest.mark.parametrize("interrupts", [20, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("interrupts", [10, pytest.param(500, marks=pytest.mark.soak)])
 def test_interrupted_program_delivers_what_it_sent_and_ends(
     start: Start, address: str, chance: Chance, interrupts: int
 ) -> None:

@@ -390,7 +390,7 @@ def counted(log: Path) -> tuple[Counter[str], Counter[str]]:
     )
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.soak)])
 @pytest.mark.timeout(300)
 def test_receiver_slows_the_senders_of_files_and_disconnects_none(
     start: Start, address: str, tmp_path: Path, path: Path, count: int
@@ -410,7 +410,7 @@ def test_receiver_slows_the_senders_of_files_and_disconnects_none(
 
 
 @pytest.mark.parametrize("way", ["kill", "stop", "hand over"])
-@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [75, pytest.param(3000, marks=pytest.mark.soak)])
 @pytest.mark.timeout(300)
 def test_replaced_receivers_lose_no_file(
     start: Start, address: str, path: Path, way: str, count: int

@@ -115,8 +115,14 @@ def received(address: str, *parts: str, **names: object) -> list[bytes]:
     return got
 
 
-@pytest.mark.parametrize("patch", PATCHES)
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("order", "patch"),
+    [  # the default suite varies one of the two at a time
+        pytest.param(order, patch, marks=[pytest.mark.soak] * bool(number and patch))
+        for number, order in enumerate(ORDERS)
+        for patch in PATCHES
+    ],
+)
 def test_producer_delivers_whatever_is_patched_and_when(
     address: str, order: str, patch: str
 ) -> None:

@@ -94,7 +94,7 @@ def received(record: Path) -> Counter[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "producers"), [(4, 2), pytest.param(200, 8, marks=pytest.mark.soak)]
+    ("rounds", "producers"), [(2, 2), pytest.param(200, 8, marks=pytest.mark.soak)]
 )
 def test_hand_overs_lose_double_and_refuse_nothing(
     start: Start, address: str, tmp_path: Path, rounds: int, producers: int

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.process.workers import Start
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=pytest.mark.soak)])
 def test_killed_receivers_lose_nothing_and_repeat_nothing_acknowledged(
     start: Start, address: str, tmp_path: Path, chance: Chance, rounds: int
 ) -> None:

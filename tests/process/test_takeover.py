@@ -51,7 +51,7 @@ def test_address_of_a_killed_receiver_is_free_though_its_child_lives(
     os.kill(child, 0)  # it still lives
 
 
-@pytest.mark.parametrize("races", [10, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("races", [5, pytest.param(200, marks=pytest.mark.soak)])
 def test_of_two_that_start_at_once_exactly_one_receives(
     start: Start, address: str, races: int
 ) -> None:

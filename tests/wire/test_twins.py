@@ -419,7 +419,7 @@ def fill_rooms(assembly: Any, size: int) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=250, suppress_health_check=list(HealthCheck))
+@settings(max_examples=125, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Both twins give the same values, types and errors, to the word."""
