@@ -46,7 +46,7 @@ FRAMES: st.SearchStrategy[ControlFrame] = st.one_of(
         Hello, st.binary(min_size=16, max_size=16), SEQ, LABELS, st.booleans(), st.booleans()
     ),
     st.builds(Welcome, U32, SEQ, U32, st.booleans()),
-    st.builds(Lost, st.integers(0, 2**62), st.integers(1, 2**62), U32),
+    st.builds(Lost, st.integers(0, 2**62 - 1), st.integers(1, 2**62), U32),
     st.builds(Ack, SEQ),
     st.builds(Reject, U32, st.text(max_size=400)),
     st.just(Bye()),
