@@ -144,3 +144,36 @@ def test_program_that_never_closes_its_receiver_ends(tmp_path: Path, kind: str, 
     """The end of the interpreter collects the receiver, whose threads do not run any more."""
     outcome = run(UNCLOSED, str(tmp_path), kind, where)
     assert (outcome.status, outcome.complaint) == (0, "")
+
+
+STOPPED = """
+import mpsr, os, socket, sys, threading, time
+
+directory, what = sys.argv[1:]
+journal = None if what == "accepts" else directory + "/journal"
+receiver = mpsr.Receiver(directory + "/s", framing="lines", journal=journal)
+if what == "syncs":
+    never = threading.Lock()
+    never.acquire()
+    os.fdatasync = never.acquire  # a disk that never answers
+    producer = socket.socket(socket.AF_UNIX)
+    producer.connect(directory + "/s")
+    producer.send(b"message\\n")
+    while not receiver._inbox.journal._mutex.locked():
+        time.sleep(0.001)
+else:
+    if what == "accepts":
+        lock = receiver._inbox._held.lock
+    else:
+        lock = receiver._inbox._main._lock
+    holder = threading.Thread(target=lock.acquire)
+    holder.start()
+    holder.join()
+"""
+
+
+@pytest.mark.parametrize("what", ["syncs", "accepts", "hands out"])
+def test_program_ends_although_a_stopped_thread_has_a_lock(tmp_path: Path, what: str) -> None:
+    """The end of the interpreter stops a thread of an unclosed receiver that holds a lock."""
+    outcome = run(STOPPED, str(tmp_path), what)
+    assert (outcome.status, outcome.complaint) == (0, "")

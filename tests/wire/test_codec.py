@@ -547,10 +547,10 @@ def test_messages_and_their_view_are_collected_together(codec: ModuleType) -> No
     class Cycle:
         pass
 
-    cycle = Cycle()
     view = memoryview(codec.pack_batch([b"a", b"b"], 0))[8:]
     messages = codec.iter_batch(view, 0)
     assert next(messages) == b"a"
+    cycle = Cycle()  # made last: the collector clears the oldest object first
     cycle.__dict__.update(view=view, messages=messages, cycle=cycle)
     gone = weakref.ref(cycle)
     del cycle, view, messages

@@ -33,6 +33,7 @@ from mpsr.system import lockfile, outputs, primitives
 from mpsr.system.forks import watch_forks
 from mpsr.system.housekeeping import attempted
 from mpsr.system.sigmask import MASK
+from mpsr.system.threads import are_stopped
 from mpsr.wire.frames import PRODUCER_ID_SIZE
 
 if TYPE_CHECKING:
@@ -226,7 +227,13 @@ class Journal:
             return self._log.trim()
 
     def close(self) -> None:
-        """Put the moved cursors on the disk and part with the files."""
+        """Put the moved cursors on the disk and part with the files.
+
+        If the end of the program has stopped a thread in a write, the kernel closes the files after
+        that write, and then unlocks the directory.
+        """
+        if are_stopped() and self._mutex.locked():
+            return
         with self._mutex:
             if self._closed:
                 return

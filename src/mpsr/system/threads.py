@@ -62,11 +62,11 @@ class Thread:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; return False if the time (seconds) has passed before.
 
-        In a finalizer at the end of the program, this does not wait: no other thread runs again.
+        Once all threads are stopped, this does not wait.
         """
         waiter = Waiter()
         self._joining.append(waiter)
-        if self.alive and not sys.is_finalizing():
+        if self.alive and not are_stopped():
             waiter.wait(timeout)
         return not self.alive
 
@@ -91,6 +91,15 @@ class Thread:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}{' ended' * (not self.alive)}>"
+
+
+def are_stopped() -> bool:
+    """Return whether the end of the program has stopped all threads but this one.
+
+    Python calls finalizers then. A stopped thread keeps the locks that it holds: a finalizer that
+    waits for one of them never ends.
+    """
+    return sys.is_finalizing()
 
 
 def start_thread(target: Callable[[], object], *, name: str) -> Thread:

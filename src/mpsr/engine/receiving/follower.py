@@ -12,6 +12,7 @@ from mpsr.errors import ConfigurationError
 from mpsr.limits import MIB, READ_AHEAD
 from mpsr.system import primitives
 from mpsr.system.poller import wait_readable
+from mpsr.system.threads import are_stopped
 from mpsr.system.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -194,11 +195,14 @@ class Follower:
         if handled and not self._source.closed:
             self.acknowledge()
         self._source.part_with(self)
+        if are_stopped():
+            self.abandon()
+            return
         with self._lock:
             self._release()
 
     def abandon(self) -> None:
-        """Close the descriptors that a forked child inherited, which has none of the threads."""
+        """Close the descriptors where no other thread runs, as in a forked child."""
         self._lock = primitives.Lock()
         self._release()
 

@@ -26,6 +26,7 @@ from mpsr.limits import (
 from mpsr.system import passing, primitives
 from mpsr.system.descriptors import accept
 from mpsr.system.sockets import peer_of
+from mpsr.system.threads import are_stopped
 from mpsr.wire.frames import PREFACE
 
 if TYPE_CHECKING:
@@ -180,8 +181,8 @@ class Held:
             self.closed = True
 
     def close(self, *, inherited: bool = False) -> None:
-        """Close the connections; in a forked child, another thread may have had the lock."""
-        if inherited:
+        """Close the connections; a thread that is not in a forked child may hold the lock."""
+        if inherited or are_stopped():
             self.lock = primitives.RLock()
         self.end()
         while (held := self.take()) is not None:
