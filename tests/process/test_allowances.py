@@ -305,7 +305,8 @@ def test_user_alone_cannot_fill_the_backlog_at_its_limit(address: str) -> None:
         with program(SILENT, address, MINE) as crowd:
             eventually(lambda: running.receiver.stats().accepted >= 50)
             eventually(lambda: running.receiver.stats().rejected)
-            assert running.receiver.stats().connections == 3
+            # One that is evicted is closed just before the next one gets its place.
+            eventually(lambda: running.receiver.stats().connections == 3)
             crowd.kill()
 
 
@@ -334,8 +335,8 @@ def test_rings_of_a_user_are_limited(address: str) -> None:
             with program(BULK, address, 2000) as third:
                 assert heard(third) == "sent"
                 assert given == {OTHER: 1, 2000: 1}
+        eventually(lambda: not given)
         eventually(lambda: not running.receiver.stats().connections)
-        assert not given
     assert running.nbytes == {OTHER: 24_000_000, 2000: 12_000_000}
 
 
