@@ -200,7 +200,7 @@ def send_while_killed(
         for begin in range(0, count, part):
             producer.send_many(messages[begin : begin + part])
             if begin + part < count:
-                time.sleep(chance.uniform(0, 0.4))  # anywhere in its work
+                time.sleep(chance.uniform(0, 0.1))  # anywhere in its work
                 funnel.kill()
                 interfere()
                 funnel.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import ssl
 import subprocess
@@ -202,6 +203,27 @@ def test_new_journal_goes_on_behind_an_old_one(own_funnels: OwnFunnels, server: 
         funnel.end()
         assert ("was not published from this journal" in funnel.told) == (name == "b")
     assert [data for *_, data in server.messages("S")] == [b"a", b"b"]
+
+
+def test_journal_from_before_its_messages_were_published_doubles_none(
+    own_funnels: OwnFunnels, server: NatsServer, tmp_path: Path
+) -> None:
+    """The sink finds them in the stream, before the messages of another journal."""
+    target = f"{server.url}/S/events?create=1"
+    funnel = own_funnels(target)
+    with mpsr.Receiver(funnel.address, journal=funnel.journal):
+        funnel.send(b"one", b"two")
+    shutil.copytree(funnel.journal, tmp_path / "before")
+    for each in (funnel.start(), own_funnels(target, name="other").start()):
+        if each is not funnel:
+            each.send(b"of another")
+        each.end()
+    shutil.rmtree(funnel.journal)
+    (tmp_path / "before").rename(funnel.journal)
+    funnel.start().deliver(b"three")
+    funnel.end()
+    found = [data for *_, data in server.messages("S")]
+    assert found == [b"one", b"two", b"of another", b"three"]
 
 
 def test_two_journals_that_share_a_subject_double_nothing(
