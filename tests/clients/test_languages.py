@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 
 from tests.clients.conftest import PATIENCE, ROOT
 from tests.eventually import eventually
+from tests.process.programs import receiving
 from tests.processes import eventually_by
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROGRAMS: Final = ROOT / "examples" / "other-languages"
 SOURCES: Final = ("node/producer.js", "go/producer.go", "rust/producer.rs")
 PAGE: Final = ROOT / "docs" / "how-to" / "other-languages.md"
-LINES: Final = [b"message %08d of a producer in another language\n" % n for n in range(100_000)]
+LINES: Final = [b"message %08d of a producer in another language\n" % n for n in range(20_000)]
 
 # What the page leaves away around the two or three lines of each of the simplest senders.
 AROUND_GO: Final = """package main
@@ -87,9 +87,9 @@ def producer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @contextmanager
-def receiving(address: str, output: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a receiver that writes to a file; at the end of the block it has ended in order."""
-    command = [sys.executable, "-m", "mpsr", "recv", address, *options]
+def killed(address: str, output: Path) -> Iterator[None]:
+    """Run a receiver that writes to a file; it is killed at the end of the block."""
+    command = [sys.executable, "-m", "mpsr", "recv", address]
     with (
         output.open("wb") as file,
         subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE) as receiver,
@@ -97,10 +97,9 @@ def receiving(address: str, output: Path, *options: str) -> Iterator[subprocess.
         try:
             assert receiver.stderr is not None
             assert receiver.stderr.readline().startswith(b"mpsr: listening on ")
-            yield receiver
+            yield
         finally:
-            receiver.terminate()
-            receiver.communicate(timeout=PATIENCE)
+            receiver.kill()
 
 
 def failing(command: list[str], lines: bytes) -> str:
@@ -113,18 +112,17 @@ def failing(command: list[str], lines: bytes) -> str:
 
 
 @languages
-def test_messages_arrive_once_and_in_order(
-    producer: list[str], address: str, tmp_path: Path
-) -> None:
+def test_messages_arrive_once_and_in_order(producer: list[str], address: str) -> None:
     """A producer that is there first waits for its receiver."""
     with subprocess.Popen([*producer, address], stdin=subprocess.PIPE) as sending:
         assert sending.stdin is not None
         sending.stdin.write(LINES[0])
-        with receiving(address, tmp_path / "received"):
+        sending.stdin.flush()
+        with receiving(address) as received:
             sending.stdin.writelines(LINES[1:])
             sending.stdin.close()
             assert sending.wait(PATIENCE) == 0
-    assert (tmp_path / "received").read_bytes() == b"".join(LINES)
+    assert received == [line.rstrip(b"\n") for line in LINES]
 
 
 @languages
@@ -132,21 +130,19 @@ def test_nothing_is_lost_through_a_receiver_that_is_killed(
     producer: list[str], address: str, tmp_path: Path
 ) -> None:
     """The next receiver gets all that was not accepted, in order."""
-    first, second = tmp_path / "first", tmp_path / "second"
+    first = tmp_path / "first"
     with subprocess.Popen([*producer, address], stdin=subprocess.PIPE) as sending:
         assert sending.stdin is not None
-        with receiving(address, first) as receiver:
+        with killed(address, first):
             sending.stdin.writelines(LINES[: len(LINES) // 2])
             sending.stdin.flush()
             eventually_by(sending, lambda: first.stat().st_size > 0)
-            receiver.send_signal(signal.SIGKILL)
-            receiver.wait()
-        with receiving(address, second):
+        with receiving(address) as received:
             sending.stdin.writelines(LINES[len(LINES) // 2 :])
             sending.stdin.close()
             assert sending.wait(PATIENCE) == 0
     before = first.read_bytes()
-    after = second.read_bytes().splitlines(keepends=True)
+    after = [message + b"\n" for message in received]
     assert before
     assert b"".join(LINES).startswith(before)
     assert after == LINES[len(LINES) - len(after) :]
@@ -155,22 +151,19 @@ def test_nothing_is_lost_through_a_receiver_that_is_killed(
 
 @languages
 def test_message_that_is_too_large_is_refused_with_its_size(
-    producer: list[str], address: str, tmp_path: Path
+    producer: list[str], address: str
 ) -> None:
-    """The producer says how large it may be, and what came before it arrives."""
-    with receiving(address, tmp_path / "received", "--max-message", "5000"):
+    """The producer prints the limit, and the messages before it arrive."""
+    with receiving(address, max_message=5000) as received:
         told = failing([*producer, address], b"small\n" + bytes(6000) + b"\n")
     assert told == "a message of 6000 bytes: the receiver takes 5000\n"
-    assert (tmp_path / "received").read_bytes() == b"small\n"
+    assert received == [b"small"]
 
 
 @languages
-def test_producer_that_is_refused_says_why(
-    producer: list[str], address: str, tmp_path: Path
-) -> None:
-    """It gives up, since the same would happen again."""
-    other = str(os.getuid() + 1)
-    with receiving(address, tmp_path / "received", "--allow-user", other):
+def test_producer_that_is_refused_says_why(producer: list[str], address: str) -> None:
+    """It ends, since the same would happen again."""
+    with receiving(address, allow_uids=[os.getuid() + 1]):
         told = failing([*producer, address], b"hello\n")
     assert told.startswith("the receiver refuses: ")
 
@@ -192,10 +185,10 @@ def test_simplest_sender_of_the_page_is_received(
     source = tmp_path / f"sender.{ {'node': 'js', 'go': 'go', 'rust': 'rs'}[language] }"
     source.write_text((around % code).replace("/run/app/events.sock", address))
     command = built(language, source, tmp_path)
-    with receiving(address, tmp_path / "received"):
+    with receiving(address) as received:
         subprocess.run(command, check=True, timeout=PATIENCE)
-        eventually(lambda: (tmp_path / "received").stat().st_size)
-    assert (tmp_path / "received").read_bytes() == b"hello\n"
+        eventually(lambda: received)
+    assert received == [b"hello"]
 
 
 @pytest.mark.parametrize("source", SOURCES)

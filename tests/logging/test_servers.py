@@ -34,17 +34,26 @@ def restarting(server: str, requests: int) -> tuple[str, ...]:
     return (option, str(requests))
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "gunicorn, preloaded", "uvicorn"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param(
+            "gunicorn", marks=pytest.mark.soak
+        ),  # its workers load the application, as uvicorn's do
+        "gunicorn, preloaded",
+        "uvicorn",
+    ],
+)
 def test_workers_log_whole_and_in_order_through_restarts(tmp_path: Path, server: str) -> None:
     """Workers end and begin, the server reloads, and the receiver is restarted."""
     receiver = Receiver(tmp_path)
-    command = (*SERVERS[server], "--workers", "2", *restarting(server, 100))
+    command = (*SERVERS[server], "--workers", "2", *restarting(server, 60))
     with serving(tmp_path, receiver.address, *command) as (process, port), Load(port, 3) as load:
-        load.await_more(150)
+        load.await_more(80)
         process.send_signal(signal.SIGHUP)
-        load.await_more(100)
+        load.await_more(40)
         receiver.restart()
-        load.await_more(150)
+        load.await_more(80)
     receiver.stop()
     check_whole(numbers(receiver.output.read_bytes().splitlines()), load)
 

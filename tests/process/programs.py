@@ -7,7 +7,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mpsr
 from tests.process.workers import PATIENCE
@@ -49,10 +49,10 @@ def run(program: str, *arguments: str) -> Outcome:
 
 
 @contextmanager
-def receiving(address: str) -> Iterator[list[bytes]]:
-    """Receive in a thread; the list is whole once the block has ended."""
+def receiving(address: str, **options: Any) -> Iterator[list[bytes]]:
+    """Receive in a thread, with options of the receiver; the list is complete after the block."""
     received: list[bytes] = []
-    with mpsr.Receiver(address) as receiver:
+    with mpsr.Receiver(address, **options) as receiver:
         thread = threading.Thread(target=lambda: received.extend(receiver))
         thread.start()
         try:

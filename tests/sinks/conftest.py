@@ -1,20 +1,29 @@
-"""Run ``mpsr recv --to`` as a process, and kill it."""
+"""Deliver to sinks: in a process of ``mpsr recv --to`` that can be killed, or in this process."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpsr
+from mpsr import observe
+from mpsr.sinks import Delivery, SinkError
 from tests.commands import command
+from tests.eventually import eventually
 from tests.processes import eventually_by
+
+if TYPE_CHECKING:
+    from mpsr.sinks import SinkStatus
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30  # seconds: longer means that it hangs
@@ -85,6 +94,97 @@ class Funnel:
             producer.send_many(messages)
             producer.flush(PATIENCE)
 
+    def deliver(self, *messages: bytes) -> None:
+        """Send messages, and return once each sink has committed them."""
+        self.send(*messages)
+        self.await_commit()
+
+    def await_commit(self) -> None:
+        """Return once each sink has committed all that was accepted."""
+
+        def committed() -> bool:
+            return not any(each["lag"] for each in observe.status(self.address)["sinks"])
+
+        eventually(committed, interval=0.02)  # each look is a connection to the receiver
+
+
+class _Lines(logging.Handler):
+    """Keeps the messages of log records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(record.getMessage())
+
+
+class OwnFunnel:
+    """A receiver with sinks in this process, for a test that neither kills nor signals it."""
+
+    def __init__(self, directory: Path, name: str, *sinks: str, journal: bool = True) -> None:
+        self.address = directory / f"{name}.sock"
+        self.journal = directory / f"{name}.journal"
+        self.sinks = sinks
+        self._journaled = journal
+        self._lines = _Lines()
+        self._receiver: mpsr.Receiver[bytes] | None = None
+        self._delivery: Delivery | None = None
+
+    def start(self, **options: Any) -> OwnFunnel:
+        """Start it, with options of the receiver."""
+        self._receiver = mpsr.Receiver(
+            self.address, journal=self.journal if self._journaled else None, **options
+        )
+        logging.getLogger("mpsr").addHandler(self._lines)
+        self._delivery = Delivery(self._receiver, self.sinks)
+        self._delivery.start()
+        return self
+
+    @property
+    def told(self) -> str:
+        """The lines that it has logged, in all its lives."""
+        return "".join(f"{line}\n" for line in self._lines.kept)
+
+    @property
+    def statuses(self) -> list[SinkStatus]:
+        assert self._delivery is not None
+        return self._delivery.statuses()
+
+    def await_word(self, text: str) -> None:
+        eventually(lambda: text in self.told)
+
+    def send(self, *messages: bytes) -> None:
+        """Send messages, and return once they are accepted."""
+        with mpsr.Producer(self.address) as producer:
+            producer.send_many(messages)
+            producer.flush(PATIENCE)
+
+    def deliver(self, *messages: bytes) -> None:
+        """Send messages, and return once each sink has committed them."""
+        self.send(*messages)
+        self.await_commit()
+
+    def await_commit(self) -> None:
+        """Return once each sink has committed all that was accepted."""
+        eventually(lambda: not any(each.lag for each in self.statuses))
+
+    def end(self) -> None:
+        """End it in order; raise SinkError if a sink lacks a message."""
+        assert self._delivery is not None
+        self._delivery.close(PATIENCE)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End it, though a sink may lack messages."""
+        if self._delivery is not None:
+            with suppress(SinkError):
+                self._delivery.close(PATIENCE)
+        if self._receiver is not None:
+            self._receiver.close()
+        logging.getLogger("mpsr").removeHandler(self._lines)
+        self._delivery = self._receiver = None
+
 
 def send_while_killed(
     chance: random.Random,
@@ -100,7 +200,7 @@ def send_while_killed(
         for begin in range(0, count, part):
             producer.send_many(messages[begin : begin + part])
             if begin + part < count:
-                time.sleep(chance.uniform(0, 0.4))  # anywhere in its work
+                time.sleep(chance.uniform(0, 0.1))  # anywhere in its work
                 funnel.kill()
                 interfere()
                 funnel.start()
@@ -122,6 +222,23 @@ def funnels(tmp_path: Path) -> Iterator[Callable[..., Funnel]]:
     for each in made:
         if each.popen is not None and each.popen.poll() is None:
             each.kill()
+
+
+@pytest.fixture
+def own_funnels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., OwnFunnel]]:
+    """Make funnels in this process, which works in their directory until the end of the test."""
+    made: list[OwnFunnel] = []
+
+    def make(*sinks: str, name: str = "app", journal: bool = True) -> OwnFunnel:
+        monkeypatch.chdir(tmp_path)
+        made.append(OwnFunnel(tmp_path, name, *sinks, journal=journal))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.abandon()
 
 
 def lines_in(file: Path) -> list[bytes]:

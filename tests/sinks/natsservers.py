@@ -115,6 +115,11 @@ class NatsServer:
 
         eventually(created, within=PATIENCE, interval=INTERVAL)
 
+    def delete_streams(self) -> None:
+        """Delete all streams."""
+        for name in self.call("STREAM.NAMES").get("streams") or ():
+            self.call(f"STREAM.DELETE.{name}")
+
     def publish(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Publish a message, as any other program may."""
 

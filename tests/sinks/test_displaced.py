@@ -21,8 +21,7 @@ import mpsr
 from mpsr.limits import MIB
 from mpsr.sinks import mark
 from tests.eventually import eventually
-from tests.sinks.conftest import Funnel
-from tests.sinks.test_targets import has_all
+from tests.sinks.conftest import Funnel, OwnFunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,22 +58,16 @@ def call(*argv: str | Path) -> None:
     subprocess.run(argv, check=True)
 
 
-def deliver(funnel: Funnel, *messages: bytes) -> None:
-    """Send messages, and return once the sink has committed them."""
-    funnel.send(*messages)
-    eventually(lambda: has_all(funnel))
-
-
 @every_sink
 def test_removed_output_is_written_again_from_the_journal(
-    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path, scheme: str
 ) -> None:
     """All that the journal has, and one line reports it."""
-    funnel = funnels(f"{scheme}:{NAMES[scheme]}").start()
-    deliver(funnel, b"one", b"two")
+    funnel = own_funnels(f"{scheme}:{NAMES[scheme]}").start()
+    funnel.deliver(b"one", b"two")
     remove(tmp_path / "out")
-    deliver(funnel, b"three")
-    assert funnel.end() == 0
+    funnel.deliver(b"three")
+    funnel.end()
     assert content(tmp_path / "out", scheme) == [b"one", b"two", b"three"]
     told = [line for line in funnel.told.splitlines() if " was removed: " in line]
     assert len(told) == 1, funnel.told
@@ -84,15 +77,15 @@ def test_removed_output_is_written_again_from_the_journal(
 
 @every_sink
 def test_moved_output_keeps_its_messages(
-    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path, scheme: str
 ) -> None:
     """A new one begins after them; nothing is written twice."""
-    funnel = funnels(f"{scheme}:{NAMES[scheme]}").start()
-    deliver(funnel, b"one", b"two")
+    funnel = own_funnels(f"{scheme}:{NAMES[scheme]}").start()
+    funnel.deliver(b"one", b"two")
     (tmp_path / "out").rename(tmp_path / "old")
-    deliver(funnel, b"three")
-    deliver(funnel, b"four")
-    assert funnel.end() == 0
+    funnel.deliver(b"three")
+    funnel.deliver(b"four")
+    funnel.end()
     found = content(tmp_path / "old", scheme) + content(tmp_path / "out", scheme)
     assert found == [b"one", b"two", b"three", b"four"]
     assert funnel.told.count("was moved away: a new") == 1, funnel.told
@@ -100,44 +93,44 @@ def test_moved_output_keeps_its_messages(
 
 @pytest.mark.parametrize("scheme", ["file", "sqlite", "duckdb"])
 def test_removal_without_a_journal_loses_no_later_message(
-    funnels: Callable[..., Funnel], tmp_path: Path, scheme: str
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path, scheme: str
 ) -> None:
     """The messages in the removed file are acknowledged; the line reports that they are lost."""
-    funnel = funnels(f"{scheme}:{NAMES[scheme]}", journal=False).start()
+    funnel = own_funnels(f"{scheme}:{NAMES[scheme]}", journal=False).start()
     funnel.send(b"one")
     eventually(lambda: (tmp_path / "out").stat().st_size > 0)
     remove(tmp_path / "out")
     funnel.send(b"two")
-    assert funnel.end() == 0
+    funnel.end()
     assert content(tmp_path / "out", scheme)[-1:] == [b"two"]
     assert "was removed: a new" in funnel.told
 
 
 def test_messages_that_the_journal_lacks_are_counted(
-    funnels: Callable[..., Funnel], tmp_path: Path
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path
 ) -> None:
     """The segments before the cursor are trimmed; the new file has the remainder."""
-    funnel = funnels("file:out?format=lines").start("--journal-limit", "2M")
+    funnel = own_funnels("file:out?format=lines").start(journal_limit=2 * MIB)
     for number in range(20):
-        deliver(funnel, *[b"%d %d %s" % (number, i, b"x" * 1000) for i in range(200)])
+        funnel.deliver(*[b"%d %d %s" % (number, i, b"x" * 1000) for i in range(200)])
     (tmp_path / "out").unlink()
-    deliver(funnel, b"last")
-    assert funnel.end() == 0
+    funnel.deliver(b"last")
+    funnel.end()
     have = len(content(tmp_path / "out", "file"))
     assert 1 < have < 4001
     assert f"{4001 - have} messages that it has not had are gone" in funnel.told
 
 
 def test_file_with_other_content_is_continued_and_reported(
-    funnels: Callable[..., Funnel], tmp_path: Path
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path
 ) -> None:
     """The line names the positions that it lacks."""
-    funnel = funnels("file:out?format=lines").start()
-    deliver(funnel, b"one", b"two")
+    funnel = own_funnels("file:out?format=lines").start()
+    funnel.deliver(b"one", b"two")
     (tmp_path / "new").write_bytes(b"other\n")
     (tmp_path / "new").rename(tmp_path / "out")
-    deliver(funnel, b"three")
-    assert funnel.end() == 0
+    funnel.deliver(b"three")
+    funnel.end()
     assert content(tmp_path / "out", "file") == [b"other", b"three"]
     assert "lacks the messages from position 1 to 2 that were written to it" in funnel.told
 
@@ -147,12 +140,12 @@ def test_emptied_file_is_continued_and_reported(
 ) -> None:
     """As copytruncate of logrotate leaves it; copied messages are not written again."""
     funnel = funnels("file:out?format=lines").start()
-    deliver(funnel, b"one", b"two")
+    funnel.deliver(b"one", b"two")
     os.truncate(tmp_path / "out", 0)
-    deliver(funnel, b"three")
+    funnel.deliver(b"three")
     funnel.kill()
     funnel.start()
-    deliver(funnel, b"four")
+    funnel.deliver(b"four")
     assert funnel.end() == 0
     assert content(tmp_path / "out", "file") == [b"three", b"four"]
     assert funnel.told.count("it was cut from 8 bytes to 0") == 1
@@ -160,17 +153,17 @@ def test_emptied_file_is_continued_and_reported(
 
 @pytest.mark.parametrize("form", ["lines", "json", "length", "raw"])
 def test_file_that_was_cut_in_a_record_is_moved_away(
-    funnels: Callable[..., Funnel], tmp_path: Path, form: str
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path, form: str
 ) -> None:
     """While the sink is stopped; no record begins in the middle of another."""
-    funnel = funnels(f"file:out?format={form}").start()
+    funnel = own_funnels(f"file:out?format={form}").start()
     funnel.send(b"one", b"two")
-    assert funnel.end() == 0
+    funnel.end()
     size = (tmp_path / "out").stat().st_size
     os.truncate(tmp_path / "out", size - 2)
     funnel.start()
     funnel.send(b"four")
-    assert funnel.end() == 0
+    funnel.end()
     written = (tmp_path / "out").read_bytes()
     if form == "json":
         written = json.loads(written)["body"].encode()
@@ -182,31 +175,31 @@ def test_file_that_was_cut_in_a_record_is_moved_away(
 
 
 def test_file_missing_at_the_start_is_reported(
-    funnels: Callable[..., Funnel], tmp_path: Path
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path
 ) -> None:
     """It may have been moved while the sink was stopped, so that nothing is written again."""
-    funnel = funnels("file:out?format=lines").start()
+    funnel = own_funnels("file:out?format=lines").start()
     funnel.send(b"one")
-    assert funnel.end() == 0
+    funnel.end()
     (tmp_path / "out").unlink()
     funnel.start()
     funnel.send(b"two")
-    assert funnel.end() == 0
+    funnel.end()
     assert content(tmp_path / "out", "file") == [b"two"]
     assert "lacks the messages from position 1 to 1 that were written to it" in funnel.told
 
 
 def test_copy_and_truncate_writes_nothing_twice(
-    funnels: Callable[..., Funnel], tmp_path: Path
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path
 ) -> None:
-    funnel = funnels("file:out?format=lines").start()
+    funnel = own_funnels("file:out?format=lines").start()
     sent = [b"%d" % i for i in range(3000)]
     copies = b""
     for part in range(3):
-        deliver(funnel, *sent[part * 1000 : part * 1000 + 1000])
+        funnel.deliver(*sent[part * 1000 : part * 1000 + 1000])
         copies += (tmp_path / "out").read_bytes()
         os.truncate(tmp_path / "out", 0)
-    assert funnel.end() == 0
+    funnel.end()
     assert copies.splitlines() == sent
 
 
@@ -218,14 +211,14 @@ def test_file_is_recognised_on_another_file_system(
     (tmp_path / "data").mkdir()
     funnel.start()
     sent = [b"%d" % i for i in range(1000)]
-    deliver(funnel, *sent)
+    funnel.deliver(*sent)
     funnel.kill()
     with (tmp_path / "data" / "out").open("ab") as file:
         file.write(b"not committed\nto")
     (tmp_path / "data").rename(tmp_path / "before")
     subprocess.run(["cp", "-a", tmp_path / "before", tmp_path / "data"], check=True)
     funnel.start()
-    deliver(funnel, b"last")
+    funnel.deliver(b"last")
     assert funnel.end() == 0
     assert content(tmp_path / "data" / "out", "file") == [*sent, b"last"]
     assert "lacks" not in funnel.told
@@ -264,7 +257,7 @@ def test_file_is_recognised_after_a_mount_from_another_device(
                 producer.send_many(sent[part * 15_000 : part * 15_000 + 15_000])
                 producer.flush(30)
             if part:
-                eventually(lambda: has_all(funnel))
+                funnel.await_commit()
                 found = content(place / "out", "file")
             mounted.close()
     assert devices[0] != devices[1]
@@ -294,11 +287,11 @@ def test_mark_of_the_older_layout_is_read(tmp_path: Path) -> None:
 def test_sighup_reports_no_move(funnels: Callable[..., Funnel], tmp_path: Path) -> None:
     """Log rotation is no fault."""
     funnel = funnels("file:out?format=lines").start()
-    deliver(funnel, b"one")
+    funnel.deliver(b"one")
     (tmp_path / "out").rename(tmp_path / "old")
     funnel.process.send_signal(signal.SIGHUP)
     eventually((tmp_path / "out").exists)
-    deliver(funnel, b"two")
+    funnel.deliver(b"two")
     assert funnel.end() == 0
     assert content(tmp_path / "out", "file") == [b"two"]
     assert "moved" not in funnel.told

@@ -16,8 +16,9 @@ import mpsr
 from tests.chance import Chance
 from tests.sinks.conftest import Funnel, send_while_killed
 
-COUNT = 8_000
-KILLS = 3
+often = pytest.mark.parametrize(
+    ("count", "kills"), [(4_000, 2), pytest.param(30_000, 15, marks=pytest.mark.soak)]
+)
 
 
 def bodies_of(*files: Path) -> list[bytes]:
@@ -25,15 +26,16 @@ def bodies_of(*files: Path) -> list[bytes]:
     return [json.loads(line)["body"].encode() for line in lines]
 
 
+@often
 def test_killed_funnel_writes_each_message_to_each_sink_once(
-    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance
+    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance, count: int, kills: int
 ) -> None:
     """Files of each format, SQLite and DuckDB side by side: all, in order, nothing twice."""
     funnel = funnels(
         "file:a.jsonl", "file:b.txt?format=lines", "file:c.bin?format=length", "sqlite:d.db",
         "duckdb:e.db",
     ).start()  # fmt: skip
-    sent = send_while_killed(chance, funnel, COUNT, KILLS)
+    sent = send_while_killed(chance, funnel, count, kills)
     assert bodies_of(tmp_path / "a.jsonl") == sent
     assert (tmp_path / "b.txt").read_bytes().splitlines() == sent
     data, found = (tmp_path / "c.bin").read_bytes(), []
@@ -50,12 +52,13 @@ def test_killed_funnel_writes_each_message_to_each_sink_once(
     assert sorted(found) == sorted(sent)
 
 
+@often
 def test_killed_funnel_rotates_without_losing_or_repeating(
-    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance
+    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance, count: int, kills: int
 ) -> None:
     """Whether it dies while a file is moved away, compressed or begun."""
     funnel = funnels("file:a.jsonl?rotate=100K&compress=gzip").start()
-    sent = send_while_killed(chance, funnel, COUNT, KILLS)
+    sent = send_while_killed(chance, funnel, count, kills)
     files = sorted(tmp_path.glob("a.jsonl.2*"))
     assert len(files) > 1
     found = []
@@ -66,8 +69,9 @@ def test_killed_funnel_rotates_without_losing_or_repeating(
     assert found + bodies_of(tmp_path / "a.jsonl") == sent
 
 
+@often
 def test_killed_funnels_pass_each_message_on_once(
-    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance
+    funnels: Callable[..., Funnel], tmp_path: Path, chance: Chance, count: int, kills: int
 ) -> None:
     """From journal to journal, whichever of the two is killed."""
     upper = funnels("file:up.jsonl", name="upper").start()
@@ -78,7 +82,7 @@ def test_killed_funnels_pass_each_message_on_once(
             upper.kill()
             upper.start()
 
-    sent = send_while_killed(chance, lower, COUNT, KILLS, kill_upper)
+    sent = send_while_killed(chance, lower, count, kills, kill_upper)
     assert upper.end() == 0
     assert bodies_of(tmp_path / "up.jsonl") == sent
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +20,13 @@ import mpsr.sinks
 from mpsr.errors import ConfigurationError
 from mpsr.sinks.nats.layout import unpack
 from mpsr.sinks.nats.subjects import matches, pattern_of, token
+from tests.cli.conftest import Cli
 from tests.ports import free_port, free_ports
-from tests.sinks.conftest import Funnel
+from tests.sinks.conftest import Funnel, OwnFunnel
 from tests.sinks.natsservers import PATIENCE, NatsServer
 
 Funnels = Callable[..., Funnel]
+OwnFunnels = Callable[..., OwnFunnel]
 
 
 HOSTILE = (
@@ -56,19 +58,28 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
         each.kill()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Give a server for all tests of this module."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"), free_port()).start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def server(serve: Callable[..., NatsServer]) -> NatsServer:
-    return serve()
+def server(running: NatsServer) -> Iterator[NatsServer]:
+    """Give a server without streams."""
+    yield running
+    running.delete_streams()
 
 
 def log(*arguments: str) -> str:
-    command = [sys.executable, "-W", "error", "-m", "mpsr", "log", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
-    return (done.stdout + done.stderr).decode()
+    _, out, err = Cli(Path.cwd()).call("log", *arguments)
+    return out.decode() + err
 
 
-def test_message_says_who_sent_it(funnels: Funnels, server: NatsServer) -> None:
-    funnel = funnels(f"{server.url}/S/events.{{label}}?create=1").start()
+def test_message_says_who_sent_it(own_funnels: OwnFunnels, server: NatsServer) -> None:
+    funnel = own_funnels(f"{server.url}/S/events.{{label}}?create=1").start()
     with mpsr.Producer(funnel.address, label="a b.\r\nX: y") as producer:
         producer.send(b"hello")
         producer.flush(30)
@@ -81,15 +92,15 @@ def test_message_says_who_sent_it(funnels: Funnels, server: NatsServer) -> None:
     assert stored.peer.pid is not None
     assert "X" not in headers
     funnel.await_word("has one replica")
-    assert funnel.end() == 0
+    funnel.end()
 
 
 @pytest.mark.parametrize("options", ["", "&pack=100"], ids=["single", "packed"])
-def test_log_prints_a_stream(funnels: Funnels, server: NatsServer, options: str) -> None:
-    funnel = funnels(f"{server.url}/S/events?create=1{options}").start()
+def test_log_prints_a_stream(own_funnels: OwnFunnels, server: NatsServer, options: str) -> None:
+    funnel = own_funnels(f"{server.url}/S/events?create=1{options}").start()
     sent = [b"%d" % number for number in range(350)]
     funnel.send(*sent)
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     assert log(f"{server.url}/S", "-o", "text").encode().split() == sent
     assert log(f"{server.url}/S/events", "-n", "120", "-o", "text").encode().split() == sent[-120:]
     line = json.loads(log(f"{server.url}/S/*", "-n", "1", "-o", "json"))
@@ -119,14 +130,14 @@ def test_large_message_stops_the_sink_if_it_is_to_and_the_next_start_sends_it(
 
 
 def test_message_larger_than_the_stream_takes_is_rejected(
-    funnels: Funnels, server: NatsServer, tmp_path: Path
+    own_funnels: OwnFunnels, server: NatsServer, tmp_path: Path
 ) -> None:
     """The stream's own limit is below the server's."""
     server.create("S", "events", max_msg_size=4096)
-    funnel = funnels(f"{server.url}/S/events?rejected=r").start()
+    funnel = own_funnels(f"{server.url}/S/events?rejected=r").start()
     funnel.send(b"before", b"x" * 5000, b"after")
     server.await_count("S", 2)
-    assert funnel.end() == 0
+    funnel.end()
     assert [data for *_, data in server.messages("S")] == [b"before", b"after"]
     assert (tmp_path / "r").read_bytes().count(b"\n") == 1
 
@@ -153,7 +164,10 @@ def test_what_is_wrong_with_a_stream_is_said_in_a_line(
     assert "Traceback" not in funnel.told
 
 
-def test_server_that_hangs_holds_up_no_end(funnels: Funnels, server: NatsServer) -> None:
+def test_server_that_hangs_holds_up_no_end(
+    funnels: Funnels, serve: Callable[..., NatsServer]
+) -> None:
+    server = serve()
     server.create("S", "events")
     funnel = funnels(f"{server.url}/S/events")
     funnel.limits["SINK_STOP_TIMEOUT"] = 0.5
@@ -170,38 +184,60 @@ def test_server_that_hangs_holds_up_no_end(funnels: Funnels, server: NatsServer)
     assert [data for *_, data in server.messages("S")] == [b"one", b"two"]
 
 
-def test_first_server_that_answers_is_used(funnels: Funnels, server: NatsServer) -> None:
+def test_first_server_that_answers_is_used(own_funnels: OwnFunnels, server: NatsServer) -> None:
     dead = free_ports(3)
     servers = ",".join(f"127.0.0.1:{port}" for port in [*dead, server.port])
-    funnel = funnels(f"nats://{servers}/S/events?create=1").start()
+    funnel = own_funnels(f"nats://{servers}/S/events?create=1").start()
     funnel.send(b"one")
     server.await_count("S", 1)
-    assert funnel.end() == 0, funnel.told
-    nowhere = funnels(f"nats://127.0.0.1:{dead[0]}/S/events", name="nowhere").start()
+    funnel.end()
+    nowhere = own_funnels(f"nats://127.0.0.1:{dead[0]}/S/events", name="nowhere").start()
     nowhere.await_word(f"127.0.0.1:{dead[0]}: Connect")
-    nowhere.kill()
+    nowhere.abandon()
 
 
-def test_new_journal_goes_on_behind_an_old_one(funnels: Funnels, server: NatsServer) -> None:
+def test_new_journal_goes_on_behind_an_old_one(own_funnels: OwnFunnels, server: NatsServer) -> None:
     for name in ("a", "b"):
-        funnel = funnels(f"{server.url}/S/events?create=1", name=name).start()
+        funnel = own_funnels(f"{server.url}/S/events?create=1", name=name).start()
         funnel.send(name.encode())
-        assert funnel.end() == 0, funnel.told
+        funnel.end()
         assert ("was not published from this journal" in funnel.told) == (name == "b")
     assert [data for *_, data in server.messages("S")] == [b"a", b"b"]
 
 
-def test_two_journals_that_share_a_subject_double_nothing(
-    funnels: Funnels, server: NatsServer
+def test_journal_from_before_its_messages_were_published_doubles_none(
+    own_funnels: OwnFunnels, server: NatsServer, tmp_path: Path
 ) -> None:
-    """They hold each other up, and find behind the other's messages what they have published."""
-    both = [funnels(f"{server.url}/S/events?create=1", name=name).start() for name in ("a", "b")]
+    """The sink finds them in the stream, before the messages of another journal."""
+    target = f"{server.url}/S/events?create=1"
+    funnel = own_funnels(target)
+    with mpsr.Receiver(funnel.address, journal=funnel.journal):
+        funnel.send(b"one", b"two")
+    shutil.copytree(funnel.journal, tmp_path / "before")
+    for each in (funnel.start(), own_funnels(target, name="other").start()):
+        if each is not funnel:
+            each.send(b"of another")
+        each.end()
+    shutil.rmtree(funnel.journal)
+    (tmp_path / "before").rename(funnel.journal)
+    funnel.start().deliver(b"three")
+    funnel.end()
+    found = [data for *_, data in server.messages("S")]
+    assert found == [b"one", b"two", b"of another", b"three"]
+
+
+def test_two_journals_that_share_a_subject_double_nothing(
+    funnels: Funnels, own_funnels: OwnFunnels, server: NatsServer
+) -> None:
+    """They block each other, and each finds its messages before the other's, even if killed."""
+    target = f"{server.url}/S/events?create=1"
+    killed, other = funnels(target, name="a").start(), own_funnels(target, name="b").start()
     for number in range(8):
-        for each in both:
+        for each in (killed, other):
             each.send(b"%s %d" % (each.address.stem.encode(), number))
-        if number % 3 == 2:
-            both[number % 2].kill()
-            both[number % 2].start()
+        if number == 4:
+            killed.kill()
+            killed.start()
     server.await_count("S", 16)
     found = [data for *_, data in server.messages("S")]
     for name in (b"a", b"b"):
@@ -227,17 +263,17 @@ def test_log_prints_whatever_others_have_published(server: NatsServer, output: s
         assert all(line.isprintable() for line in out.splitlines())
 
 
-def test_headers_of_others_stop_no_sink(funnels: Funnels, server: NatsServer) -> None:
+def test_headers_of_others_stop_no_sink(own_funnels: OwnFunnels, server: NatsServer) -> None:
     """A number that no journal has, next to the journal's own name, counts as missing."""
-    funnel = funnels(f"{server.url}/S/events?create=1").start()
+    funnel = own_funnels(f"{server.url}/S/events?create=1").start()
     funnel.send(b"one")
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     (journal,) = {headers["Mpsr-Journal"] for _, headers, _ in server.messages("S")}
     for number in ("-1", "x", "9" * 5000):
         forged = {"Mpsr-Journal": journal, "Mpsr-Position": number, "Mpsr-Previous": number}
         server.publish("events", b"forged", forged)
         funnel.start().send(number[:5].encode())
-        assert funnel.end() == 0, funnel.told
+        funnel.end()
     found = [data for *_, data in server.messages("S") if data != b"forged"]
     assert found == [b"one", b"-1", b"x", b"99999"]
 
@@ -246,50 +282,59 @@ def test_headers_of_others_stop_no_sink(funnels: Funnels, server: NatsServer) ->
 
 
 def test_password_is_used_and_never_shown(
-    funnels: Funnels, serve: Callable[..., NatsServer]
+    funnels: Funnels, own_funnels: OwnFunnels, serve: Callable[..., NatsServer]
 ) -> None:
     server = serve('authorization { user: "me", password: "se/cr@t" }')
     where = f"127.0.0.1:{server.port}/S/events?create=1"
-    funnel = funnels(f"nats://me:se%2Fcr%40t@{where}").start()
+    funnel = own_funnels(f"nats://me:se%2Fcr%40t@{where}").start()
     funnel.send(b"one")
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     wrong = funnels(f"nats://me:wrong@{where}", name="wrong").start()
     wrong.send(b"one")
     wrong.await_word("it refuses who we are")
-    wrong.kill()
-    for each in (funnel, wrong):
-        assert not {"se/cr@t", "se%2F", "wrong@"} & set(each.told.split())
-        assert "%2F" not in each.told
-        assert ":wrong" not in each.told
+    assert wrong.end() == 74
+    for told in (funnel.told, wrong.told):
+        assert not {"se/cr@t", "se%2F", "wrong@"} & set(told.split())
+        assert "%2F" not in told
+        assert ":wrong" not in told
 
 
-def test_nkey_is_used(funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path) -> None:
+def test_nkey_is_used(
+    own_funnels: OwnFunnels, serve: Callable[..., NatsServer], tmp_path: Path
+) -> None:
     seed = nkeys.encode_seed(b"0" * 32, nkeys.PREFIX_BYTE_USER)
     public = nkeys.from_seed(bytearray(seed)).public_key.decode()
     (tmp_path / "user.nk").write_bytes(seed)
     server = serve(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
     target = f"{server.url}/S/events?create=1"
-    funnel = funnels(f"{target}&nkey={tmp_path / 'user.nk'}").start()
+    funnel = own_funnels(f"{target}&nkey={tmp_path / 'user.nk'}").start()
     funnel.send(b"one")
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     assert log(f"{server.url}/S?nkey={tmp_path / 'user.nk'}", "-o", "text") == "one\n"
-    missing = funnels(f"{target}&nkey=missing.nk", name="missing").start()
+    missing = own_funnels(f"{target}&nkey=missing.nk", name="missing").start()
     missing.await_word("missing.nk cannot be read: it is to hold credentials")
-    missing.kill()
+    missing.abandon()
 
 
-def test_missing_permission_is_named(funnels: Funnels, serve: Callable[..., NatsServer]) -> None:
+def test_missing_permission_is_named(
+    own_funnels: OwnFunnels, serve: Callable[..., NatsServer]
+) -> None:
     server = serve(
         "authorization { users: [ { user: all, password: x }, { user: me, password: x, "
         'permissions: { publish: ["$JS.API.>"], subscribe: ["_INBOX.>"] } } ] }'
     )
-    funnel = funnels(f"nats://me:x@127.0.0.1:{server.port}/S/events?create=1").start()
+    funnel = own_funnels(f"nats://me:x@127.0.0.1:{server.port}/S/events?create=1").start()
     funnel.send(b"one")
     funnel.await_word('permissions violation for publish to "events"')
-    funnel.kill()
+    funnel.abandon()
 
 
-def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_path: Path) -> None:
+def test_tls_is_checked(
+    own_funnels: OwnFunnels,
+    serve: Callable[..., NatsServer],
+    running: NatsServer,
+    tmp_path: Path,
+) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=here",
@@ -299,27 +344,25 @@ def test_tls_is_checked(funnels: Funnels, serve: Callable[..., NatsServer], tmp_
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     server = serve(f'tls {{ cert_file: "{cert}", key_file: "{key}" }}')
     target = f"{server.url}/S/events?create=1"
-    funnel = funnels(f"{target}&tls-ca={cert}").start()
+    funnel = own_funnels(f"{target}&tls-ca={cert}").start()
     funnel.send(b"one")
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     for options, why in {
         "": "its certificate is not trusted",
         "&tls-ca=missing.pem": "missing.pem cannot be read",
     }.items():
-        refused = funnels(target + options, name=f"refused{len(options)}").start()
+        refused = own_funnels(target + options, name=f"refused{len(options)}").start()
         refused.await_word(why)
-        refused.kill()
-    plain = serve()
-    refused = funnels(f"{plain.url}/S/events?tls=1", name="plain").start()
+        refused.abandon()
+    refused = own_funnels(f"{running.url}/S/events?tls=1", name="plain").start()
     refused.await_word("it has no TLS, which was asked for")
-    refused.kill()
+    refused.abandon()
 
 
-@pytest.mark.parametrize("secure", ["tls=1", "tls-ca={cert}"])
 def test_no_password_is_sent_to_a_server_without_the_tls_that_was_requested(
-    funnels: Funnels, tmp_path: Path, secure: str
+    funnels: Funnels,
 ) -> None:
-    """A server that offers no TLS, such as an impostor, learns nothing; stderr has one line."""
+    """A server without TLS, such as an impostor, learns nothing; stderr has a line per sink."""
     cert = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
     heard: list[bytes] = []
     info = b'INFO {"server_id":"x","version":"2.12.0","auth_required":true,"max_payload":1000}\r\n'
@@ -339,14 +382,16 @@ def test_no_password_is_sent_to_a_server_without_the_tls_that_was_requested(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
-        where = f"127.0.0.1:{listening.getsockname()[1]}/S/events"
-        funnel = funnels(f"nats://me:S3cret@{where}?{secure.format(cert=cert)}").start()
-        funnel.await_word("it has no TLS, which was asked for")
+        url = f"nats://me:S3cret@127.0.0.1:{listening.getsockname()[1]}/S/events"
+        funnel = funnels(f"{url}?tls=1&name=any", f"{url}?tls-ca={cert}&name=own").start()
+        for name in ("any", "own"):
+            funnel.await_word(f"{name}: ")
         funnel.kill()
         listening.shutdown(socket.SHUT_RDWR)
         thread.join(PATIENCE)
     assert heard == []
-    assert funnel.told.count("\n") == 2
+    assert funnel.told.count("it has no TLS, which was asked for") == 2
+    assert funnel.told.count("\n") == 3
 
 
 # -- texts ----------------------------------------------------------------------------------------
