@@ -163,6 +163,7 @@ def test_observer_whose_descriptor_a_child_has_ends_and_others_are_answered(addr
         with ExitStack() as stack:
             with closing(observe.watch(address)) as statuses:
                 next(statuses)
+                eventually(lambda: len(observers._observers) == 1)  # a slow one is replaced
                 (observer,) = observers._observers
                 child = stack.enter_context(
                     subprocess.Popen(["sleep", "60"], pass_fds=[observer.fileno()])
