@@ -185,9 +185,11 @@ def test_native_messages_in_hand_are_acknowledged_first(address: str) -> None:
         producer.send_many([b"one", b"two"])
         taken: list[mpsr.Receiver] = []
         batch = old.receive_batch(PATIENCE)
+        producer.send(b"three")
+        (connection,) = old._inbox._connections.open  # type: ignore[union-attr]
+        eventually(connection.unread)  # else the hand-over may end before the message arrives
         taker = threading.Thread(target=lambda: taken.append(mpsr.Receiver(address, handover=True)))
         taker.start()
-        producer.send(b"three")
         more = eventually(old.try_receive_batch)  # it is still the receiver
         assert more is not None
         with pytest.raises(mpsr.Closed):
