@@ -60,7 +60,6 @@ def test_what_finalizers_of_globals_send_is_delivered(address: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.timing
 def test_programs_own_exit_hook_decides_how_long_it_waits(address: str, order: str) -> None:
     """Whether the hook was registered before mpsr was imported, or after."""
     program = (
@@ -73,12 +72,11 @@ def test_programs_own_exit_hook_decides_how_long_it_waits(address: str, order: s
         "wrapper = Wrapper()\n"
         "atexit.register(wrapper.close)\n"
         "import mpsr\n"
-        "wrapper.producer = mpsr.Producer(sys.argv[1])\n"
+        "wrapper.producer = mpsr.Producer(sys.argv[1], exit_timeout=1000)\n"
         "wrapper.producer.send(b'message')\n"
     )
-    outcome = run(program, address, order)
+    outcome = run(program, address, order)  # which gives up long before 1000 seconds
     assert (outcome.status, outcome.output, outcome.complaint) == (0, "Undelivered\n", "")
-    assert outcome.seconds < 3
 
 
 def test_producer_made_in_an_exit_hook_delivers(address: str) -> None:
@@ -97,23 +95,25 @@ def test_producer_made_in_an_exit_hook_delivers(address: str) -> None:
     assert received == [b"1", b"2", b"3", b"4"]
 
 
-@pytest.mark.timing
 def test_wait_at_exit_is_an_argument_and_is_told(address: str) -> None:
     """exit_timeout= bounds it; what is not delivered is said in one line."""
-    program = "import sys, mpsr\nmpsr.Producer(sys.argv[1], exit_timeout=0.1).send(b'message')\n"
-    outcome = run(program, address)
+    program = (
+        "import sys\n"
+        "from mpsr import limits; limits.CLOSE_TIMEOUT\n"
+        "limits.CLOSE_TIMEOUT = 1000\n"
+        "import mpsr\n"
+        "mpsr.Producer(sys.argv[1], exit_timeout=0.1).send(b'message')\n"
+    )
+    outcome = run(program, address)  # which gives up long before 1000 seconds
     assert outcome.status == 0
-    assert outcome.seconds < 3
     assert outcome.complaint.startswith(f"mpsr: 1 message to {address} not delivered: ")
     assert outcome.complaint.count("\n") == 1
 
 
-@pytest.mark.timing
 def test_idle_producer_does_not_hold_up_the_exit(address: str) -> None:
-    """Nobody waits where nothing is unsent, whether or not there is a receiver."""
-    outcome = run("import sys, mpsr; mpsr.Producer(sys.argv[1])", address)
+    """The exit does not wait where nothing is unsent, whether or not there is a receiver."""
+    outcome = run("import sys, mpsr; mpsr.Producer(sys.argv[1], exit_timeout=1000)", address)
     assert outcome.complaint == ""
-    assert outcome.seconds < 3
 
 
 def test_ctrl_c_during_the_wait_at_exit_says_what_is_lost(address: str) -> None:
