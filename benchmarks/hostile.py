@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.machine import describe
 from tests.process import siege
 from tests.process.attacks import ATTACKS
+from tests.process.forking import Forks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,15 +50,14 @@ def main() -> int:
     failed = False
     print(_row(HEADS))
     print(_row(["---"] * len(HEADS)))
-    for name in chosen:
-        sieges = [
-            siege.run(siege.plan(name, full=not options.quick, paced=not options.unpaced))
-            for _ in range(options.repetitions)
-        ]
-        print(_row(_cells(sieges)), flush=True)
-        for fault in [fault for each in sieges for fault in each.faults]:
-            failed = True
-            print(f"FAILED: {name}: {fault}", file=sys.stderr)
+    with Forks("tests.process.siege") as stages:
+        for name in chosen:
+            plan = siege.plan(name, full=not options.quick, paced=not options.unpaced)
+            sieges = [siege.run(plan, stages) for _ in range(options.repetitions)]
+            print(_row(_cells(sieges)), flush=True)
+            for fault in [fault for each in sieges for fault in each.faults]:
+                failed = True
+                print(f"FAILED: {name}: {fault}", file=sys.stderr)
     how = "as fast as they could" if options.unpaced else "paced"
     print(f"\nAttackers were {how}, and nice. Throughput is the median, times are the worst.")
     print("; ".join(f"{what}: {is_}" for what, is_ in describe().items()))

@@ -45,8 +45,8 @@ def pytest_configure() -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Collect the tests without the garbage collector, which would go through all of them.
 
-    It finds nothing there: the collected tests and the imported modules stay until the end. For the
-    same reason later collections leave them out.
+    It finds nothing there: the collected tests and the modules that they import stay until the end.
+    For the same reason later runs of the garbage collector leave them out.
     """
     gc.disable()
     try:

@@ -275,7 +275,7 @@ def test_mpsrs_own_warnings_do_not_come_back(address: str) -> None:
 @pytest.mark.timing
 def test_without_a_receiver_log_calls_stay_fast(address: str, log: logging.Logger) -> None:
     """The 99th percentile of a call grows by less than a millisecond, with a full buffer, too."""
-    handler = mpsr.logging.Handler(address, buffer=1_000_000)
+    handler = mpsr.logging.Handler(address, buffer=200_000)
     log.addHandler(handler)
 
     def percentile() -> float:
@@ -287,7 +287,7 @@ def test_without_a_receiver_log_calls_stay_fast(address: str, log: logging.Logge
         return sorted(times)[2970]
 
     # The machine may be busy for a while; the handler would be slow each time.
-    assert min(percentile() for _ in range(5)) < 0.001
+    assert any(percentile() < 0.001 for _ in range(5))
     assert handler.lost
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import pytest
 
+from tests.process.forking import Forks
 from tests.process.workers import Worker
 
 if TYPE_CHECKING:
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Give the process that forks the workers."""
+    with Forks("tests.process.roles") as forks:
+        yield forks
+
+
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(forks: Forks) -> Iterator[Start]:
     """Give a function that starts a worker, which ends with the test."""
     with ExitStack() as workers:
 
         def start(role: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Worker:
-            return workers.enter_context(Worker(role, *args, **kwargs))
+            return workers.enter_context(Worker(forks, role, *args, **kwargs))
 
         yield start

@@ -1,4 +1,4 @@
-"""Be one of the processes of these tests: ``python -m tests.process.roles ROLE ARGS KWARGS``."""
+"""Be the processes of these tests: ``python -m tests.process.roles DESCRIPTOR`` forks them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mpsr.limits import KIB
 from tests.eventually import eventually
 from tests.limits import set_limits
 from tests.process import points
+from tests.process.forking import serve
 from tests.process.stamps import Tally, digest_of, stamp_of, stamped
 
 if TYPE_CHECKING:
@@ -240,17 +241,20 @@ def send_on_demand(address: str) -> None:
             say("flushed")
 
 
-def flood(address: str, *, size: int = 0, **options: Any) -> None:
-    """Send until told to end; say how many there were."""
+def flood(address: str, *, size: int = 0, pause: float = 0, **options: Any) -> None:
+    """Send until told to end, with a pause after each 16 messages; say how many there were."""
     with mpsr.Producer(address, **options) as producer:
         for number in count():
             producer.send(stamped(number, size=size))
             if number == 0:
                 say("sending")
-            if number % 16 == 0 and told():
-                producer.flush()
-                say(number + 1)
-                return
+            if number % 16 == 0:
+                if told():
+                    producer.flush()
+                    say(number + 1)
+                    return
+                if pause:
+                    time.sleep(pause)
 
 
 def stream(address: str, record: str, *, flush_every: int) -> None:
@@ -598,5 +602,6 @@ def _die_at(end: str, doing: str, step: str) -> None:
 
 
 if __name__ == "__main__":
-    role: Callable[..., None] = globals()[sys.argv[1]]
-    role(*json.loads(sys.argv[2]), **json.loads(sys.argv[3]))
+    name, args, kwargs = serve(int(sys.argv[1]))
+    role: Callable[..., None] = globals()[name]
+    role(*args, **kwargs)

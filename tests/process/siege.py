@@ -19,7 +19,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,10 +34,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import mpsr
 from mpsr.system import passing
 from tests.process import attacks
-from tests.process.workers import PATIENCE, ROOT, TICKS
+from tests.process.forking import serve
+from tests.process.workers import PATIENCE, TICKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.process.forking import Forks
 
 HONEST: Final = 2000  # a uid
 HOSTILE: Final = 3000  # another
@@ -514,37 +516,33 @@ def wait_for_release(receiver: Receiver, baseline: int) -> float:
 # -- from outside -------------------------------------------------------------------------------
 
 
-def run(plan: Plan) -> Figures:
+def run(plan: Plan, stages: Forks) -> Figures:
     """Besiege, in processes of their own, all of which end with it."""
     directory = tempfile.mkdtemp(prefix="mpsr-")
     os.chmod(directory, 0o755)  # others are to reach the socket
-    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.process.siege", directory, json.dumps(plan)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},
-        start_new_session=True,
-    ) as stage:
-        try:
-            said, complaint = stage.communicate(timeout=plan.most + 5 * PATIENCE)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(stage.pid, signal.SIGKILL)
-            shutil.rmtree(directory, ignore_errors=True)
-    if stage.returncode:
+    stderr = os.memfd_create("stderr")
+    stage = stages.start([directory, plan], stderr)
+    try:
+        said = stage.said(plan.most + 5 * PATIENCE)
+        status = stage.wait(PATIENCE)
+        complaint = os.pread(stderr, 1 << 20, 0).decode(errors="replace")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(stage.pid, signal.SIGKILL)
+        stage.close()
+        os.close(stderr)
+        shutil.rmtree(directory, ignore_errors=True)
+    if status:
         raise RuntimeError(f"the siege failed: {complaint}")
     return Figures(*json.loads(said))
 
 
 def main() -> NoReturn:
-    """Be the stage; say what came of it."""
-    directory, plan = sys.argv[1], Plan(*json.loads(sys.argv[2]))
+    """Fork the stages; each says what came of its siege."""
     logging.raiseExceptions = False
     _ = mpsr.Producer, mpsr.Receiver  # loaded while the files can be read
-    print(json.dumps(besiege(plan, directory)))  # noqa: T201 - it is what a caller reads
+    directory, plan = serve(int(sys.argv[1]))
+    print(json.dumps(besiege(Plan(*plan), directory)))  # noqa: T201 - it is what a caller reads
     sys.exit()
 
 

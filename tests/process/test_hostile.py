@@ -26,8 +26,11 @@ import pytest
 
 from tests.process import siege
 from tests.process.attacks import ATTACKS
+from tests.process.forking import Forks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.process.siege import Figures
 
 SIEGES: Final = 3
@@ -58,6 +61,13 @@ def check(figures: Figures) -> None:
     assert figures.released >= 0
 
 
+@pytest.fixture(scope="module")
+def stages() -> Iterator[Forks]:
+    """Give the process that forks the stages of the sieges."""
+    with Forks("tests.process.siege") as stages:
+        yield stages
+
+
 def waits_are_short(probe: float, newcomer: float) -> bool:
     """Tell whether nobody waited too long."""
     return probe < SLOWEST and newcomer < SLOWEST_NEWCOMER
@@ -65,11 +75,11 @@ def waits_are_short(probe: float, newcomer: float) -> bool:
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in SOAKED])
 @pytest.mark.timing
-def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
+def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(stages: Forks, name: str) -> None:
     """The honest lose nothing, wait no longer than they should, and get most of what they did."""
     sieges = []
     for _ in range(SIEGES):
-        figures = siege.run(siege.plan(name, full=False))
+        figures = siege.run(siege.plan(name, full=False), stages)
         check(figures)
         waits = figures.probe_beside, figures.newcomer_beside
         if figures.ratio >= QUICK_SHARE and waits_are_short(*waits):
@@ -89,9 +99,9 @@ def test_attacker_holds_up_nobody_and_costs_a_bounded_amount(name: str) -> None:
         for name, attack in ATTACKS.items()
     ],
 )
-def test_attacker_takes_little_from_the_honest(name: str) -> None:
+def test_attacker_takes_little_from_the_honest(stages: Forks, name: str) -> None:
     """It is the same, for as long and as much as an attack takes to show what it can do."""
-    sieges = [siege.run(siege.plan(name, full=True)) for _ in range(SIEGES)]
+    sieges = [siege.run(siege.plan(name, full=True), stages) for _ in range(SIEGES)]
     for each in sieges:
         check(each)
     probe = statistics.median(each.probe_beside for each in sieges)

@@ -64,7 +64,7 @@ def test_producers_killed_at_any_moment_leave_whole_messages_and_the_others_alon
 ) -> None:
     """Every message that comes is whole and in order; bystanders deliver all of theirs."""
     tally = Tally()
-    bystanders = [start(roles.flood, address, size=100) for _ in range(2)]
+    bystanders = [start(roles.flood, address, size=100, pause=0.001) for _ in range(2)]
     sent: dict[Source, int] = {}
 
     def work() -> None:

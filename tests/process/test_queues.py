@@ -22,6 +22,7 @@ import pytest
 import mpsr
 from mpsr.logging import decode
 from tests.eventually import eventually
+from tests.process.putting import keep, log, put_numbers, put_square, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,10 +36,6 @@ METHODS = ["fork", "spawn", "forkserver"]
 HALVES = ["multiprocessing", "mpsr"]
 
 Halves = tuple[Any, Any]  # what is put to, and what is got from
-
-
-def to_json(obj: object) -> bytes:
-    return json.dumps(obj).encode()
 
 
 @pytest.fixture(params=METHODS)
@@ -77,13 +74,6 @@ def get_all(reader: Any, count: int) -> list[Any]:
     return [reader.get(timeout=PATIENCE) for _ in range(count)]
 
 
-def put_numbers(writer: Any, worker: int) -> None:
-    for number in range(100):
-        writer.put([worker, number])
-    writer.close()
-    writer.join_thread()
-
-
 def test_processes_put_and_each_ones_order_is_kept(halves: Halves, context: Any) -> None:
     writer, reader = halves
     workers = [context.Process(target=put_numbers, args=(writer, each)) for each in range(3)]
@@ -96,19 +86,6 @@ def test_processes_put_and_each_ones_order_is_kept(halves: Halves, context: Any)
     assert [each.exitcode for each in workers] == [0, 0, 0]
     for worker in range(3):
         assert [number for who, number in got if who == worker] == list(range(100))
-
-
-_inherited: Any = None
-
-
-def keep(writer: Any) -> None:
-    global _inherited  # noqa: PLW0603 - as an initializer does it
-    _inherited = writer
-
-
-def put_square(number: int) -> int:
-    _inherited.put(number * number)
-    return number
 
 
 def test_workers_of_a_pool_put_through_what_the_initializer_was_given(
@@ -343,17 +320,6 @@ def test_killed_writer_disturbs_nobody(address: str) -> None:
         writer.put(b"after")
         while (got := reader.get(timeout=PATIENCE)) != b"after":
             assert len(got) == 1_000_000
-
-
-def log(writer: Any, worker: int) -> None:
-    logger = logging.getLogger("worker")
-    logger.addHandler(logging.handlers.QueueHandler(writer))
-    try:
-        raise KeyError(worker)
-    except KeyError:
-        logger.exception("worker %d failed", worker, extra={"worker": worker})
-    writer.close()
-    writer.join_thread()
 
 
 class Listener(logging.handlers.QueueListener):

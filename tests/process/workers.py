@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol
 import mpsr
 from mpsr.engine.sending.states import WriteState
 from tests.eventually import eventually
+from tests.process.forking import Forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 40.0  # seconds: far beyond what anything here takes, below the test's own limit
 TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second, in /proc's clock
 
@@ -33,25 +32,11 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second, in /proc's clock
 class Worker:
     """A process of one of the ``roles``, which speaks in JSON lines."""
 
-    def __init__(self, role: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    def __init__(
+        self, forks: Forks, role: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         self.stderr = os.memfd_create("stderr")
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.process.roles",
-                role.__name__,
-                json.dumps(args),
-                json.dumps(kwargs),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr,
-            bufsize=0,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
-            start_new_session=True,  # so that it ends with all its children
-        )
+        self.process = forks.start([role.__name__, args, kwargs], self.stderr)
         self.pid = self.process.pid
         self._heard = b""
 
@@ -61,14 +46,12 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        with self.process:  # closes the pipes
-            self.process.wait()
+        self.process.close()
         sys.stderr.write(self.complaint())
         os.close(self.stderr)
 
     def hear(self, timeout: float = PATIENCE) -> Any:
         """Return the next thing that the worker says."""
-        assert self.process.stdout
         deadline = monotonic() + timeout
         while b"\n" not in self._heard:
             ready, _, _ = select.select(
@@ -83,12 +66,10 @@ class Worker:
 
     def said(self) -> bool:
         """Return whether it has said something, or has ended."""
-        assert self.process.stdout
         return bool(self._heard or select.select([self.process.stdout], [], [], 0)[0])
 
     def tell(self, value: object = None) -> None:
         """Say something to the worker."""
-        assert self.process.stdin
         self.process.stdin.write(json.dumps(value).encode() + b"\n")
 
     def ask(self, value: object = None) -> Any:
@@ -107,8 +88,7 @@ class Worker:
     def freeze(self) -> None:
         """Stop it with SIGSTOP, and wait until it is stopped."""
         self.process.send_signal(signal.SIGSTOP)
-        _, status = os.waitpid(self.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
+        eventually(lambda: self._stat()[0] == "T")
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -123,9 +103,12 @@ class Worker:
 
     def cpu_time(self) -> float:
         """Return the seconds of processor time it has used."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]
+        user, system = self._stat()[11:13]
         return (int(user) + int(system)) / TICKS
+
+    def _stat(self) -> list[str]:
+        """Return the fields of its ``stat`` in /proc from its state on."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
 
 
 class Start(Protocol):

@@ -82,7 +82,7 @@ def what_is_lost(image: dict[str, bytes], path: str, last: int, cursor: int) -> 
 
 @pytest.mark.parametrize(
     ("runs", "count"),
-    [(2, 30), pytest.param(40, 50, marks=[pytest.mark.soak, pytest.mark.timeout(600)])],
+    [(2, 15), pytest.param(40, 50, marks=[pytest.mark.soak, pytest.mark.timeout(600)])],
 )
 def test_power_cut_loses_nothing_that_was_confirmed(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int, count: int

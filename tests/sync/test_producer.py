@@ -135,14 +135,14 @@ def test_bulk_sender_keeps_the_pace_of_a_slow_receiver(pair: Pair) -> None:
 
     def send() -> None:
         nonlocal most
-        for _ in range(20):
+        for _ in range(10):
             producer.send_many(batch)
             most = max(most, producer._window.cost)
 
     sending = threading.Thread(target=send)
     sending.start()
     got = 0
-    while got < 20 * len(batch):
+    while got < 10 * len(batch):
         got += len(receiver.receive_batch(10))
         time.sleep(0.03)  # what a handler takes
     sending.join()

@@ -419,7 +419,7 @@ def fill_rooms(assembly: Any, size: int) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=125, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Both twins give the same values, types and errors, to the word."""
@@ -427,7 +427,7 @@ def test_functions_answer_alike(c: ModuleType, rng: random.Random) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_packers_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Whatever is done to a packer, the other twin's goes the same way."""
@@ -435,7 +435,7 @@ def test_packers_answer_alike(c: ModuleType, rng: random.Random) -> None:
 
 
 @NEEDS_C
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_assemblies_answer_alike(c: ModuleType, rng: random.Random) -> None:
     """Whatever is done to an assembly, the other twin's goes the same way."""
@@ -486,12 +486,12 @@ def test_batch_one_byte_too_large_is_refused(c: ModuleType) -> None:
 @NEEDS_C
 def test_no_call_keeps_memory(c: ModuleType) -> None:
     """What a call allocates is free afterwards, whether it succeeded or failed."""
-    calls = [some_call(random.Random(seed), ARGUMENTS) for seed in range(1000)]
+    calls = [some_call(random.Random(seed), ARGUMENTS) for seed in range(400)]
 
     def run() -> int:
         for call in calls:
             call.of(c)
-        for seed in range(300):
+        for seed in range(100):
             compare_packers(c, random.Random(seed))
         gc.collect()
         return sys.getallocatedblocks()
