@@ -93,6 +93,8 @@ MAX_HELD_PER_UID: Final = 512  # of them of one user that has sent data: half, f
 HELD_EVICTIONS: Final = 64  # connections evicted at a time: finding them looks at each that is held
 MAX_OBSERVERS: Final = 16  # observers at a time: people who look, and what watches for them
 MAX_OBSERVERS_PER_UID: Final = 8  # of one user: half, so that another one can always look
+# An observer that has no place is rejected after this, so that a loop of requests costs little.
+OBSERVER_REFUSAL: Final = 0.25  # seconds: less than OBSERVE_AGAIN
 OBSERVER_DEADLINE: Final = 30.0  # seconds: an observer that reads nothing for so long is closed
 MIN_STATUS_INTERVAL: Final = 0.1  # seconds between two documents, which all observers share
 TOLD_PRODUCERS: Final = 1000  # producers in a status: the busiest; about 300 KiB

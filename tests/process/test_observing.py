@@ -21,8 +21,22 @@ import pytest
 import mpsr
 from mpsr import observe
 from mpsr.front.observing import Observation
-from mpsr.limits import MAX_HELD, MAX_OBSERVERS_PER_UID, MIN_STATUS_INTERVAL, STUCK_AFTER
-from mpsr.wire.frames import PREFACE, FrameType, Hello, Observe, Reject, RejectCode, encode
+from mpsr.limits import (
+    MAX_HELD,
+    MAX_OBSERVERS_PER_UID,
+    MIN_STATUS_INTERVAL,
+    STUCK_AFTER,
+)
+from mpsr.wire.frames import (
+    HEADER,
+    PREFACE,
+    FrameType,
+    Hello,
+    Observe,
+    Reject,
+    RejectCode,
+    encode,
+)
 from mpsr.wire.observing import ObservingSession, StatusSeen
 from tests.eventually import eventually
 from tests.limits import set_limits
@@ -484,6 +498,27 @@ def test_number_of_observers_is_bounded(address: str) -> None:
         eventually(lambda: _answers(address))
         receiver.stop()
         thread.join(PATIENCE)
+
+
+def test_loop_of_requests_waits_for_each_rejection(address: str) -> None:
+    """Of a crowd of one user, those without a place are rejected late, and then leave nothing."""
+    crowd, asking = 3 * MAX_OBSERVERS_PER_UID, PREFACE + encode(Observe(1000, 0, 0))
+    with mpsr.Receiver(address) as receiver, ExitStack() as stack:
+        stack.enter_context(serving(receiver))
+        since = time.monotonic()
+        sockets = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(crowd)]
+        for sock in sockets:
+            sock.settimeout(PATIENCE)
+            sock.connect(address)
+            sock.sendall(asking)
+        answers: list[tuple[int, float]] = []
+        for sock in sockets:
+            kind = HEADER.unpack(sock.recv(HEADER.size, socket.MSG_WAITALL))[1]
+            answers.append((kind, time.monotonic() - since))
+        rejected = [took for kind, took in answers if kind == FrameType.REJECT]
+        assert len(rejected) == crowd - MAX_OBSERVERS_PER_UID
+        assert min(rejected) >= 0.225  # its clock is read once per round
+        eventually(lambda: receiver.stats().connections == 0)
 
 
 def _answers(address: str) -> bool:

@@ -172,9 +172,9 @@ class Connections:
         if self._left_bytes >= KEPT_MEMORY:
             self._left_bytes = 0
             give_back_freed_memory()
-        for connection, why in self._clock.missed():
+        for connection, why, code in self._clock.missed():
             if connection.open:
-                self.reject(connection, why, RejectCode.DEADLINE)
+                self.reject(connection, why, code)
 
     def read(self, connection: Connection) -> int:
         """Read once from its socket or ring; return how many bytes came."""

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from mpsr.limits import FRAME_DEADLINE, HELLO_DEADLINE, REPLY_DEADLINE, SILENT_START
+from mpsr.limits import (
+    FRAME_DEADLINE,
+    HELLO_DEADLINE,
+    OBSERVER_REFUSAL,
+    REPLY_DEADLINE,
+    SILENT_START,
+)
+from mpsr.wire.frames import RejectCode
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from mpsr.engine.receiving.connection import Connection
 
-Debt = Literal["hello", "frame", "reply"]
-"""What a connection owes: its introduction, the rest of a frame, or to read what it was sent."""
+Debt = Literal["hello", "frame", "reply", "end"]
+"""What a connection owes.
+
+Its introduction, the rest of a frame, to read what it was sent, or its end: an observer that has no
+place is rejected late, so that one that connects again at once costs the receiver little.
+"""
 
 _CHECK_INTERVAL: Final = 0.25  # seconds
 _TIMED: Final = frozenset({"native", "length", "length-le", "octet-counted"})  # framings
-_WHY: Final[dict[Debt, str]] = {
-    "hello": "its hello did not come in time",
-    "frame": "its frame did not come in time",
-    "reply": "it does not read its acknowledgements",
+_WHY: Final[dict[Debt, tuple[str, RejectCode]]] = {
+    "hello": ("its hello did not come in time", RejectCode.DEADLINE),
+    "frame": ("its frame did not come in time", RejectCode.DEADLINE),
+    "reply": ("it does not read its acknowledgements", RejectCode.DEADLINE),
+    "end": ("too many observe the receiver already", RejectCode.BUSY),
 }
 
 
@@ -78,6 +90,10 @@ class Deadlines:
         elif not pending:
             self.due.pop((connection, "frame"), None)
 
+    def reject_late(self, connection: Connection) -> None:
+        """Note that an observer has no place, and until when it is not told."""
+        self.due[connection, "end"] = self.now + OBSERVER_REFUSAL
+
     def follow_reply(self, connection: Connection) -> None:
         """Note whether a connection owes to read what it was sent."""
         if connection.out:
@@ -95,12 +111,12 @@ class Deadlines:
         self.due.pop((connection, "hello"), None)
         self.due.pop((connection, "frame"), None)
 
-    def missed(self) -> list[tuple[Connection, str]]:
+    def missed(self) -> list[tuple[Connection, str, RejectCode]]:
         """Return the connections that have missed a deadline, and why; checked at intervals."""
         if not self.due or self.now < self._check_at:
             return []
         self._check_at = self.now + _CHECK_INTERVAL
-        return [(each, _WHY[debt]) for (each, debt), due in self.due.items() if due < self.now]
+        return [(each, *_WHY[debt]) for (each, debt), due in self.due.items() if due < self.now]
 
     def seconds_to(self, when: float, now: float) -> float:
         """Return the seconds until a time on the clock that stops."""

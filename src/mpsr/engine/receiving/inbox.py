@@ -372,6 +372,12 @@ class Inbox:
     def _asked(self, connection: Connection, request: Handover | Observe) -> None:
         if isinstance(request, Handover):
             self.handover.ask(connection, ending=self._waking.stop_asked)
+        elif connection.packets is None and connection.has_ended():
+            self._acceptor.part_with(connection)
+        elif self.observers.permits(connection.uid) and not self.observers.has_place(
+            connection.uid
+        ):
+            self._clock.reject_late(connection)
         else:
             observer = self.observers.take(connection.fileno(), connection.uid, request)
             self._acceptor.part_with(connection)

@@ -113,6 +113,11 @@ class Observers:
         """Tell whether a user may look."""
         return uid in (0, os.geteuid()) or uid in self._uids
 
+    def has_place(self, uid: int | None) -> bool:
+        """Return whether one more observer of a user can be served."""
+        users = Counter(each.uid for each in [*self._handed, *self._observers])
+        return users.total() < MAX_OBSERVERS and users[uid] < MAX_OBSERVERS_PER_UID
+
     def engine_moves(self) -> None:
         """Note that the engine looks at what is ready; the first time, begin to look as well."""
         if not self._held.rounds:
@@ -291,8 +296,7 @@ class Observers:
     # -- observers --------------------------------------------------------------------------
 
     def _begin(self, observer: Observer, now: float) -> None:
-        users = Counter(each.uid for each in self._observers)
-        if users.total() >= MAX_OBSERVERS or users[observer.uid] >= MAX_OBSERVERS_PER_UID:
+        if not self.has_place(observer.uid):
             observer.reject(RejectCode.BUSY, "too many observe the receiver already")
             observer.close()
             return
