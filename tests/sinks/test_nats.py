@@ -214,10 +214,11 @@ def test_journal_from_before_its_messages_were_published_doubles_none(
     with mpsr.Receiver(funnel.address, journal=funnel.journal):
         funnel.send(b"one", b"two")
     shutil.copytree(funnel.journal, tmp_path / "before")
-    for each in (funnel.start(), own_funnels(target, name="other").start()):
-        if each is not funnel:
-            each.send(b"of another")
-        each.end()
+    funnel.start().await_commit()
+    funnel.end()
+    other = own_funnels(target, name="other").start()
+    other.deliver(b"of another")
+    other.end()
     shutil.rmtree(funnel.journal)
     (tmp_path / "before").rename(funnel.journal)
     funnel.start().deliver(b"three")
