@@ -379,7 +379,7 @@ def test_descriptors_are_all_closed(path: str) -> None:
         reach(parse_address(path)).close()
         unreached(WrongSocketType, path, type="dgram")
     refused(InvalidAddress, f"{path}{'x' * 120}")
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_close_works_after_chdir(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
