@@ -379,8 +379,11 @@ def test_requests_in_quick_succession_share_documents(address: str) -> None:
     with mpsr.Receiver(address) as receiver, serving(receiver):
         begin = time.monotonic()
         statuses = [look(address) for _ in range(4)]
-        assert time.monotonic() - begin >= 3 * MIN_STATUS_INTERVAL
-        assert len({each["now"] for each in statuses}) == len(statuses)
+        elapsed = time.monotonic() - begin
+        documents = {each["now"] for each in statuses}
+        # Two requests that are served in one step of the observers' thread share a document.
+        assert len(documents) > 1
+        assert elapsed >= (len(documents) - 1) * MIN_STATUS_INTERVAL
         with ExitStack() as stack:
             watching = [
                 stack.enter_context(closing(observe.watch(address, interval=MIN_STATUS_INTERVAL)))
