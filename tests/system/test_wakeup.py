@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -77,3 +79,15 @@ def test_clear_ends_a_set_that_writes_late(wakeup: Wakeup) -> None:
     assert is_set(wakeup)
     wakeup.clear()
     assert not is_set(wakeup)
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_wakeup_does_not_wait_for_a_file_of_the_program(wakeup: Wakeup, kind: str) -> None:
+    """The program gives the number to a file of its own between the check and the read."""
+    wakeup.set()
+    files = [each.detach() for each in socket.socketpair()] if kind == "socket" else os.pipe()
+    with held_at(Socket.holds, "return", wakeup.clear):
+        os.dup2(files[0], wakeup.fileno())
+    assert not wakeup.intact
+    for each in (*files, wakeup.fileno()):
+        os.close(each)

@@ -168,10 +168,10 @@ class SocketReader:
     def read(self, rooms: list[memoryview], size: int) -> tuple[int, bytes]:
         """Read into the rooms, and a little behind them, where the next frame begins."""
         if not rooms:
-            return 0, self._socket.recv(size)
+            return 0, self._socket.recv(size, _DONTWAIT)
         room = sum(map(len, rooms))
         try:
-            size = self._socket.recvmsg_into([*rooms, self._behind])[0]
+            size = self._socket.recvmsg_into([*rooms, self._behind], 0, _DONTWAIT)[0]
         finally:
             _release(rooms)
         return min(size, room), bytes(self._behind[: max(0, size - room)])
@@ -186,7 +186,7 @@ class GuardedSocketReader:
     def read(self, rooms: list[memoryview], size: int) -> tuple[int, bytes]:
         """Read beside the rooms; raise RemoteProtocolError where a descriptor came along."""
         _release(rooms)
-        data, descriptors = passing.receive(self._socket, size)
+        data, descriptors = passing.receive(self._socket, size, _DONTWAIT)
         if descriptors:
             closing.close_apart(descriptors)
             raise unasked()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from mpsr.system.descriptors import Socket, socketpair
+
+# The program may close all descriptors after a check. A call on the program's file does not wait.
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 
 
 class Wakeup:
     """A descriptor that is readable from ``set()`` until ``clear()``.
 
-    Its owner calls ``close()``, also while another thread, or the code that a signal handler
-    interrupted, is in ``set()``: the last of them to finish closes the descriptors.
+    Its owner calls ``close()``. Another thread, or the code that a signal handler interrupted, may
+    be in ``set()`` then: the last call to finish closes the descriptors.
     """
 
     __slots__ = ("_closed", "_is_set", "_reader", "_uses", "_writer")
@@ -22,7 +27,7 @@ class Wakeup:
         self.renew()
 
     def renew(self) -> None:
-        """Make the descriptors anew, where the program has closed those before."""
+        """Make new descriptors if the program has closed the old ones."""
         reader, writer = socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
@@ -62,8 +67,8 @@ class Wakeup:
     def clear(self) -> None:
         """Make the descriptor unreadable until the next ``set()``.
 
-        Whoever clears checks what was changed afterwards: a ``set()`` that comes between the
-        two lines below is in time for that look, and one behind them is heard anew.
+        The caller checks for changes after this call. A ``set()`` between the two lines below is in
+        time for that check; a later one makes the descriptor readable again.
         """
         self._use(self._read)
         self._is_set = False
@@ -75,13 +80,14 @@ class Wakeup:
 
     def _write(self) -> None:
         if self._writer.holds():
-            self._writer.send(b"\0")
+            with suppress(OSError):
+                self._writer.send(b"\0", _DONTWAIT)
 
     def _read(self) -> None:
         # Also if it is not set: a set() that another thread began has written only now.
         if self._reader.holds():
-            with suppress(BlockingIOError):
-                self._reader.recv(64)
+            with suppress(OSError):
+                self._reader.recv(64, _DONTWAIT)
 
     def _use(self, call: Callable[[], None]) -> None:
         try:

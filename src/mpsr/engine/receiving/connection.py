@@ -231,9 +231,11 @@ class Connection:
         if not self.ended:
             try:
                 if self._refuses:
-                    self.ended = not self.socket.recv_into(self._behind)
+                    self.ended = not self.socket.recv_into(self._behind, 0, socket.MSG_DONTWAIT)
                 else:
-                    data, descriptors = passing.receive(self.socket, READ_BEHIND)
+                    data, descriptors = passing.receive(
+                        self.socket, READ_BEHIND, socket.MSG_DONTWAIT
+                    )
                     closing.close_apart(descriptors, self.uid)
                     self.ended = not data
             except BlockingIOError:
@@ -249,7 +251,7 @@ class Connection:
         if self.in_ring:
             return self.clear_doorbell()
         try:
-            return not self.socket.recv(1, socket.MSG_PEEK)
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:

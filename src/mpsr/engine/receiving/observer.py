@@ -97,7 +97,7 @@ class Observer:
         """Take note of its end: it has nothing more to say."""
         try:
             self._socket.check()
-            said = self._socket.recv(1)
+            said = self._socket.recv(1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
