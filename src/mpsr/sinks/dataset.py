@@ -80,9 +80,8 @@ class DatasetSink:
         self._partition = _PARTITIONS[self._options.pop("partition", "hour")]
         self._mode = self._options.pop("mode", outputs.PRIVATE)
         self.output: str = os.path.abspath(path)
-        self._directory = self.output
-        outputs.check_directory(self._directory)
-        outputs.check(os.path.join(self._directory, _MARK))
+        outputs.check_directory(self.output)
+        outputs.check(os.path.join(self.output, _MARK))
         self._ending = ending
         self._make_writer = writer
         self._marks: MarkFile | None = None
@@ -101,8 +100,8 @@ class DatasetSink:
         A directory without a position lacks everything: it is new, or replaces a removed one.
         """
         self._journal = journal
-        outputs.make_directories(self._directory, self._mode)
-        self._marks = MarkFile(os.path.join(self._directory, _MARK))
+        outputs.make_directories(self.output, self._mode)
+        self._marks = MarkFile(os.path.join(self.output, _MARK))
         found = self._found()
         mark = self._marks.read()
         if mark is not None and journal and mark.journal.hex() == journal:
@@ -113,7 +112,7 @@ class DatasetSink:
         """Remove what is unfinished; return the last positions of the files of this journal."""
         ours = re.compile(rf"{self._journal or '-'}-\d+-(\d+)\.{self._ending}")
         found: list[int] = []
-        for folder, _, names in os.walk(self._directory):
+        for folder, _, names in os.walk(self.output):
             for name in names:
                 if name.startswith(".") and name.endswith(f".{self._ending}{_BEGUN}"):
                     path = os.path.join(folder, name)
@@ -156,13 +155,13 @@ class DatasetSink:
             return
         if marks.removed:
             text = "removed: a new one begins, and what the journal still has is written again"
-            raise Displaced(f"{self._directory} was {text}")
-        outputs.make_directories(self._directory, self._mode)
+            raise Displaced(f"{self.output} was {text}")
+        outputs.make_directories(self.output, self._mode)
         marks.close()
-        self._marks = MarkFile(os.path.join(self._directory, _MARK))
+        self._marks = MarkFile(os.path.join(self.output, _MARK))
         self._last = self._committed
         self._put_mark()
-        raise Displaced(f"{self._directory} was moved away: a new one begins")
+        raise Displaced(f"{self.output} was moved away: a new one begins")
 
     def close(self) -> None:
         """Drop what was not committed, and let others have the directory."""
@@ -182,7 +181,7 @@ class DatasetSink:
 
     def _write_table(self) -> None:
         if self._writer is None:
-            folder = os.path.join(self._directory, self._folder)
+            folder = os.path.join(self.output, self._folder)
             outputs.make_directories(folder, self._mode)
             name = f".{self._journal or os.getpid()}-{time_ns()}.{self._ending}{_BEGUN}"
             self._begun = os.path.join(folder, name)
@@ -204,7 +203,7 @@ class DatasetSink:
         folder = os.path.dirname(self._begun)
         os.rename(self._begun, os.path.join(folder, self._name()))
         self._writer = self._first = None
-        while len(folder) >= len(self._directory):  # also the folders that it was made with
+        while len(folder) >= len(self.output):  # also the folders that it was made with
             files.sync_directory(folder)
             folder = os.path.dirname(folder)
 

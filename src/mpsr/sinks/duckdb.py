@@ -53,7 +53,6 @@ class DuckdbSink:
     def __init__(self, file: DatabaseFile, table: str) -> None:
         self._file = file
         self.output: str = file.path
-        self._path = self.output
         self._table = table
         unnested = ", ".join(f"unnest(?::{types[1]}[])" for types in COLUMNS.values())
         self._insert = f"INSERT INTO {table} SELECT {unnested}"
@@ -84,7 +83,7 @@ class DuckdbSink:
 
         self._file.claim(_blank)
         columns = ", ".join(f"{name} {types[1]}" for name, types in COLUMNS.items())
-        database = self._database = duckdb.connect(self._path)
+        database = self._database = duckdb.connect(self.output)
         self._file.prepare(_WAL)
         database.execute("BEGIN")
         database.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({columns})")
@@ -138,9 +137,9 @@ class DuckdbSink:
         try:
             yield self._database  # type: ignore[misc]  # open() alone finds None, and needs none
         except (duckdb.CatalogException, duckdb.BinderException) as exc:
-            raise ConfigurationError(f"{self._path}: {_line(exc)}") from exc
+            raise ConfigurationError(f"{self.output}: {_line(exc)}") from exc
         except duckdb.Error as exc:
-            raise SinkError(f"{self._path}: {_line(exc)}") from exc
+            raise SinkError(f"{self.output}: {_line(exc)}") from exc
 
 
 def _blank() -> bytes:

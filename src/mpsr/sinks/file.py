@@ -78,8 +78,7 @@ class FileSink:
 
     def __init__(self, path: str, form: str, rotation: Rotation, mode: int) -> None:
         self.output: str = os.path.abspath(path)
-        self._path = self.output
-        for each in (self._path, self._path + _SUFFIX):
+        for each in (self.output, self.output + _SUFFIX):
             outputs.check(each)
         self._records = RECORDS[form]
         self._in_lines = form in _LINES
@@ -98,7 +97,7 @@ class FileSink:
         """Cut what was not committed; return the position up to which the file has everything."""
         self._journal = bytes.fromhex(journal) or bytes(16)
         new = self._open_file()
-        self._marks = MarkFile(self._path + _SUFFIX)
+        self._marks = MarkFile(self.output + _SUFFIX)
         mark = self._marks.read()
         self._begin(mark)
         self._rotation.tidy()
@@ -134,7 +133,7 @@ class FileSink:
         self._check_removed()
         self._put_mark()
         if self._is_moved():
-            _warn(f"{self._path} was moved away: a new file begins")
+            _warn(f"{self.output} was moved away: a new file begins")
             self._begin_after_move()
         if self._rotation.is_large(self._written):
             self._rotate()
@@ -163,9 +162,9 @@ class FileSink:
     def _open_file(self) -> bool:
         """Open the file, or create it; return whether it is new."""
         self._close_file()
-        self._descriptor, new = outputs.open_file(self._path, _FLAGS, self._mode)
+        self._descriptor, new = outputs.open_file(self.output, _FLAGS, self._mode)
         if new:
-            files.sync_directory(os.path.dirname(self._path))
+            files.sync_directory(os.path.dirname(self.output))
         return new
 
     def _begin(self, mark: Mark | None) -> None:
@@ -191,8 +190,8 @@ class FileSink:
             moved_to = self._rotation.move()
             if moved_to is None:
                 error = "it ends in the middle of a record, and cannot be moved away"
-                raise SinkError(f"{self._path}: {error}: move it, or make it writable")
-            _warn(f"{self._path} ended in the middle of a record: it was moved to {moved_to}")
+                raise SinkError(f"{self.output}: {error}: move it, or make it writable")
+            _warn(f"{self.output} ended in the middle of a record: it was moved to {moved_to}")
             self._open_file()
         self._written = os.fstat(self._file).st_size
         known = mark or Mark()
@@ -219,7 +218,7 @@ class FileSink:
         lacking = "the messages"
         if any(mark.journal):
             lacking = f"the messages from position {mark.since + 1} to {mark.position}"
-        _warn(f"{self._path} lacks {lacking} that were written to it: {what}")
+        _warn(f"{self.output} lacks {lacking} that were written to it: {what}")
 
     def _check_removed(self) -> None:
         """Raise Displaced if the file has no name any more, or was cut by another process."""
@@ -227,10 +226,10 @@ class FileSink:
         if found.st_size < self._written:
             raise Displaced
         self._written = found.st_size  # with what another process has appended
-        if found.st_nlink or outputs.leads_to(self._path, self._file):
+        if found.st_nlink or outputs.leads_to(self.output, self._file):
             return
         try:
-            replaced = bool(os.stat(self._path).st_size)
+            replaced = bool(os.stat(self.output).st_size)
         except FileNotFoundError:
             replaced = False
         if replaced:  # then open() reports what the other file lacks
@@ -242,10 +241,10 @@ class FileSink:
             lost = "the messages in it that the journal still has are written again"
         else:
             lost = "the messages in it are lost"
-        raise Displaced(f"{self._path} was removed: a new file begins, and {lost}")
+        raise Displaced(f"{self.output} was removed: a new file begins, and {lost}")
 
     def _is_moved(self) -> bool:
-        return not outputs.leads_to(self._path, self._file)
+        return not outputs.leads_to(self.output, self._file)
 
     def _put_mark(self) -> None:
         """Mark as committed what was written."""

@@ -43,7 +43,6 @@ class SqliteSink:
     def __init__(self, file: DatabaseFile, table: str) -> None:
         self._file = file
         self.output: str = file.path
-        self._path = self.output
         self._table = table
         self._insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - a plain name
         self._journal = ""
@@ -70,7 +69,7 @@ class SqliteSink:
     def _connect(self) -> None:
         self._file.claim()
         columns = ", ".join(f"{name} {types[0]}" for name, types in COLUMNS.items())
-        database = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)
+        database = sqlite3.connect(self.output, timeout=_BUSY, isolation_level=None)
         self._database = database
         database.execute("PRAGMA journal_mode = WAL")  # so that readers do not block the sink
         database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
@@ -96,7 +95,7 @@ class SqliteSink:
                 reasons = self._refused(database, batch)
                 database.execute("ROLLBACK TO batch")
                 if not reasons:
-                    raise SinkError(f"{self._path}: {exc}") from exc
+                    raise SinkError(f"{self.output}: {exc}") from exc
                 raise MessageRejected(reasons) from exc
             database.execute("RELEASE batch")
         self._position = batch.position
@@ -146,5 +145,5 @@ class SqliteSink:
             yield self._database  # type: ignore[misc]  # open() alone finds None, and needs none
         except sqlite3.DatabaseError as exc:
             if exc.sqlite_errorcode in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH}:
-                raise ConfigurationError(f"{self._path}: {exc}") from exc
-            raise SinkError(f"{self._path}: {exc}") from exc
+                raise ConfigurationError(f"{self.output}: {exc}") from exc
+            raise SinkError(f"{self.output}: {exc}") from exc
