@@ -12,11 +12,12 @@ import socket
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import WRITE_TIMEOUT
 from mpsr.system import closing, passing
+from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import RejectCode
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from mpsr.system.files import KeptFile
 
 Buffers = Sequence[bytes | memoryview]
-
-_DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 
 
 class WriteEnd(Protocol):
@@ -64,7 +63,7 @@ class SocketWriter:
             if not self._socket.holds():
                 what = "its descriptor was closed by the program"
                 return ConnectionAbortedError(errno.ECONNABORTED, what)
-            return self._socket.sendmsg(buffers, self._along, 0 if wait else _DONTWAIT)
+            return self._socket.sendmsg(buffers, self._along, 0 if wait else DONTWAIT)
         except OSError as exc:
             return exc
 
@@ -124,7 +123,7 @@ class RingWriter:
 
     def _ring_doorbell(self) -> None:
         with suppress(BlockingIOError):  # then there are doorbells that it has not read yet
-            self._socket.send(b"\0", _DONTWAIT)
+            self._socket.send(b"\0", DONTWAIT)
 
     def is_full(self) -> bool:
         """Ask the receiver to announce room; return False if there is some already."""
@@ -168,10 +167,10 @@ class SocketReader:
     def read(self, rooms: list[memoryview], size: int) -> tuple[int, bytes]:
         """Read into the rooms, and a little behind them, where the next frame begins."""
         if not rooms:
-            return 0, self._socket.recv(size, _DONTWAIT)
+            return 0, self._socket.recv(size, DONTWAIT)
         room = sum(map(len, rooms))
         try:
-            size = self._socket.recvmsg_into([*rooms, self._behind], 0, _DONTWAIT)[0]
+            size = self._socket.recvmsg_into([*rooms, self._behind], 0, DONTWAIT)[0]
         finally:
             _release(rooms)
         return min(size, room), bytes(self._behind[: max(0, size - room)])
@@ -186,7 +185,7 @@ class GuardedSocketReader:
     def read(self, rooms: list[memoryview], size: int) -> tuple[int, bytes]:
         """Read beside the rooms; raise RemoteProtocolError where a descriptor came along."""
         _release(rooms)
-        data, descriptors = passing.receive(self._socket, size, _DONTWAIT)
+        data, descriptors = passing.receive(self._socket, size, DONTWAIT)
         if descriptors:
             closing.close_apart(descriptors)
             raise unasked()

@@ -32,6 +32,7 @@ _POSITIONS: Final = (62, 43, 40, 33, 31)
 _RANDOM: Final = 8  # bytes
 _SO_COOKIE: Final = 57  # <asm-generic/socket.h>; the socket module does not name it
 _COOKIE: Final = 8  # bytes
+DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 
 
 class NotOurs(OSError):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
-from mpsr.system.descriptors import Socket, socketpair
-
-# The program may close all descriptors after a check. A call on the program's file does not wait.
-_DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
+from mpsr.system.descriptors import DONTWAIT, Socket, socketpair
 
 
 class Wakeup:
@@ -18,6 +13,9 @@ class Wakeup:
 
     Its owner calls ``close()``. Another thread, or the code that a signal handler interrupted, may
     be in ``set()`` then: the last call to finish closes the descriptors.
+
+    The program may close all descriptors after a check of one. A call on the program's file, which
+    has its number then, does not wait.
     """
 
     __slots__ = ("_closed", "_is_set", "_reader", "_uses", "_writer")
@@ -81,13 +79,13 @@ class Wakeup:
     def _write(self) -> None:
         if self._writer.holds():
             with suppress(OSError):
-                self._writer.send(b"\0", _DONTWAIT)
+                self._writer.send(b"\0", DONTWAIT)
 
     def _read(self) -> None:
         # Also if it is not set: a set() that another thread began has written only now.
         if self._reader.holds():
             with suppress(OSError):
-                self._reader.recv(64, _DONTWAIT)
+                self._reader.recv(64, DONTWAIT)
 
     def _use(self, call: Callable[[], None]) -> None:
         try:

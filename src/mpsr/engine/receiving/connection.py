@@ -8,13 +8,14 @@ from contextlib import suppress
 from fcntl import ioctl
 from termios import FIONREAD
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.receiving.files import FilePacketEnd, FileReader
 from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, SocketReader
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import closing, passing
+from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.processes import peer_named
 from mpsr.wire.files import FileSession
 from mpsr.wire.frames import frame_size
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mpsr.system.descriptors import Socket
     from mpsr.wire.ledger import ProducerState
     from mpsr.wire.receiving import ReceivingSession
+
+_PEEK: Final = int(socket.MSG_PEEK) | DONTWAIT
 
 
 class Connection:
@@ -231,11 +234,9 @@ class Connection:
         if not self.ended:
             try:
                 if self._refuses:
-                    self.ended = not self.socket.recv_into(self._behind, 0, socket.MSG_DONTWAIT)
+                    self.ended = not self.socket.recv_into(self._behind, 0, DONTWAIT)
                 else:
-                    data, descriptors = passing.receive(
-                        self.socket, READ_BEHIND, socket.MSG_DONTWAIT
-                    )
+                    data, descriptors = passing.receive(self.socket, READ_BEHIND, DONTWAIT)
                     closing.close_apart(descriptors, self.uid)
                     self.ended = not data
             except BlockingIOError:
@@ -251,7 +252,7 @@ class Connection:
         if self.in_ring:
             return self.clear_doorbell()
         try:
-            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self.socket.recv(1, _PEEK)
         except BlockingIOError:
             return False
         except OSError:

@@ -11,6 +11,7 @@ from mpsr.json_format import to_json
 from mpsr.limits import MIN_STATUS_INTERVAL, OBSERVER_DEADLINE, PACKET_STATUS, TOLD_PRODUCERS
 from mpsr.names import all_in_utf8
 from mpsr.system import passing
+from mpsr.system.descriptors import DONTWAIT
 from mpsr.wire.frames import Reject as RejectFrame
 from mpsr.wire.frames import RejectCode, encode, encode_status, encode_tap
 
@@ -97,7 +98,7 @@ class Observer:
         """Take note of its end: it has nothing more to say."""
         try:
             self._socket.check()
-            said = self._socket.recv(1, socket.MSG_DONTWAIT)
+            said = self._socket.recv(1, DONTWAIT)
         except BlockingIOError:
             return
         except OSError:

@@ -12,6 +12,7 @@ from mpsr.engine.transport import FileWriter, RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
 from mpsr.system import closing, passing, primitives, ring
 from mpsr.system.address import SOCKET_TYPES
+from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.sockets import peer_of, wrap
 from mpsr.wire.transitions import State
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _WRITE_TIMEOUT: Final = struct.pack("@ll", *divmod(int(WRITE_TIMEOUT * 1e6), 10**6))  # timeval
 _OPEN: Final = State.OPEN  # to look it up in the enum takes longer than to compare
-_DONTWAIT: Final = int(socket.MSG_DONTWAIT)  # a flag of an enum is slow to pass
 _PACKET_OVERHEAD: Final = 32  # bytes of SO_SNDBUF that Linux keeps: unix_dgram_sendmsg()
 
 
@@ -94,8 +94,8 @@ class Connection:
         """
         self._socket.check()  # here: another thread may be closing all descriptors
         if self._refuses:
-            return buffer[: self._socket.recv_into(buffer, 0, _DONTWAIT)]
-        data, descriptors = passing.receive(self._socket, MAX_CONTROL_FRAME, _DONTWAIT)
+            return buffer[: self._socket.recv_into(buffer, 0, DONTWAIT)]
+        data, descriptors = passing.receive(self._socket, MAX_CONTROL_FRAME, DONTWAIT)
         if descriptors:
             self._keep_descriptor(descriptors)
         return memoryview(data)
