@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,28 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 30  # seconds: longer means that it hangs
 
 
-class Funnel:
+class Fed(ABC):
+    """A receiver with sinks that a test sends messages to."""
+
+    address: Path
+
+    @abstractmethod
+    def await_commit(self) -> None:
+        """Return once each sink has committed all that was accepted."""
+
+    def send(self, *messages: bytes) -> None:
+        """Send messages, and return once they are accepted."""
+        with mpsr.Producer(self.address) as producer:
+            producer.send_many(messages)
+            producer.flush(PATIENCE)
+
+    def deliver(self, *messages: bytes) -> None:
+        """Send messages, and return once each sink has committed them."""
+        self.send(*messages)
+        self.await_commit()
+
+
+class Funnel(Fed):
     """A receiver with sinks, which can be killed and started again."""
 
     def __init__(self, directory: Path, name: str, *sinks: str, journal: bool = True) -> None:
@@ -88,20 +110,7 @@ class Funnel:
         self.process.send_signal(signum)
         return self.process.wait(PATIENCE)
 
-    def send(self, *messages: bytes) -> None:
-        """Send messages, and return once they are accepted."""
-        with mpsr.Producer(self.address) as producer:
-            producer.send_many(messages)
-            producer.flush(PATIENCE)
-
-    def deliver(self, *messages: bytes) -> None:
-        """Send messages, and return once each sink has committed them."""
-        self.send(*messages)
-        self.await_commit()
-
     def await_commit(self) -> None:
-        """Return once each sink has committed all that was accepted."""
-
         def committed() -> bool:
             return not any(each["lag"] for each in observe.status(self.address)["sinks"])
 
@@ -119,7 +128,7 @@ class _Lines(logging.Handler):
         self.kept.append(record.getMessage())
 
 
-class OwnFunnel:
+class OwnFunnel(Fed):
     """A receiver with sinks in this process, for a test that neither kills nor signals it."""
 
     def __init__(self, directory: Path, name: str, *sinks: str, journal: bool = True) -> None:
@@ -154,19 +163,7 @@ class OwnFunnel:
     def await_word(self, text: str) -> None:
         eventually(lambda: text in self.told)
 
-    def send(self, *messages: bytes) -> None:
-        """Send messages, and return once they are accepted."""
-        with mpsr.Producer(self.address) as producer:
-            producer.send_many(messages)
-            producer.flush(PATIENCE)
-
-    def deliver(self, *messages: bytes) -> None:
-        """Send messages, and return once each sink has committed them."""
-        self.send(*messages)
-        self.await_commit()
-
     def await_commit(self) -> None:
-        """Return once each sink has committed all that was accepted."""
         eventually(lambda: not any(each.lag for each in self.statuses))
 
     def end(self) -> None:
