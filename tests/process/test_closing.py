@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SOURCE: Final = os.path.dirname(mpsr.__file__)
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
 
 
 def made(address: str, directory: Path, *, journal: bool) -> mpsr.Receiver:
