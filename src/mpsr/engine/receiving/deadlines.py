@@ -91,7 +91,7 @@ class Deadlines:
             self.due.pop((connection, "frame"), None)
 
     def reject_late(self, connection: Connection) -> None:
-        """Note that an observer has no place, and until when it is not told."""
+        """Note that an observer has no place, and when to reject it."""
         self.due[connection, "end"] = self.now + OBSERVER_REFUSAL
 
     def follow_reply(self, connection: Connection) -> None:

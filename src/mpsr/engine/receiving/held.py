@@ -181,7 +181,7 @@ class Held:
             self.closed = True
 
     def close(self, *, inherited: bool = False) -> None:
-        """Close the connections; a thread that is not in a forked child may hold the lock."""
+        """Close the connections, also if a thread that no longer runs holds the lock."""
         if inherited or are_stopped():
             self.lock = primitives.RLock()
         self.end()
