@@ -30,7 +30,7 @@ from functools import partial
 from itertools import count
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import mpsr
 from mpsr.system import passing
@@ -516,27 +516,32 @@ def wait_for_release(receiver: Receiver, baseline: int) -> float:
 
 def run(plan: Plan) -> Figures:
     """Besiege, in processes of their own, all of which end with it."""
+    return Figures(*stage("siege", json.dumps(plan), timeout=plan.most + 5 * PATIENCE))
+
+
+def stage(module: str, argument: str, *, timeout: float) -> Any:
+    """Run a module in a process, with a directory; return what it prints, and end its children."""
     directory = tempfile.mkdtemp(prefix="mpsr-")
     os.chmod(directory, 0o755)  # others are to reach the socket
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.process.siege", directory, json.dumps(plan)],
+        [sys.executable, "-m", f"tests.process.{module}", directory, argument],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths},
         start_new_session=True,
-    ) as stage:
+    ) as process:
         try:
-            said, complaint = stage.communicate(timeout=plan.most + 5 * PATIENCE)
+            said, complaint = process.communicate(timeout=timeout)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(stage.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             shutil.rmtree(directory, ignore_errors=True)
-    if stage.returncode:
-        raise RuntimeError(f"the siege failed: {complaint}")
-    return Figures(*json.loads(said))
+    if process.returncode:
+        raise RuntimeError(f"{module} failed: {complaint}")
+    return json.loads(said)
 
 
 def main() -> NoReturn:
