@@ -29,7 +29,7 @@ from functools import partial
 from itertools import count
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import mpsr
 from mpsr.system import passing
@@ -518,12 +518,17 @@ def wait_for_release(receiver: Receiver, baseline: int) -> float:
 
 def run(plan: Plan, stages: Forks) -> Figures:
     """Besiege, in processes of their own, all of which end with it."""
+    return Figures(*stage(stages, plan, timeout=plan.most + 5 * PATIENCE))
+
+
+def stage(stages: Forks, request: object, *, timeout: float) -> Any:
+    """Fork a stage, with a directory; return what it prints, and end its children."""
     directory = tempfile.mkdtemp(prefix="mpsr-")
     os.chmod(directory, 0o755)  # others are to reach the socket
     stderr = os.memfd_create("stderr")
-    stage = stages.start([directory, plan], stderr)
+    stage = stages.start([directory, request], stderr)
     try:
-        said = stage.said(plan.most + 5 * PATIENCE)
+        said = stage.said(timeout)
         status = stage.wait(PATIENCE)
         complaint = os.pread(stderr, 1 << 20, 0).decode(errors="replace")
     finally:
@@ -533,8 +538,8 @@ def run(plan: Plan, stages: Forks) -> Figures:
         os.close(stderr)
         shutil.rmtree(directory, ignore_errors=True)
     if status:
-        raise RuntimeError(f"the siege failed: {complaint}")
-    return Figures(*json.loads(said))
+        raise RuntimeError(f"the stage failed: {complaint}")
+    return json.loads(said)
 
 
 def main() -> NoReturn:

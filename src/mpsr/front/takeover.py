@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from contextlib import ExitStack, suppress
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET, Word, read_word
-from mpsr.engine.receiving.inherited import NOTHING, Carried, Inherited, read_state
-from mpsr.errors import AddressError, AddressInUse, ConfigurationError, Explanation
+from mpsr.engine.receiving.inherited import NOTHING, Inherited, read_state
+from mpsr.errors import (
+    AddressError,
+    AddressInUse,
+    ConfigurationError,
+    Explanation,
+    RemoteProtocolError,
+)
 from mpsr.front.listening import claim_all
 from mpsr.json_format import to_json
 from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
@@ -100,19 +108,19 @@ class _Taker:
         offer = self._hear(sock)
         if offer is None:
             raise _Cancelled
-        claims = self._adopt(offer, self._taken())
+        claims = self._adopt(offer)
         self._say(sock, "ready")
         sockets: list[int] = []
         inherited = NOTHING
         while (message := self._hear(sock)) is not None:
-            if message["step"] == "connections":
-                sockets += self._taken()
-            elif message["step"] == "state":
+            if message["step"] in ("connections", "state"):
                 try:
-                    (memory,) = self._taken()
-                    carried, producers = read_state(memory)
-                    inherited = Inherited(_connections(carried, sockets), producers)
+                    if message["step"] == "connections":
+                        sockets += self._taken([True] * len(self._descriptors))
+                        continue
+                    inherited = self._inherit(sockets, len(claims))
                 except ValueError as exc:
+                    self._descriptors += sockets
                     raise self._unreadable(exc) from exc
                 sockets = []
                 self._say(sock, "taken")
@@ -153,7 +161,11 @@ class _Taker:
             if exc is self._held:
                 raise
             raise _Cancelled from exc
-        frame = decode(HEADER.unpack_from(data)[1], data[HEADER.size :])
+        try:
+            frame = decode(HEADER.unpack_from(data)[1], data[HEADER.size :])
+        except RemoteProtocolError as exc:
+            closing.close_apart(descriptors)
+            raise self._unreadable(exc) from exc
         if isinstance(frame, Reject):
             raise AddressInUse(
                 _refused(self._held, f"it does not hand over: {frame.text}"),
@@ -165,7 +177,20 @@ class _Taker:
             raise self._held
         return Socket(fileno=descriptors[0])
 
-    def _adopt(self, offer: Word, descriptors: list[int]) -> list[tuple[Claim, Framing]]:
+    def _inherit(self, sockets: Sequence[int], listeners: int) -> Inherited:
+        """Return what was passed with a state; raise ValueError if it does not fit together."""
+        (memory,) = self._taken([False])
+        try:
+            carried, producers = read_state(memory, listeners)
+        finally:
+            closing.close_apart([memory])
+        if len(carried) != len(sockets):
+            error = f"it has {len(carried)} connections and {len(sockets)} sockets"
+            raise ValueError(error)
+        connected = [Socket(fileno=each) for each in sockets]
+        return Inherited(list(zip(carried, connected, strict=True)), producers)
+
+    def _adopt(self, offer: Word) -> list[tuple[Claim, Framing]]:
         """Return claims of the addresses that are offered, which must be ours."""
         wanted = [absolute(place.address).value for place in self._places]
         listeners = offer.get("listeners", [])
@@ -175,9 +200,13 @@ class _Taker:
             raise self._unreadable(exc) from exc
         offered = [address.removeprefix("@") for address in addresses]
         if wanted != offered:
-            self._descriptors += descriptors
             why = f"a hand-over takes all of its addresses, in order: {', '.join(addresses)}"
             raise ConfigurationError(_refused(self._held, why))
+        try:
+            kinds = ((True, False) if told["locked"] else (True,) for told in listeners)
+            descriptors = self._taken([*chain.from_iterable(kinds)])
+        except ValueError as exc:
+            raise self._unreadable(exc) from exc
         claims: list[tuple[Claim, Framing]] = []
         for place, told in zip(self._places, listeners, strict=True):
             sock = Socket(fileno=descriptors.pop(0))
@@ -186,15 +215,21 @@ class _Taker:
             self._undo.callback(claims[-1][0].abandon)  # its lock stays with the giver
         return claims
 
-    def _unreadable(self, exc: ValueError) -> AddressInUse:
+    def _unreadable(self, exc: Exception) -> AddressInUse:
         """Return the error for a hand-over that another version, or no mpsr, has written."""
         why = f"its hand-over cannot be read: {exc}"
         return AddressInUse(
             _refused(self._held, why), address=self._held.address, pid=self._held.pid
         )
 
-    def _taken(self) -> list[int]:
-        """Return the descriptors that have come with the last packet."""
+    def _taken(self, kinds: Sequence[bool]) -> list[int]:
+        """Return the descriptors of the last packet, of which these must be sockets, in order.
+
+        Raises ValueError if they are others; they are closed with the hand-over.
+        """
+        if [stat.S_ISSOCK(os.fstat(each).st_mode) for each in self._descriptors] != list(kinds):
+            error = f"the descriptors of a packet are not {len(kinds)} as described"
+            raise ValueError(error)
         taken, self._descriptors = self._descriptors, []
         return taken
 
@@ -242,8 +277,3 @@ def _claim(place: Place, sock: Socket, lock: int | None) -> Claim:
     gid = place.group if isinstance(place.group, int) else None
     claim.adopt(lock, place.mode, gid, place.backlog)
     return claim
-
-
-def _connections(carried: list[Carried], descriptors: list[int]) -> list[tuple[Carried, Socket]]:
-    sockets = [Socket(fileno=each) for each in descriptors]
-    return list(zip(carried, sockets, strict=True))

@@ -233,8 +233,9 @@ class Acceptor:
             connection.session.seq = carried.seq
             self.accepted += 1
             self._admit(connection)
-            if carried.held:
-                connection.feed(0, carried.held)
+            failure = connection.feed(0, carried.held) if carried.held else None
+            if failure is not None:  # too long for this receiver, for example
+                self._connections.reject(connection, str(failure), RejectCode(failure.code))
 
     def _turn_away(self) -> None:
         """Close one of those that wait for a place, or have the next ones wait in the backlog."""

@@ -122,8 +122,6 @@ class Inbox:
         overview = Overview(self, self._acceptor, self._connections)
         self.observers.look_at(self._acceptor.listeners, overview)
         self._acceptor.exchanged = self.observers.renew
-        self._acceptor.adopt(inherited.connections)
-        self.ledger.restore(inherited.producers, monotonic())
         self.handover: Handovers = Handovers(
             self._poller, self._acceptor, self._connections, self._senders, self._logger
         )
@@ -137,6 +135,8 @@ class Inbox:
         self.released: bool = False
         self._batches = self._messages = self._nbytes = 0
         self._discarded = 0
+        self._acceptor.adopt(inherited.connections)
+        self.ledger.restore(inherited.producers, monotonic())
 
     @property
     def ledger(self) -> Ledger:

@@ -10,6 +10,7 @@ from mpsr.batch import ProducerIdentity
 from mpsr.json_reader import from_json
 from mpsr.limits import MAX_HANDOVER
 from mpsr.system.descriptors import Socket
+from mpsr.wire.frames import PRODUCER_ID_SIZE
 from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import ProducerState
 
@@ -45,20 +46,35 @@ class _State(TypedDict):
     """User, id in hexadecimal digits, label, epoch, and the number below which all is accepted."""
 
 
-def read_state(memory: int) -> tuple[list[Carried], list[ProducerState]]:
+def read_state(memory: int, listeners: int) -> tuple[list[Carried], list[ProducerState]]:
     """Return the connections and the producers of a state that was passed.
 
-    Raises ValueError if it is none.
+    Raises ValueError if the file cannot be read, holds no state, or has a value that no receiver
+    with that number of ``listeners`` passes.
     """
-    with open(memory, "rb") as file:
-        file.seek(0)
-        state = from_json(file.read(MAX_HANDOVER + 1), _State, most=MAX_HANDOVER)
+    try:
+        with open(memory, "rb", closefd=False) as file:
+            file.seek(0)
+            text = file.read(MAX_HANDOVER + 1)
+    except OSError as exc:
+        raise ValueError(exc.strerror or str(exc)) from exc
+    state = from_json(text, _State, most=MAX_HANDOVER)
     producers: list[ProducerState] = []
     for uid, identity, label, epoch, seq in state["producers"]:
         producer = ProducerIdentity(bytes.fromhex(identity), label)
+        _check(len(producer.id) == PRODUCER_ID_SIZE, "a producer id", identity)
+        _check(epoch >= 0 and seq >= 0, "the number of a producer", min(epoch, seq))
         producers.append(ProducerState((uid, producer.id), producer, seq, epoch))
-    connections = [
-        Carried(listener, framing, seq, b64decode(held))
-        for listener, framing, seq, held in state["connections"]
-    ]
+    connections: list[Carried] = []
+    for listener, framing, seq, held in state["connections"]:
+        _check(0 <= listener < listeners, "the index of an address", listener)
+        _check(seq >= 0, "the number of a message", seq)
+        connections.append(Carried(listener, framing, seq, b64decode(held, validate=True)))
     return connections, producers
+
+
+def _check(holds: bool, what: str, value: object) -> None:  # noqa: FBT001 - the check itself
+    """Raise ValueError if a value is invalid."""
+    if not holds:
+        error = f"{what} is invalid: {value}"
+        raise ValueError(error)
