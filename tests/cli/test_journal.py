@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -154,6 +155,7 @@ def test_journal_is_verified_while_segments_come_and_go(cli: Cli) -> None:
             while running.popen.poll() is None:
                 last = journal.append([entry(b"x" * 40_000)])[-1]
                 journal.move("reader", max(last - 5, journal.cursor("reader")))
+                sleep(0.001)  # the command is to have a processor
             status, _, told = running.finish()
             assert status == 0
             assert all(" trimmed while " in line for line in told.splitlines())
@@ -352,6 +354,7 @@ def test_salvage_of_a_journal_in_use_is_as_it_was_then(cli: Cli, events: Path) -
         while running.popen.poll() is None:
             number += 1
             journal.append([entry(b"%d" % number, seq=number)])
+            sleep(0.001)  # the command is to have a processor
         assert running.finish()[::2] == (0, "")
     with Reader(f"{events}.salvaged") as reader:
         state = reader.recover().state
