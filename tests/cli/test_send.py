@@ -43,7 +43,7 @@ def received(receiver: mpsr.Receiver, count: int) -> list[bytes]:
 def sent(
     cli: Cli, receiver: mpsr.Receiver, count: int, *arguments: str | bytes, feed: bytes = b""
 ) -> tuple[list[bytes], tuple[int, bytes, str]]:
-    """Run ``mpsr send`` in this process, while a thread receives so many messages."""
+    """Run ``mpsr send`` in this process, while a thread receives ``count`` messages."""
     with ThreadPoolExecutor(1) as thread:
         messages = thread.submit(received, receiver, count)
         ended = cli.call("send", "app.sock", *arguments, feed=feed)

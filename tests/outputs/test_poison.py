@@ -66,7 +66,7 @@ def test_origin_that_does_not_fit_leaves_the_message_as_it_is(
 
 
 def printed(funnel: Funnel, text: bytes, times: int) -> bool:
-    """Tell whether a funnel has printed this so many times."""
+    """Tell whether a funnel has printed this text exactly so often."""
     return funnel.out.read_bytes().count(text) == times
 
 
