@@ -180,7 +180,10 @@ def event(name: str, value: float) -> bytes:
     return json.dumps({"name": name, "value": value}).encode()
 
 
-def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chance: Chance) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_handler_has_handled_everything_exactly_once(
+    tmp_path: Path, chance: Chance, kills: int
+) -> None:
     """However often it is killed, the results hold each message once, and in order."""
     end = Event()
 
@@ -196,7 +199,7 @@ def test_killed_handler_has_handled_everything_exactly_once(tmp_path: Path, chan
 
     with ThreadPoolExecutor(3) as threads:
         senders = [threads.submit(send, place) for place in range(3)]
-        for _ in range(5):
+        for _ in range(kills):
             with exactly_once(tmp_path) as process:
                 time.sleep(chance.uniform(0, 0.2))
                 process.kill()

@@ -24,7 +24,7 @@ from mpsr.cli.entry import run
 from mpsr.cli.status import CommandFailed
 from tests.cli.conftest import PATIENCE, Cli, Running, Screen
 
-SHORT = ("--duration", "300ms")
+SHORT = ("--duration", "100ms")  # the shortest that there is
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def at_terminal(cli: Cli, *options: str, **environment: str) -> tuple[Running, S
 
 def begun(cli: Cli, *options: str) -> tuple[Running, Screen]:
     """Start to measure, at a terminal; return once the producers are at it."""
-    bench, screen = at_terminal(cli, "--json", "--duration", "60s", "--rate", "1000", *options)
+    bench, screen = at_terminal(cli, "--json", "--duration", "60s", "--rate", "200", *options)
     screen.wait_for(b"messages/s")
     return bench, screen
 
@@ -78,7 +78,7 @@ def begun(cli: Cli, *options: str) -> tuple[Running, Screen]:
 
 def test_text_tells_what_was_measured(cli: Cli) -> None:
     """A few lines on stdout, nothing on stderr, where there is no terminal."""
-    status, out, told = cli.run("bench", "--duration", "500ms")
+    status, out, told = cli.run("bench", "app.sock", "--duration", "200ms")
     assert (status, told) == (0, "")
     n = r"[\d,.]+"
     latencies = ", ".join(rf"{name} {n} µs" for name in ("p50", "p90", "p99", "p99.9", "max"))
@@ -96,11 +96,12 @@ def test_text_tells_what_was_measured(cli: Cli) -> None:
         f"            {way}",
     ]
     assert re.fullmatch("\n".join(lines) + "\n", out.decode())
+    assert not cli.address.exists()
 
 
 def test_json_tells_everything(cli: Cli) -> None:
     """One document, with the units in its keys, whose figures agree with each other."""
-    document = measured(cli, "--duration", "500ms", "--producers", "3", "--size", "1K")
+    document = measured(cli, "--duration", "200ms", "--producers", "3", "--size", "1K")
     throughput, latency = document.pop("throughput"), document.pop("latency")
     assert document == {
         "version": mpsr.__version__,
@@ -108,7 +109,7 @@ def test_json_tells_everything(cli: Cli) -> None:
         "python": document["python"],
         "producers": 3,
         "size_bytes": 1024,
-        "duration_seconds": 0.5,
+        "duration_seconds": 0.2,
         "batch_messages": None,
         "rate_messages_per_second": None,
         "interrupted": False,
@@ -117,7 +118,7 @@ def test_json_tells_everything(cli: Cli) -> None:
     seconds, messages = throughput.pop("seconds"), throughput.pop("messages")
     by_producer = throughput.pop("messages_by_producer")
     cpu = {end: throughput.pop(f"{end}_cpu_seconds") for end in ("receiver", "producers")}
-    assert seconds >= 0.4
+    assert seconds >= 0.16
     assert len(by_producer) == 3
     assert sum(by_producer) == messages > 0
     assert all(seconds > 0 for seconds in cpu.values())
@@ -134,8 +135,8 @@ def test_json_tells_everything(cli: Cli) -> None:
     assert list(quantiles.values()) == sorted(quantiles.values())
     assert set(latency) == {"seconds", "messages", "messages_per_second", "size_bytes"}
     assert latency["size_bytes"] == 1024
-    assert 0 < latency["messages"] <= 2000 * 0.1 + 3
-    assert latency["seconds"] >= 0.1
+    assert 0 < latency["messages"] <= 2000 * 0.04 + 3
+    assert latency["seconds"] >= 0.04
 
 
 def test_codec_in_use_is_told(cli: Cli) -> None:
@@ -161,7 +162,7 @@ def test_batches_are_measured(cli: Cli) -> None:
 @pytest.mark.timing
 def test_rate_is_kept(cli: Cli) -> None:
     """With --rate one phase tells both, and what is due is sent, but for the last at the end."""
-    document = measured(cli, *SHORT, "--rate", "1000", "--producers", "3")
+    document = measured(cli, "--duration", "300ms", "--rate", "1000", "--producers", "3")
     throughput, latency = document["throughput"], document["latency"]
     assert document["rate_messages_per_second"] == 1000
     assert all(90 <= count <= 100 for count in throughput["messages_by_producer"])
@@ -200,10 +201,10 @@ def test_dumb_terminal_shows_no_progress(cli: Cli) -> None:
 
 def test_address_is_claimed_and_given_up(cli: Cli) -> None:
     """With ADDRESS the receiver is there, with safe permissions, as long as it is measured."""
-    bench = cli.start("bench", "app.sock", "--duration", "1s")
+    bench = cli.start("bench", "app.sock", "--duration", "60s")
     children_of(bench)
     assert cli.address.stat().st_mode & 0o777 == 0o600
-    assert bench.finish()[0] == 0
+    assert bench.finish(signal.SIGINT)[0] == 130
     assert not cli.address.exists()
 
 
@@ -237,8 +238,10 @@ def test_message_of_a_stranger_is_left_to_him(cli: Cli) -> None:
 # -- how it ends ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("everybody", [True, False])
+@pytest.mark.parametrize(
+    ("signum", "expected", "everybody"),
+    [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, True), (signal.SIGTERM, 143, False)],
+)
 def test_interruption_tells_what_was_measured(
     cli: Cli, signum: int, expected: int, everybody: bool
 ) -> None:
@@ -284,7 +287,7 @@ def test_killed_producer_is_told(cli: Cli) -> None:
     assert document["failures"] == ["producer 0 was killed by SIGKILL"]
     assert screen.rest().endswith(b"mpsr: producer 0 was killed by SIGKILL\r\n")
     killed, *others = document["throughput"]["messages_by_producer"]
-    assert all(killed < count <= 1250 for count in others)
+    assert all(killed < count <= 250 for count in others)
 
 
 def test_producer_that_never_comes_is_told(cli: Cli) -> None:

@@ -6,11 +6,11 @@ import json
 import os
 import pty
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -155,6 +155,7 @@ def test_journal_is_verified_while_segments_come_and_go(cli: Cli) -> None:
             while running.popen.poll() is None:
                 last = journal.append([entry(b"x" * 40_000)])[-1]
                 journal.move("reader", max(last - 5, journal.cursor("reader")))
+                sleep(0.001)  # the command is to have a processor
             status, _, told = running.finish()
             assert status == 0
             assert all(" trimmed while " in line for line in told.splitlines())
@@ -353,6 +354,7 @@ def test_salvage_of_a_journal_in_use_is_as_it_was_then(cli: Cli, events: Path) -
         while running.popen.poll() is None:
             number += 1
             journal.append([entry(b"%d" % number, seq=number)])
+            sleep(0.001)  # the command is to have a processor
         assert running.finish()[::2] == (0, "")
     with Reader(f"{events}.salvaged") as reader:
         state = reader.recover().state
@@ -383,7 +385,7 @@ def test_salvaging_goes_on_after_a_kill(cli: Cli, events: Path) -> None:
         status, out, told = cli.run("journal", "salvage", "events.journal")
         assert (status, out) == (75, b"")
         assert f"process {os.getpid()} has it open" in told
-    assert cli.run("journal", "salvage", "events.journal")[0] == 0
+    assert cli.call("journal", "salvage", "events.journal")[0] == 0
     assert sorted(os.listdir(cli.directory)) == ["events.journal", "events.journal.salvaged"]
 
 
@@ -391,7 +393,7 @@ def test_nothing_readable_makes_no_journal(cli: Cli, events: Path) -> None:
     """Status 65, three lines."""
     (segment,) = segments(events)
     segment.write_bytes(bytes(segment.stat().st_size))
-    status, out, told = cli.run("journal", "salvage", "events.journal")
+    status, out, told = cli.call("journal", "salvage", "events.journal")
     assert (status, out, told.count("\n")) == (65, b"", 3)
     assert os.listdir(cli.directory) == ["events.journal"]
 
@@ -457,19 +459,18 @@ def _harm(data: bytearray, chance: random.Random) -> None:
         data[place : place + 512] = bytes(len(data[place : place + 512]))
 
 
-@pytest.mark.parametrize("name", ["verify", "stats", "salvage"])
-def test_long_work_shows_its_progress_on_a_terminal(cli: Cli, events: Path, name: str) -> None:
+def test_long_work_shows_its_progress_on_a_terminal(cli: Cli, events: Path) -> None:
     """On stderr, and it vanishes; stdout has the result alone."""
     script = (
         "import sys\n"
         "from mpsr.cli.entry import run\n"
         "from mpsr.cli.journal import progress\n"
         "progress._SHOW_AFTER = 0.0  # all work is long\n"
-        "sys.exit(run(sys.argv[1:]))\n"
+        "sys.exit(any(run(['journal', name, 'events.journal']) for name in sys.argv[1:]))\n"
     )
     master, slave = pty.openpty()
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, "journal", name, "events.journal"],
+        [sys.executable, "-W", "error", "-c", script, "verify", "stats", "salvage"],
         cwd=cli.directory,
         env={**os.environ, "TERM": "xterm"},
         stdout=subprocess.PIPE,
@@ -479,6 +480,6 @@ def test_long_work_shows_its_progress_on_a_terminal(cli: Cli, events: Path, name
     os.close(slave)
     shown = Screen(master).rest()
     os.close(master)
-    assert re.search(rb"(verifying|counting|salvaging) ", shown)
-    assert b"\x1b[2K" in shown
+    for work in (b"verifying ", b"counting ", b"salvaging "):
+        assert b"\x1b[2K" in shown.partition(work)[2]  # the line is cleared
     assert b"\x1b" not in done.stdout

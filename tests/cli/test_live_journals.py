@@ -20,6 +20,7 @@ from mpsr.store.reader import Reader
 from mpsr.store.recovery import Recovery
 from tests.cli.conftest import PATIENCE, Cli, Running
 from tests.cli.journals import entry, make, segments
+from tests.traffic import receiving
 
 LIMIT = 24 * MIB  # bytes of a journal: an eighth is a segment, of which a survey reads 2 MiB
 SIZE = 900_000  # bytes of a message: three fill a segment
@@ -63,9 +64,11 @@ def start_stopped(cli: Cli, before: str, *arguments: str) -> Running:
 @pytest.fixture
 def send(cli: Cli) -> Iterator[Callable[[], None]]:
     """Have a receiver with a journal of COUNT messages; give a function that adds another."""
-    limit = str(LIMIT)
-    cli.recv("--journal", "events.journal", "--journal-limit", limit, stdout=subprocess.DEVNULL)
-    with Producer[bytes](cli.address) as producer:
+    journal = cli.directory / "events.journal"
+    with (
+        receiving(cli.address, journal=journal, journal_limit=LIMIT),
+        Producer[bytes](cli.address) as producer,
+    ):
 
         def send_one() -> None:
             producer.send(b"x" * SIZE)
@@ -145,7 +148,7 @@ def test_salvaged_copy_begins_after_positions_trimmed_meanwhile(
         assert position == journal.last
         saved = journal.last - journal.trimmed
     assert out.startswith(b"saved %d message" % saved)
-    status, out, told = cli.run("journal", "verify", copy.name)
+    status, out, told = cli.call("journal", "verify", copy.name)
     assert (status, told) == (0, "")
     assert b"missing" not in out
 

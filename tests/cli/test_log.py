@@ -361,11 +361,12 @@ def test_follower_prints_what_comes_before_damage(cli: Cli, events: Path) -> Non
     assert (status, out, told.count("\n")) == (65, b"one\ntwo\n\xff\n", 3)
 
 
-def test_receiver_starts_at_once_while_many_follow(cli: Cli, events: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_receiver_starts_at_once_while_many_follow(cli: Cli, events: Path, count: int) -> None:
     """Followers that come and go neither refuse it nor are refused."""
-    followers = [follow(cli) for _ in range(5)]
+    followers = [follow(cli) for _ in range(count)]
     running = cli.recv("--journal", "events.journal", stdout=subprocess.DEVNULL)
-    followers += [follow(cli) for _ in range(5)]
+    followers += [follow(cli) for _ in range(count)]
     for follower in followers[::2]:
         follower.kill(signal.SIGKILL)
     assert cli.call("send", "app.sock", "seven")[0] == 0
@@ -382,7 +383,7 @@ def test_much_is_printed_in_no_time(cli: Cli) -> None:
     each, count = 10_000, 200_000
     batches = [entry(*(b"%d" % n for n in range(at, at + each))) for at in range(0, count, each)]
     make(cli.directory / "events.journal", batches)
-    out = cli.run("log", "events.journal", "-o", "text")[1]
+    out = cli.call("log", "events.journal", "-o", "text")[1]
     assert out == b"".join(b"%d\n" % n for n in range(count))
 
 

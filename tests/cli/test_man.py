@@ -38,7 +38,7 @@ def test_pages_are_printed_and_written(cli: Cli) -> None:
 
 def test_directory_that_cannot_be_written_is_told(cli: Cli) -> None:
     cli.address.touch()
-    status, _, told = cli.run("man", "--directory", "app.sock/man1")
+    status, _, told = cli.call("man", "--directory", "app.sock/man1")
     assert (status, told.count("\n")) == (74, 3)
 
 

@@ -33,6 +33,16 @@ NAMES: Final = {
 }
 MPSR: Final = (sys.executable, "-W", "error", "-m", "mpsr")
 odd = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+# A command that fails with one of these fails with all of them in one name.
+TOGETHER: Final = b"-a\n\x1b[31m%20 b?c"
+few_odd = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, id=of, marks=() if of in ("no UTF-8", "option") else pytest.mark.soak)
+        for of, name in (*NAMES.items(),)
+    ]
+    + [pytest.param(TOGETHER, id="together")],
+)
 
 
 class Done(NamedTuple):
@@ -58,7 +68,7 @@ def assert_readable(text: str) -> None:
         assert word not in text, text
 
 
-@odd
+@few_odd
 def test_receiver_with_odd_paths_works(tmp_path: Path, name: bytes) -> None:
     """Its address, its journal, its sinks and its metrics; status, log and verify show them."""
     here = b"./" + name

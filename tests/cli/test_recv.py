@@ -10,6 +10,9 @@ import signal
 import socket
 import subprocess
 from base64 import b64decode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -21,6 +24,7 @@ from mpsr.cli.entry import run
 from mpsr.system.address import SocketType
 from mpsr.system.trust import ReceiverUid
 from tests.cli.conftest import Cli
+from tests.eventually import eventually
 from tests.process.workers import is_stuck
 
 
@@ -29,6 +33,23 @@ def speak(cli: Cli, data: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(cli.address))
         client.sendall(data)
+
+
+@contextmanager
+def speaking(cli: Cli, data: bytes) -> Iterator[None]:
+    """Speak from a thread, as soon as a receiver listens."""
+
+    def spoken() -> bool:
+        try:
+            speak(cli, data)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as thread:
+        speaking = thread.submit(eventually, spoken)
+        yield
+        speaking.result()
 
 
 def objects(out: bytes) -> list[dict[str, object]]:
@@ -65,10 +86,9 @@ def test_start_and_end_are_told_on_stderr(cli: Cli) -> None:
 
 def test_quiet_says_nothing(cli: Cli) -> None:
     """--quiet leaves stderr empty where nothing is wrong."""
-    receiver = cli.start("recv", "app.sock", "--quiet", "--count", "1")
     with mpsr.Producer(cli.address) as producer:  # it keeps trying until somebody listens
         producer.send(b"one")
-        assert receiver.finish() == (0, b"one\n", "")
+        assert cli.call("recv", "app.sock", "--quiet", "--count", "1") == (0, b"one\n", "")
 
 
 @pytest.mark.parametrize(
@@ -83,18 +103,17 @@ def test_quiet_says_nothing(cli: Cli) -> None:
 )
 def test_formats_keep_every_byte(cli: Cli, options: tuple[str, ...], expected: bytes) -> None:
     """Neither control characters nor what is not UTF-8 are changed."""
-    receiver = cli.recv(*options, "--count", "3")
     with mpsr.Producer(cli.address) as producer:
         producer.send_many([b"a\xff\r", b"", b"b\0c"])
-    assert receiver.finish()[:2] == (0, expected)
+        assert cli.call("recv", "app.sock", *options, "--count", "3")[:2] == (0, expected)
 
 
 def test_json_tells_who_sent_what_and_when(cli: Cli) -> None:
     """A native message: peer, producer, sequence number, time, and body, as text if it is text."""
-    receiver = cli.recv("--output", "json", "--count", "3")
     with mpsr.Producer(cli.address, label="tést") as producer:
         producer.send_many([b"plain", 'é"\n'.encode(), b"\xff\0"])
-    found = objects(receiver.finish()[1])
+        out = cli.call("recv", "app.sock", "--output", "json", "--count", "3")[1]
+    found = objects(out)
     for seq, item in enumerate(found):
         time = datetime.fromisoformat(str(item.pop("time")))
         assert time.tzinfo is not None
@@ -110,9 +129,9 @@ def test_json_tells_who_sent_what_and_when(cli: Cli) -> None:
 
 def test_json_of_a_foreign_message_names_no_producer(cli: Cli) -> None:
     """A foreign client has a peer, and sequence numbers of its connection."""
-    receiver = cli.recv("--output", "json", "--count", "2")
-    speak(cli, b"hello\nagain")
-    found = objects(receiver.finish()[1])
+    with speaking(cli, b"hello\nagain"):
+        out = cli.call("recv", "app.sock", "--output", "json", "--count", "2")[1]
+    found = objects(out)
     assert [(item["producer"], item["seq"], item["body"]) for item in found] == [
         (None, 0, "hello"),
         (None, 1, "again"),
@@ -145,9 +164,9 @@ def test_count_acknowledges_exactly_so_many(cli: Cli) -> None:
     messages = [b"%d" % i for i in range(10)]
     with mpsr.Producer(cli.address, linger=0.05) as producer:
         producer.send_many(messages)
-        first = cli.recv("--count", "3").finish()
+        first = cli.call("recv", "app.sock", "--count", "3")
         assert producer.stats().buffered == 7
-        second = cli.recv("--count", "7").finish()
+        second = cli.call("recv", "app.sock", "--count", "7")
         producer.flush(timeout=10)
     assert first[:2] == (0, b"0\n1\n2\n")
     assert second[:2] == (0, b"3\n4\n5\n6\n7\n8\n9\n")
@@ -155,9 +174,8 @@ def test_count_acknowledges_exactly_so_many(cli: Cli) -> None:
 
 def test_count_tells_what_it_discards(cli: Cli) -> None:
     """Foreign messages behind the last cannot go back, so they are counted."""
-    receiver = cli.recv("--count", "1")
-    speak(cli, b"one\ntwo\nthree\n")
-    status, out, told = receiver.finish()
+    with speaking(cli, b"one\ntwo\nthree\n"):
+        status, out, told = cli.call("recv", "app.sock", "--count", "1")
     assert (status, out) == (0, b"one\n")
     assert (
         "mpsr: 2 messages not printed: lost, for their sender awaits no acknowledgement\n" in told
@@ -166,12 +184,10 @@ def test_count_tells_what_it_discards(cli: Cli) -> None:
 
 def test_timeout_ends_a_silence(cli: Cli) -> None:
     """No message for so long is status 124 and a line; what came before is printed."""
-    receiver = cli.recv("--timeout", "300ms", "--count", "2")
     with mpsr.Producer(cli.address) as producer:
         began = monotonic()
         producer.send(b"one")
-        producer.flush(timeout=10)
-        status, out, told = receiver.finish()
+        status, out, told = cli.call("recv", "app.sock", "--timeout", "300ms", "--count", "2")
     assert (status, out) == (124, b"one\n")
     assert "mpsr: no message came to app.sock within 0.3 s\n  why: nobody sent one\n" in told
     assert monotonic() - began >= 0.3
@@ -237,7 +253,7 @@ def test_what_was_not_printed_is_not_acknowledged(cli: Cli) -> None:
         assert first.finish()[0] == 141
         left = producer.stats().buffered
         assert left > 0
-        _, out, _ = cli.recv("--count", str(left)).finish()
+        _, out, _ = cli.call("recv", "app.sock", "--count", str(left))
         producer.flush(timeout=10)
     assert seen == [message + b"\n" for message in messages[:10]]
     assert out.splitlines() == messages[-left:]
@@ -253,7 +269,7 @@ def test_full_disk_is_an_error_and_acknowledges_nothing(cli: Cli) -> None:
             "mpsr: stdout cannot be written\n  why: No space left on device\n"
             "  try: make room, or write elsewhere\n"
         )
-        assert cli.recv("--count", "1").finish()[:2] == (0, b"one\n")
+        assert cli.call("recv", "app.sock", "--count", "1")[:2] == (0, b"one\n")
 
 
 def test_missing_stdout_is_an_error(cli: Cli) -> None:
@@ -287,7 +303,7 @@ def test_broken_rule_is_told(cli: Cli) -> None:
 def test_busy_address_is_refused(cli: Cli) -> None:
     """A live receiver is not robbed, and named: status 75."""
     receiver = cli.recv()
-    status, out, told = cli.run("recv", "app.sock")
+    status, out, told = cli.call("recv", "app.sock")
     assert (status, out) == (75, b"")
     assert told == (
         f"mpsr: cannot claim app.sock\n  why: process {receiver.pid} is receiving there\n"
@@ -305,12 +321,10 @@ def test_path_has_the_mode_that_was_asked_for(cli: Cli) -> None:
 def test_abstract_names_and_datagrams(cli: Cli, kind: SocketType) -> None:
     """@name needs no file, and a datagram is a message."""
     name = f"@mpsr-test-{os.getpid()}-{kind}"
-    receiver = cli.start("recv", name, "--type", kind, "--count", "2")
-    receiver.await_word("listening")
     trusted: ReceiverUid = "any" if kind == "dgram" else None  # nobody tells whose a name is
     with mpsr.Producer[bytes](name, type=kind, receiver_uid=trusted) as producer:
         producer.send_many([b"one\ntwo", b"three"])
-    status, out, told = receiver.finish()
+        status, out, told = cli.call("recv", name, "--type", kind, "--count", "2")
     assert (status, out) == (0, b"one\ntwo\nthree\n")
     origin = " from 1 connection" if kind == "stream" else ""
     assert told.endswith(f"mpsr: received 2 messages, 12 bytes{origin}\n")
@@ -318,9 +332,9 @@ def test_abstract_names_and_datagrams(cli: Cli, kind: SocketType) -> None:
 
 def test_framing_can_be_forced(cli: Cli) -> None:
     """--framing null splits where auto would see lines."""
-    receiver = cli.recv("--framing", "null", "--count", "2")
-    speak(cli, b"one\ntwo\0three")
-    assert receiver.finish()[:2] == (0, b"one\ntwo\nthree\n")
+    with speaking(cli, b"one\ntwo\0three"):
+        ended = cli.call("recv", "app.sock", "--framing", "null", "--count", "2")
+    assert ended[:2] == (0, b"one\ntwo\nthree\n")
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 import mpsr
 import mpsr.logging
+from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
 
 
 def log(cli: Cli) -> None:
-    """Send three records, and a message that is none."""
+    """Send three records, and a message that is none, once a receiver listens."""
+    with mpsr.Producer[bytes](cli.address) as producer:
+        eventually(lambda: producer.stats().connected, interval=0.01)
     handler = mpsr.logging.Handler(cli.address, label="web", timeout=20)
     logger = logging.Logger("app.db")  # noqa: LOG001 - nobody else is to have it
     logger.addHandler(handler)
@@ -29,11 +33,20 @@ def log(cli: Cli) -> None:
         producer.send(b"plain \x1b[0m text")
 
 
+def shown(cli: Cli, *options: str, env: dict[str, str | None] | None = None) -> tuple[int, bytes]:
+    """Return how ``mpsr recv --decode log`` ends after these messages, and its output."""
+    with ThreadPoolExecutor(1) as thread:
+        logged = thread.submit(log, cli)
+        status, out, _ = cli.call(
+            "recv", "app.sock", "--decode", "log", "--count", "4", *options, env=env
+        )
+        logged.result()
+    return status, out
+
+
 def test_records_are_printed_as_people_read_them(cli: Cli) -> None:
     """A line each, what follows is indented, and nothing commands the terminal."""
-    receiver = cli.recv("--decode", "log", "--count", "4", env={"FORCE_COLOR": None})
-    log(cli)
-    status, output, _ = receiver.finish()
+    status, output = shown(cli, env={"FORCE_COLOR": None})
     lines = [line[24:] if line.startswith("20") else line for line in output.decode().splitlines()]
     who = f"web[{os.getpid()}]:"
     assert status == 0
@@ -49,18 +62,15 @@ def test_records_are_printed_as_people_read_them(cli: Cli) -> None:
 
 def test_level_leaves_out_what_is_below(cli: Cli) -> None:
     """What is no record is shown all the same."""
-    receiver = cli.recv("--decode", "log", "--level", "error", "--count", "4")
-    log(cli)
-    output = receiver.finish()[1].decode()
+    output = shown(cli, "--level", "error")[1].decode()
     assert output.count("app.db") == 1
     assert "plain" in output
 
 
 def test_json_has_the_fields(cli: Cli) -> None:
     """Beside the message, as with other decoders."""
-    receiver = cli.recv("--decode", "log", "--level", "30", "-o", "json", "--count", "4")
-    log(cli)
-    warning, error, plain = map(json.loads, receiver.finish()[1].splitlines())
+    output = shown(cli, "--level", "30", "-o", "json")[1]
+    warning, error, plain = map(json.loads, output.splitlines())
     assert warning["log"]["message"] == "slow\n\x1b[31mquery"
     assert error["log"]["exception"]["type"] == "ValueError"
     assert error["log"] == json.loads(error["body"])
@@ -72,9 +82,7 @@ def test_json_has_the_fields(cli: Cli) -> None:
 )
 def test_colours_obey_the_environment(cli: Cli, variable: str, coloured: bool) -> None:
     """A pipe has none, unless they are asked for."""
-    receiver = cli.recv("--decode", "log", "--count", "4", env={variable: "1"})
-    log(cli)
-    assert (b"\x1b[" in receiver.finish()[1]) == coloured
+    assert (b"\x1b[" in shown(cli, env={variable: "1"})[1]) == coloured
 
 
 @pytest.mark.parametrize(

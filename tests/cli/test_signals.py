@@ -87,7 +87,7 @@ def test_background_receiver_of_a_script_ignores_interrupts_and_can_be_terminate
     assert not cli.address.exists()
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [4, pytest.param(400, marks=pytest.mark.soak)])
 def test_interrupt_at_any_moment_shows_no_traceback(cli: Cli, chance: Chance, count: int) -> None:
     """From its first line on, the signal ends it, or it ends in order, and leaves nothing."""
     for _ in range(count):

@@ -262,13 +262,15 @@ def test_newcomer_is_told_what_to_try(cli: Cli) -> None:
 def test_starting_imports_nothing_heavy(cli: Cli) -> None:
     """What `mpsr recv` does not need is not loaded, so that it starts at once."""
     script = (
-        "import sys, mpsr.cli.entry, mpsr.cli.recv, mpsr.cli.send; "
+        "import sys, mpsr.cli.entry, mpsr.cli.recv; "
+        "print('mpsr.engine.sending.link' in sys.modules); "
+        "import mpsr.cli.send; "
         "heavy = {'rich', 'anyio', 'asyncio', 'multiprocessing', 'textual', 'prometheus_client', "
         "'difflib', 'http', 'subprocess'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout == b"[]\n"
+    assert done.stdout == b"False\n[]\n"
 
 
 # -- what options take ------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_command_tells_how_it_gets_on(cli: Cli, manager: socket.socket) -> None:
 
 def test_watchdog_leaves_the_time_out_alone(cli: Cli, manager: socket.socket) -> None:
     environment = {"NOTIFY_SOCKET": str(cli.directory / "notify"), "WATCHDOG_USEC": "100000"}
-    status, _, told = cli.run("recv", "app.sock", "--timeout", "300ms", env=environment)
+    status, _, told = cli.call("recv", "app.sock", "--timeout", "300ms", env=environment)
     assert status == 124
     assert "no message came to app.sock within 0.3 s" in told
 
@@ -268,7 +268,7 @@ def test_wrong_arguments_are_told(cli: Cli, arguments: list[str], status: int, e
 )
 def test_no_argument_adds_a_line_to_a_unit(cli: Cli, arguments: tuple[str | bytes, ...]) -> None:
     """What a unit cannot hold is refused, in one error."""
-    status, out, told = cli.run("systemd", *arguments)
+    status, out, told = cli.call("systemd", *arguments)
     assert (status, out) == (2, b"")
     assert told.count("\n") == 3
 
@@ -277,7 +277,7 @@ def test_no_argument_adds_a_line_to_a_unit(cli: Cli, arguments: tuple[str | byte
 def test_command_of_any_bytes_is_one_line_of_the_unit(cli: Cli) -> None:
     """As systemd reads it: control characters, quotes, specifiers and other bytes are escaped."""
     word = b"a b\n\r\t\"'\\$HOME %h \xff\x1b"
-    status, _, told = cli.run(
+    status, _, told = cli.call(
         "systemd", "/run/app.sock", "--directory", ".", "--", "/bin/echo", word
     )
     assert status == 0, told

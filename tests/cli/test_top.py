@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -22,9 +22,10 @@ from mpsr.cli.top.text import amount, cells, columns, duration, head, size, spar
 from mpsr.observe import Status, status
 from tests.cli.conftest import COMMAND, PATIENCE, Cli
 from tests.eventually import eventually
+from tests.traffic import producing, receiving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from textual.pilot import Pilot
 
@@ -199,8 +200,7 @@ def test_numbers_are_short() -> None:
 
 def test_piped_it_prints_once_how_things_stand(cli: Cli) -> None:
     """With the control characters of a label as text; nothing else of a terminal is used."""
-    cli.recv()
-    with mpsr.Producer(cli.address, label=EVIL) as producer:
+    with receiving(cli.address), mpsr.Producer(cli.address, label=EVIL) as producer:
         producer.send(b"one")
         producer.flush()
         code, out, err = cli.call("top", "app.sock")
@@ -244,7 +244,6 @@ def test_nobody_there_is_an_error_and_no_screen(cli: Cli, options: tuple[str, ..
 
 def test_missing_library_is_an_error_that_says_what_to_install(cli: Cli) -> None:
     """The plain snapshot needs none."""
-    cli.recv()
     hide = "import sys; sys.modules['textual'] = None; from mpsr.cli import main; main()"
     for before, code, told in (
         (["script", "-qec"], 78, "pip install 'mpsr[tui]'"),
@@ -254,16 +253,17 @@ def test_missing_library_is_an_error_that_says_what_to_install(cli: Cli) -> None
         if before:
             quoted = " ".join(f'"{word}"' for word in command)
             command = [*before, quoted, "/dev/null"]
-        ended = subprocess.run(
-            command,
-            cwd=cli.directory,
-            env=os.environ | {"TERM": "xterm"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        with receiving(cli.address):
+            ended = subprocess.run(
+                command,
+                cwd=cli.directory,
+                env=os.environ | {"TERM": "xterm"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
         if not before:
             assert ended.returncode == code
         assert told in ended.stdout + ended.stderr
@@ -276,30 +276,6 @@ def test_screen_is_not_loaded_for_a_snapshot() -> None:
 
 
 # -- the screen, driven by textual's pilot --------------------------------------------------------
-
-
-PRODUCE = """
-import sys, time, mpsr
-with mpsr.Producer(sys.argv[1], label=sys.argv[2]) as producer:
-    while True:
-        producer.send_many([b"x" * 100] * int(sys.argv[3]), timeout=None)
-        time.sleep(0.01)
-"""
-
-
-@contextmanager
-def producing(cli: Cli, **counts: int) -> Iterator[None]:
-    """Run producers with these labels, each of which sends so many messages at a time."""
-    started = [
-        subprocess.Popen([sys.executable, "-c", PRODUCE, str(cli.address), label, str(count)])
-        for label, count in counts.items()
-    ]
-    try:
-        yield
-    finally:
-        for each in started:
-            each.kill()
-            each.wait()
 
 
 def screen_text(app: Top) -> str:
@@ -321,14 +297,13 @@ async def until(pilot: Pilot[None], what: Callable[[str], bool]) -> str:
 def drive(
     cli: Cli,
     script: Callable[[Pilot[None]], Any],
-    size: tuple[int, int] = (80, 24),
     interval: float = 0.1,
 ) -> None:
     """Run the live view with a script of keys."""
 
     async def main() -> None:
         app = Top(str(cli.address), status(cli.address), interval=interval)
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=(80, 24)) as pilot:
             await script(pilot)
             await pilot.press("q")
         assert app.return_code == 0
@@ -336,13 +311,17 @@ def drive(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-def test_producers_are_shown_by_rate_with_sparklines(cli: Cli, size: tuple[int, int]) -> None:
-    cli.recv(stdout=subprocess.DEVNULL)
+def test_producers_are_shown_by_rate_with_sparklines(cli: Cli) -> None:
+    """Also after the terminal has got another size."""
 
     async def script(pilot: Pilot[None]) -> None:
-        text = await until(pilot, lambda text: "busy" in text and "calm" in text and "█" in text)
-        assert max(map(len, text.splitlines())) <= size[0]
+        for width, height in ((80, 24), (120, 40)):
+            await pilot.resize_terminal(width, height)
+            text = await until(
+                pilot, lambda text: "busy" in text and "calm" in text and "█" in text
+            )
+            assert len(text.splitlines()) == height
+            assert max(map(len, text.splitlines())) <= width
         text = await until(pilot, lambda text: 0 < text.find("busy") < text.find("calm"))
         assert "consumer" in text
         assert "MSGS/S▼" in text
@@ -352,13 +331,11 @@ def test_producers_are_shown_by_rate_with_sparklines(cli: Cli, size: tuple[int, 
             await pilot.press("s")
             await until(pilot, lambda text, name=name: f"{name}▼" in text)  # type: ignore[misc]
 
-    with producing(cli, calm=1, busy=50):
-        drive(cli, script, size)
+    with receiving(cli.address), producing(cli.address, calm=1, busy=50):
+        drive(cli, script)
 
 
 def test_filter_pause_and_help(cli: Cli) -> None:
-    cli.recv(stdout=subprocess.DEVNULL)
-
     async def script(pilot: Pilot[None]) -> None:
         await until(pilot, lambda text: "calm" in text and "busy" in text)
         await pilot.press("slash", *"bus", "enter")
@@ -372,12 +349,12 @@ def test_filter_pause_and_help(cli: Cli) -> None:
         assert not isinstance(pilot.app.screen, Help)
         await pilot.press("p")
         before = await until(pilot, lambda text: "PAUSED" in text)
-        await pilot.pause(0.5)
+        await pilot.pause(0.3)  # three intervals
         assert screen_text(cast("Top", pilot.app)) == before
         await pilot.press("p")
         await until(pilot, lambda text: "PAUSED" not in text and text != before)
 
-    with producing(cli, calm=1, busy=50):
+    with receiving(cli.address), producing(cli.address, calm=1, busy=50):
         drive(cli, script)
 
 
@@ -389,25 +366,24 @@ def test_stuck_consumer_and_the_journals_lag_are_shown(cli: Cli) -> None:
         assert 'of "busy" (pid' in text
         await until(pilot, lambda text: "messages behind: main " in text and "main 0" not in text)
 
-    with producing(cli, busy=500):
+    with producing(cli.address, busy=500):
         drive(cli, script)
 
 
 def test_receiver_that_is_away_is_said_to_be_and_found_again(cli: Cli) -> None:
-    receiver = cli.recv(stdout=subprocess.DEVNULL)
+    with ExitStack() as before:
+        before.enter_context(receiving(cli.address))
 
-    async def script(pilot: Pilot[None]) -> None:
-        assert receiver.finish(signal.SIGTERM)[0] == 0
-        await until(pilot, lambda text: "AWAY" in text)
-        again = cli.recv(stdout=subprocess.DEVNULL)
-        await until(pilot, lambda text: "AWAY" not in text and f"pid {again.pid}" in text)
+        async def script(pilot: Pilot[None]) -> None:
+            before.close()
+            await until(pilot, lambda text: "AWAY" in text)
+            again = cli.recv(stdout=subprocess.DEVNULL)
+            await until(pilot, lambda text: "AWAY" not in text and f"pid {again.pid}" in text)
 
-    drive(cli, script)
+        drive(cli, script)
 
 
 def test_click_on_a_title_sorts_by_it(cli: Cli) -> None:
-    cli.recv(stdout=subprocess.DEVNULL)
-
     async def script(pilot: Pilot[None]) -> None:
         await pilot.pause()
         await pilot.click(DataTable, offset=(4, 0))
@@ -416,12 +392,12 @@ def test_click_on_a_title_sorts_by_it(cli: Cli) -> None:
         await until(pilot, lambda text: "PID▼" in text)
         assert pilot.app.query_one("#head", Static).size.height >= 3
 
-    drive(cli, script)
+    with receiving(cli.address):
+        drive(cli, script)
 
 
 def test_many_producers_do_not_keep_a_processor_busy(cli: Cli) -> None:
     """Of a thousand the first two hundred are drawn, and the rest is counted."""
-    cli.recv(stdout=subprocess.DEVNULL)
 
     async def script(pilot: Pilot[None]) -> None:
         await until(pilot, lambda text: "consumer" in text)
@@ -432,7 +408,8 @@ def test_many_producers_do_not_keep_a_processor_busy(cli: Cli) -> None:
         await until(pilot, lambda text: "800 more producers below" in text)
         assert pilot.app.query_one(DataTable).row_count == 200
 
-    drive(cli, script, interval=600)
+    with receiving(cli.address):
+        drive(cli, script, interval=600)
 
 
 # -- a real terminal ------------------------------------------------------------------------------
@@ -495,8 +472,11 @@ def test_it_runs_in_a_real_terminal(
     cli: Cli, width: int, height: int, variables: dict[str, str]
 ) -> None:
     """In colour, or without where NO_COLOR says so; q gives the terminal back."""
-    cli.recv(stdout=subprocess.DEVNULL)
-    with producing(cli, busy=10), Tmux(cli, width, height, **variables) as terminal:
+    with (
+        receiving(cli.address),
+        producing(cli.address, busy=10),
+        Tmux(cli, width, height, **variables) as terminal,
+    ):
         terminal.until("q Quit")
         assert "consumer" in terminal.until("busy")
         escapes = terminal.text(escapes=True)
@@ -525,8 +505,7 @@ def is_colour(code: str) -> bool:
 @pytest.mark.needs("tmux")
 @pytest.mark.parametrize(("end", "code"), [("C-c", 0), ("TERM", 143)])
 def test_interrupts_give_the_terminal_back(cli: Cli, end: str, code: int) -> None:
-    cli.recv(stdout=subprocess.DEVNULL)
-    with Tmux(cli, 80, 24) as terminal:
+    with receiving(cli.address), Tmux(cli, 80, 24) as terminal:
         terminal.until("q Quit")
         if end == "C-c":
             terminal.press(end)
@@ -537,7 +516,10 @@ def test_interrupts_give_the_terminal_back(cli: Cli, end: str, code: int) -> Non
 
 @pytest.mark.needs("tmux")
 def test_dumb_terminal_gets_the_snapshot(cli: Cli) -> None:
-    cli.recv(stdout=subprocess.DEVNULL)
-    with producing(cli, busy=10), Tmux(cli, 80, 24, TERM="dumb") as terminal:
+    with (
+        receiving(cli.address),
+        producing(cli.address, busy=10),
+        Tmux(cli, 80, 24, TERM="dumb") as terminal,
+    ):
         text = terminal.until("ended 0")
         assert "consumer" in text

@@ -1,7 +1,8 @@
-"""Run ``mpsr recv`` as the tests of the sinks do."""
+"""Run ``mpsr recv`` as the tests of the sinks do, and other commands as those of the command do."""
 
 from __future__ import annotations
 
-from tests.sinks.conftest import funnels
+from tests.cli.conftest import cli
+from tests.sinks.conftest import funnels, own_funnels
 
-__all__ = ["funnels"]
+__all__ = ["cli", "funnels", "own_funnels"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +18,10 @@ import pytest
 import mpsr
 from mpsr.forwarding import MAGIC
 from mpsr.wire.frames import HEADER, PREFACE, FrameType, Hello, Reject, decode, encode, frame_size
+from tests.cli.conftest import Cli
 from tests.eventually import PATIENCE, eventually
 from tests.outputs.test_values import in_arrow, in_parquet
-from tests.sinks.conftest import Funnel
+from tests.sinks.conftest import Funnel, OwnFunnel
 
 HONEST: Final = b"honest"
 PEER: Final = '"peer":{"pid":1,"uid":0,"gid":0},"producer":null'
@@ -43,32 +43,38 @@ POISON: Final = [forwarded(origin) for origin in ORIGINS.values()]
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
-@pytest.mark.parametrize("origin", ORIGINS)
 def test_origin_that_does_not_fit_leaves_the_message_as_it_is(
-    funnels: Callable[..., Funnel], output: str, origin: str
+    funnels: Callable[..., Funnel], output: str
 ) -> None:
-    """The command prints what follows, and the next start with its journal continues."""
+    """The command prints what follows each, and the next start with its journal continues."""
     funnel = funnels().start("-o", output)
-    funnel.send(forwarded(ORIGINS[origin]), HONEST)
-    eventually(lambda: HONEST in funnel.out.read_bytes())
+    for number, origin in enumerate(ORIGINS, 1):
+        funnel.send(forwarded(ORIGINS[origin]), HONEST)  # its own batch: a producer of its own
+        eventually(partial(printed, funnel, HONEST, number))
     assert funnel.end() == 0, funnel.told
     funnel.start("-o", output)
     funnel.send(b"after the restart")
-    eventually(lambda: b"after the restart" in funnel.out.read_bytes())
+    eventually(partial(printed, funnel, b"after the restart", 1))
     assert funnel.end() == 0, funnel.told
     out = funnel.out.read_bytes()
-    assert out.count(HONEST) == 1
+    assert out.count(HONEST) == len(ORIGINS)
     if output == "json":
-        assert [msgspec.json.decode(line)["seq"] for line in out.splitlines()] == [0, 1, 0]
+        seqs = [msgspec.json.decode(line)["seq"] for line in out.splitlines()]
+        assert seqs == [0, 1] * len(ORIGINS) + [0]
     assert "bug" not in funnel.told
     assert "defect" not in funnel.told
 
 
+def printed(funnel: Funnel, text: bytes, times: int) -> bool:
+    """Tell whether a funnel has printed this text exactly so often."""
+    return funnel.out.read_bytes().count(text) == times
+
+
 def test_every_sink_keeps_messages_with_bad_origins(
-    funnels: Callable[..., Funnel], tmp_path: Path
+    own_funnels: Callable[..., OwnFunnel], tmp_path: Path
 ) -> None:
     """They are kept as they are, and so is the honest message after them."""
-    funnel = funnels(
+    funnel = own_funnels(
         f"sqlite:{tmp_path}/out.sqlite",
         f"duckdb:{tmp_path}/out.duckdb",
         f"parquet:{tmp_path}/parquet/out",
@@ -78,7 +84,7 @@ def test_every_sink_keeps_messages_with_bad_origins(
     ).start()
     for message in [*POISON, HONEST]:  # each is the first of a batch: a batch has one sender
         funnel.send(message)
-    assert funnel.end() == 0, funnel.told
+    funnel.end()
     assert "tried again" not in funnel.told
     wanted = [*POISON, HONEST]
     with closing(sqlite3.connect(tmp_path / "out.sqlite")) as database:
@@ -110,7 +116,7 @@ RECORDS: Final = [
 
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_log_records_that_are_none_are_shown_as_text(
-    funnels: Callable[..., Funnel], output: str
+    funnels: Callable[..., Funnel], cli: Cli, output: str
 ) -> None:
     """``recv --decode log`` and ``log --decode log`` show every body, and strict JSON."""
     funnel = funnels().start("--decode", "log", "-o", output)
@@ -118,8 +124,8 @@ def test_log_records_that_are_none_are_shown_as_text(
     eventually(lambda: HONEST in funnel.out.read_bytes())
     assert funnel.end() == 0, funnel.told
     form = "short" if output == "text" else output
-    command = [sys.executable, "-m", "mpsr", "log", str(funnel.journal), "--decode", "log"]
-    shown = subprocess.run([*command, "-o", form], check=True, capture_output=True).stdout
+    status, shown, told = cli.call("log", str(funnel.journal), "--decode", "log", "-o", form)
+    assert (status, told) == (0, "")
     for out in (funnel.out.read_bytes(), shown):
         lines = out.splitlines()
         assert HONEST in lines[-1]
@@ -129,38 +135,41 @@ def test_log_records_that_are_none_are_shown_as_text(
             assert b"\x1b" not in out
 
 
-@pytest.mark.parametrize(
-    ("kind", "payload"),
-    [
-        (FrameType.HELLO, bytes(16) + (2**63).to_bytes(8, "little")),
-        (FrameType.LOST, bytes(8) + (2**63).to_bytes(8, "little") + b"\1\0\0\0"),
-        (FrameType.BATCH, (2**63).to_bytes(8, "little") + b"\1" + bytes(11) + b"\1\0\0\0x"),
-    ],
-)
-def test_number_of_more_than_63_bits_is_rejected(
-    funnels: Callable[..., Funnel], kind: FrameType, payload: bytes
-) -> None:
+def test_number_of_more_than_63_bits_is_rejected(funnels: Callable[..., Funnel]) -> None:
     """Only its sender is disconnected; its message is neither printed nor in the journal."""
     funnel = funnels().start()
-    begun = PREFACE if kind is FrameType.HELLO else PREFACE + encode(Hello(bytes(16), 0, ""))
+    too_large = (2**63).to_bytes(8, "little")
+    frames = {
+        FrameType.HELLO: bytes(16) + too_large,
+        FrameType.LOST: bytes(8) + too_large + b"\1\0\0\0",
+        FrameType.BATCH: too_large + b"\1" + bytes(11) + b"\1\0\0\0x",
+    }
+    for number, (kind, payload) in enumerate(frames.items(), 1):
+        begun = PREFACE if kind is FrameType.HELLO else PREFACE + encode(Hello(bytes(16), 0, ""))
+        last = answered(funnel, begun + HEADER.pack(len(payload), kind, 0, 0) + payload)
+        assert isinstance(last, Reject)
+        assert last.code == 2
+        funnel.send(HONEST)
+        eventually(partial(printed, funnel, HONEST + b"\n", number))
+    assert funnel.end() == 0, funnel.told
+    assert funnel.out.read_bytes() == (HONEST + b"\n") * len(frames)
+
+
+def answered(funnel: Funnel, data: bytes) -> object:
+    """Send bytes; return the last frame that the receiver sends before it disconnects."""
     with socket.socket(socket.AF_UNIX) as hostile:
         hostile.settimeout(PATIENCE)
         hostile.connect(str(funnel.address))
-        hostile.sendall(begun + HEADER.pack(len(payload), kind, 0, 0) + payload)
+        hostile.sendall(data)
         answer = b""
         while data := hostile.recv(4096):
             answer += data
     while len(answer) > frame_size(answer):
         answer = answer[frame_size(answer) :]
-    last = decode(answer[4], answer[HEADER.size :])
-    assert isinstance(last, Reject)
-    assert last.code == 2
-    funnel.send(HONEST)
-    eventually(lambda: funnel.out.read_bytes() == HONEST + b"\n")
-    assert funnel.end() == 0, funnel.told
+    return decode(answer[4], answer[HEADER.size :])
 
 
-def test_label_commands_no_terminal(funnels: Callable[..., Funnel]) -> None:
+def test_label_commands_no_terminal(funnels: Callable[..., Funnel], cli: Cli) -> None:
     """A label with control characters is shown with escapes wherever it is printed."""
     funnel = funnels().start("--decode", "log")
     producer = mpsr.Producer(
@@ -169,12 +178,8 @@ def test_label_commands_no_terminal(funnels: Callable[..., Funnel]) -> None:
     with producer:
         producer.send(json.dumps({"level": "INFO", "message": "\x1b[2J"}).encode())
         producer.flush(PATIENCE)
-        command = [sys.executable, "-m", "mpsr"]
-        looks = [["status", str(funnel.address)], ["log", str(funnel.journal)]]
-        shown = [
-            subprocess.run([*command, *each], check=True, capture_output=True).stdout
-            for each in looks
-        ]
+        looks = [("status", str(funnel.address)), ("log", str(funnel.journal))]
+        shown = [cli.call(*each)[1] for each in looks]
     eventually(lambda: b"INFO" in funnel.out.read_bytes())
     assert funnel.end() == 0, funnel.told
     for out in [*shown, funnel.out.read_bytes(), funnel.told.encode()]:

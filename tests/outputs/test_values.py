@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 import sqlite3
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +36,7 @@ from tests.eventually import PATIENCE, eventually
 from tests.outputs.everywhere import bodies_of, check, check_json, check_readable
 from tests.outputs.sending import HONEST, Sent, frames, received
 from tests.outputs.values import sent
+from tests.traffic import receiving
 
 QUICK: Final = 50  # examples in a second
 FEW: Final = 8  # of what takes a database or a process
@@ -201,17 +201,6 @@ def test_files_and_programs_get_every_value(target: str, form: str, values: Sent
 
 
 # -- what observes a receiver ---------------------------------------------------------------------
-
-
-@contextmanager
-def receiving(address: str) -> Iterator[mpsr.Receiver]:
-    """Run a receiver whose handler takes everything."""
-    with mpsr.Receiver(address) as receiver:
-        taking = threading.Thread(target=lambda: [None for _ in receiver.batches()])
-        taking.start()
-        yield receiver
-        receiver.stop()
-        taking.join()
 
 
 def write(address: str, data: bytes) -> socket.socket:

@@ -19,23 +19,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from mpsr.front.listening import Place
-
-_NATIVE = ("auto", "native")
-
-
-def check_files(places: Sequence[Place], *, journal: bool) -> None:
-    """Refuse a receiver that is to accept files, and cannot."""
-    if journal:
-        error = "accept_files=True: a journal keeps bytes, not files; leave out one of them"
-        raise ConfigurationError(error)
-    if not any(each.framing in _NATIVE and each.type != "dgram" for each in places):
-        error = (
-            "accept_files=True: files come with native messages alone, over stream or seqpacket: "
-            'use framing="auto" or "native"'
-        )
-        raise ConfigurationError(error)
-
 
 class FileSender(Sender):
     """A sender that passes open files, too."""

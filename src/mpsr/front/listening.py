@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mpsr.system.claims import Claim
     from mpsr.wire.framing import Framing
 
+_NATIVE = ("auto", "native")  # the framings of a socket that may take files
+
 
 class Endpoint(NamedTuple):
     """One of several addresses of a receiver, with what is its own.
@@ -118,6 +120,19 @@ def _place(endpoint: Endpoint, shared: Endpoint, backlog: int, *, alone: bool) -
         advice = "see SocketMode= and SocketGroup=; leave out mode= and group="
         raise ConfigurationError(Explanation(what, "", advice))
     return Place(address, kind, framing, mode, group, backlog)
+
+
+def check_files(places: Sequence[Place], *, journal: bool) -> None:
+    """Refuse a receiver that is to accept files, and cannot."""
+    if journal:
+        error = "accept_files=True: a journal keeps bytes, not files; leave out one of them"
+        raise ConfigurationError(error)
+    if not any(each.framing in _NATIVE and each.type != "dgram" for each in places):
+        error = (
+            "accept_files=True: files come with native messages alone, over stream or seqpacket: "
+            'use framing="auto" or "native"'
+        )
+        raise ConfigurationError(error)
 
 
 def claim_all(places: Sequence[Place]) -> list[tuple[Claim, Framing]]:

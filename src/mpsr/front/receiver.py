@@ -15,8 +15,7 @@ from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, Explanation, TimedOut
-from mpsr.front.files import check_files
-from mpsr.front.listening import Endpoint, claim_all, places_of
+from mpsr.front.listening import Endpoint, check_files, claim_all, places_of
 from mpsr.limits import (
     BACKLOG,
     JOURNAL_LIMIT,
