@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,30 @@ def test_nobody_is_sent_away_without_need(address: str, limited: mpsr.Receiver[b
         with pytest.raises(BlockingIOError):
             silent.recv(1)
     assert limited.stats().rejected == 0
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["first", "next"])
+def test_message_that_waits_in_the_socket_is_read_before_its_sender_counts_as_silent(
+    address: str, limits: Limits, heard: bool
+) -> None:
+    """A receiver that reads late evicts no connection for its own delay."""
+    limits(SILENT_START=0.0, SILENCE=0.0)
+    sock = partial(socket.socket, socket.AF_UNIX)
+    with mpsr.Receiver(address, max_connections=1) as receiver, sock() as speaker, sock() as next_:
+        speaker.connect(address)
+        if heard:
+            speaker.sendall(b"before\n")
+            assert receiver.receive(PATIENCE) == b"before"
+        assert receiver.try_receive() is None  # it has the only place
+        next_.connect(address)
+        next_.sendall(b"next\n")
+        speaker.sendall(b"late\n")
+        assert [receiver.receive(PATIENCE) for _ in range(2)] == [b"late", b"next"]
+        assert receiver.stats().rejected == 1  # then it gave way
+        with sock() as endless:
+            endless.connect(address)
+            next_.sendall(b"a line that does not end")
+            eventually(lambda: receiver.try_receive() is None and receiver.stats().rejected == 2)
 
 
 @pytest.mark.parametrize("framing", ["lines", "null", "eof"])

@@ -61,6 +61,7 @@ class Connection:
     __slots__ = (
         "_behind",
         "_refuses",
+        "_spared_at",
         "ended",
         "files",
         "first_seq",
@@ -114,6 +115,7 @@ class Connection:
         self.state: ProducerState | None = None
         self.heard_at: float = 0.0
         self.heard: bool = False
+        self._spared_at: float | None = None  # the value of heard_at then
         self.unfinished: int = 0
         self.until_ring: int = 0
         self.ended: bool = False
@@ -268,6 +270,16 @@ class Connection:
             with suppress(ValueError):  # reading tells
                 unread += self.ring.filled()
         return unread
+
+    def spare(self) -> bool:
+        """Return whether it must be read before it counts as silent; at most once per message.
+
+        A peer that sends a message byte by byte is spared once.
+        """
+        if self._spared_at == self.heard_at or not self.unread():
+            return False
+        self._spared_at = self.heard_at
+        return True
 
     def close(self, *, inherited: bool = False) -> None:
         """Close the descriptors, and unmap the ring; ``inherited``: the parent has the socket."""

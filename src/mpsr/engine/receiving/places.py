@@ -104,6 +104,7 @@ class Places:
         self.unplaced, self.beyond = deque(), 0
         waiting = self._waiting = set()
         placeless: set[int | None] = set()  # users to whom nobody gives way
+        again = SILENT_START  # seconds
         for connection in left:
             uid = connection.uid
             beyond = self._most_per_uid is not None and counts[uid] >= self._most_per_uid
@@ -114,6 +115,8 @@ class Places:
                 found = None
                 if uid not in placeless:
                     found = gives_way(among, uid, self._clock.now)
+                if found is not None and found.spare():
+                    found, again = None, 0.0  # it is read first
                 if found is None:
                     placeless.add(uid)
                     self.unplaced.append(connection)
@@ -131,7 +134,7 @@ class Places:
             count = len(connections)
             what = "connection is open" if count == 1 else "connections are open"
             self._logger.warning("stopped accepting for now: %d %s, the most allowed", count, what)
-        self.try_at = self._clock.now + SILENT_START if self.unplaced else None
+        self.try_at = self._clock.now + again if self.unplaced else None
 
     def _tell_of(self, waiting: set[int | None], counts: Counter[int | None]) -> None:
         for uid in waiting - self._told_of:
@@ -201,8 +204,9 @@ class Places:
         dismissed = 0
         while dismissed <= MAX_UNPLACED and (found := gives_way(among, _NOBODY, now)) is not None:
             among.discard(found)
-            self._dismiss(found)
-            dismissed += 1
+            if not found.spare():
+                self._dismiss(found)
+                dismissed += 1
         if dismissed:
             self._fewer, self._fewer_until = max(1, len(self._connections)), now + FEWER_PLACES
         return dismissed > 0
