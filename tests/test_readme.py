@@ -85,7 +85,6 @@ def test_async_receiver_prints_who_sent() -> None:
         assert (messages, nbytes) == (3, 7)
 
 
-@pytest.mark.timing
 def test_producer_without_a_receiver_fails_fast_and_says_why() -> None:
     """It ends within two seconds of the time-out that it states."""
     stated = re.search(r"timeout=(\d+)", PRODUCING)

@@ -329,12 +329,11 @@ def test_process_that_lives_within_a_restart_of_the_receiver_loses_nothing(addre
         assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
-@pytest.mark.timing
 def test_receiver_that_stands_still_delays_the_end_no_longer_than_told(address: str) -> None:
     """``flush`` and ``close``, which the end calls one after the other, wait once."""
     with mpsr.Receiver(address):
         process = begin(
-            ENDING.replace("signal.pause()", "").replace("[1]", "[1], timeout=1"), address
+            ENDING.replace("signal.pause()", "").replace("[1]", "[1], timeout=2"), address
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -342,7 +341,7 @@ def test_receiver_that_stands_still_delays_the_end_no_longer_than_told(address: 
         _, complaint = process.communicate(timeout=PATIENCE)
         took = perf_counter() - since
     assert process.returncode == 0
-    assert took < 1.9
+    assert took < 3.9
     assert "1000 messages" in complaint
 
 

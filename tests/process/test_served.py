@@ -15,12 +15,9 @@ from tests.process.peers import LIMIT, known
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.skipif(
-        sys.platform != "linux" or os.geteuid() != 0, reason="takes the right to be another user"
-    ),
-    pytest.mark.timing,
-]
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="takes the right to be another user"
+)
 
 
 @pytest.fixture(scope="module")
