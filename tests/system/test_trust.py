@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import pytest
 
 import mpsr
+from mpsr.system.address import parse_address
+from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.trust import Step, steps_to, trusted_by_path
 from tests.process.programs import begin
 from tests.users import let_others_in
@@ -246,6 +249,23 @@ def test_own_receiver_is_found_in_a_directory_that_everybody_writes(taken: str) 
         producer.send(b"hello")
         assert receiver.receive(10) == b"hello"
         receiver.acknowledge()
+
+
+@pytest.mark.parametrize("receiver_uid", [None, ME])
+def test_path_that_is_removed_before_the_check_has_no_receiver(
+    tmp_path: Path, receiver_uid: int | None
+) -> None:
+    """A producer tries again later; it does not take the receiver for a wrong one."""
+    directory = tmp_path / "removed"
+    directory.mkdir()
+    kind: Literal["dgram"] = "dgram"  # its check looks at the path in any case
+    address = parse_address(directory / "test.sock")
+    with mpsr.Receiver[bytes](address.value, type=kind):
+        sock = reach(address, type=kind)
+    with sock:
+        shutil.rmtree(directory)
+        with pytest.raises(mpsr.NoReceiver, match="nothing is there"):
+            check_receiver(address, sock, receiver_uid)
 
 
 def test_descriptor_is_the_callers_word_unless_a_user_is_named() -> None:

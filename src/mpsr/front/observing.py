@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mpsr import arguments
 from mpsr.errors import (
     AddressDenied,
+    AddressError,
     AddressOccupied,
     Closed,
     ConfigurationError,
@@ -19,7 +20,6 @@ from mpsr.errors import (
     ReceiverBusy,
     RemoteProtocolError,
     TimedOut,
-    WrongReceiver,
     WrongSocketType,
 )
 from mpsr.limits import BUSY_PAUSE, LONGEST_WAIT, OBSERVE_AGAIN, READ_SIZE
@@ -80,7 +80,7 @@ class Observation:
         try:
             check_receiver(self._address, sock, self._receiver_uid, doing="observe")
             sock.send(self._session.opening)
-        except WrongReceiver:
+        except AddressError:
             sock.close()
             raise
         except OSError as exc:

@@ -125,8 +125,13 @@ def check_receiver(
 ) -> None:
     """Raise WrongReceiver if a socket is connected to a process whose user may not receive.
 
-    The kernel tells whose process called ``listen()``. Of datagrams it does not: there the owner
-    of the socket's file stands for it, and at an abstract name nobody does.
+    The kernel reports the process that called ``listen()``. A datagram socket has none: the owner
+    of the socket's file is checked instead, and an abstract name has no owner.
+
+    Raises:
+        WrongReceiver: the user of the process may not receive.
+        NoReceiver: the path has been removed since the connection was made.
+
     """
     if receiver_uid == "any" or (receiver_uid is None and address.kind == "fd"):
         return
@@ -143,6 +148,9 @@ def check_receiver(
         else:
             allowed = {receiver_uid} if isinstance(receiver_uid, int) else receiver_uid
             why = "receiver_uid= does not name that user"
+    except FileNotFoundError as exc:
+        gone, why, advice = _UNREACHED[exc.errno]
+        raise cannot(address, why, advice, gone, "reach") from exc
     except OSError as exc:
         what, allowed = f"{exc.filename or address}: {exc.strerror}", ()
         why = f"{what}, so nobody can tell who that may be"

@@ -136,7 +136,7 @@ class Link:
             sock = reach(self.address, type=self._type)
             try:
                 check_receiver(self.address, sock, self._receiver_uid)
-            except WrongReceiver:
+            except AddressError:
                 sock.close()
                 raise
         except WrongReceiver as exc:
