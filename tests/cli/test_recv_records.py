@@ -60,6 +60,22 @@ def test_records_are_printed_as_people_read_them(cli: Cli) -> None:
     ]
 
 
+def test_each_millisecond_is_printed_as_it_was(cli: Cli) -> None:
+    """Although the nearest float may be less than the number of milliseconds."""
+
+    def send() -> None:
+        with mpsr.Producer[bytes](cli.address) as producer:
+            for msecs in range(1000):
+                time = f"2026-01-02T03:04:05.{msecs:03d}000Z"
+                producer.send(json.dumps({"time": time, "level": "INFO", "message": "x"}).encode())
+
+    with ThreadPoolExecutor(1) as thread:
+        sent = thread.submit(send)
+        _, out, _ = cli.call("recv", "app.sock", "--decode", "log", "--count", "1000")
+        sent.result()
+    assert [int(line[20:23]) for line in out.splitlines()] == [*range(1000)]
+
+
 def test_level_leaves_out_what_is_below(cli: Cli) -> None:
     """What is no record is shown all the same."""
     output = shown(cli, "--level", "error")[1].decode()

@@ -96,6 +96,13 @@ def test_fields_of_wrong_types_are_left_out() -> None:
     assert logging.Formatter("%(asctime)s %(message)s").format(record)
 
 
+def test_each_millisecond_comes_back_as_it_was() -> None:
+    """Although the nearest float may be less than the number of milliseconds."""
+    for msecs in range(1000):
+        body = b'{"time":"2026-01-02T03:04:05.%03d000Z","level":"INFO","message":"x"}' % msecs
+        assert mpsr.logging.decode(body).msecs == msecs
+
+
 def test_level_filters_what_is_handed_on(receiver: mpsr.Receiver[bytes]) -> None:
     """By name or number; the rest is acknowledged all the same."""
     bodies = [b'{"level":"%s","message":"x"}' % name for name in (b"DEBUG", b"INFO", b"ERROR")]

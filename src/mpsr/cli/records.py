@@ -79,7 +79,7 @@ class Records:
 
     def _record(self, record: LogRecord, fields: dict[str, Any], label: str) -> str:
         created = time_of(fields)
-        time = "-" if created is None else _local(int(created)) + f".{int(created % 1 * 1000):03d}"
+        time = "-" if created is None else _time(created)
         name = record.processName
         who = label if label and name in {None, _MAIN} else (name or "-")
         pid = "" if record.process is None else f"[{record.process}]"
@@ -121,6 +121,12 @@ def _lines(text: str) -> str:
 def _value(value: object) -> str:
     text = value if isinstance(value, str) else to_json(value)
     return printable(text if text and " " not in text else to_json(value))
+
+
+def _time(created: float) -> str:
+    # The float nearest to .001 may be less than .001: round to the microsecond that was sent.
+    seconds, microseconds = divmod(round(created * 1e6), 1_000_000)
+    return f"{_local(seconds)}.{microseconds // 1000:03d}"
 
 
 @lru_cache(maxsize=4)

@@ -108,7 +108,7 @@ def record_of(fields: dict[str, Any]) -> logging.LogRecord:
     if created is not None:
         started = record.created - record.relativeCreated / 1000
         record.created = created
-        record.msecs = float(int((created - int(created)) * 1000))
+        record.msecs = float(round(created * 1e6) // 1000 % 1000)
         record.relativeCreated = (created - started) * 1000
     return record
 
