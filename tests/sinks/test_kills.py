@@ -60,7 +60,7 @@ def test_killed_funnel_rotates_without_losing_or_repeating(
     funnel = funnels("file:a.jsonl?rotate=100K&compress=gzip").start()
     sent = send_while_killed(chance, funnel, count, kills)
     files = sorted(tmp_path.glob("a.jsonl.2*"))
-    assert len(files) > 1
+    assert files  # at least one, if all messages were in one commit
     found = []
     for file in files:
         assert file.suffix == ".gz"
