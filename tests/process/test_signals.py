@@ -107,8 +107,8 @@ def end(*_):
     sys.exit(7)
 
 signal.signal(signal.SIGTERM, end)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         producer.send(b"%d " % number + bytes(int(sys.argv[3])))
         number += 1
