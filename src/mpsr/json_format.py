@@ -22,7 +22,7 @@ _COMMANDS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 def to_json(value: object) -> str:
     """Return a value as JSON; a byte of a name that is not UTF-8 becomes ``?``."""
     text = _encode(value)
-    return _harmless(text if text.isascii() else text.encode("utf-8", "replace").decode())
+    return harmless(text if text.isascii() else text.encode("utf-8", "replace").decode())
 
 
 def host_name() -> str:
@@ -54,10 +54,10 @@ def content(body: bytes) -> str:
         text = body.decode()
     except UnicodeDecodeError:
         return '"body_b64":"' + b64encode(body).decode() + '"'
-    return '"body":' + _harmless(encode_basestring(text))
+    return '"body":' + harmless(encode_basestring(text))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Return JSON in which control characters are escaped."""
     if text.isascii():
         if "\x7f" not in text:

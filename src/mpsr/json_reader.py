@@ -54,11 +54,12 @@ def _decoder(shape: type[Any]) -> Decoder[Any]:
 
 def _check(value: object, depth: int) -> None:
     """Raise ValueError for what msgspec decodes and an output cannot write."""
-    if type(value) is int:
+    if isinstance(value, int):
         if not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
             raise ValueError("an integer does not fit in signed 64 bits")
-    elif isinstance(value, dict | list | tuple):
+    elif isinstance(value, (dict, list, tuple)):  # a union would be made at each call
         if not depth:
             raise ValueError(_TOO_DEEP)
         for each in value.values() if isinstance(value, dict) else value:
-            _check(each, depth - 1)
+            if type(each) is not str:  # most are, and a call for each costs time
+                _check(each, depth - 1)

@@ -30,7 +30,7 @@ def test_programs_log_to_the_command(tmp_path: Path) -> None:
     }
     wanted = Counter(line for lines in programs.values() for line in lines)
     command = [sys.executable, "-m", "mpsr", "recv", "app.sock", "--decode", "log"]
-    command += ["--count", str(wanted.total()), "--timeout", "20s"]
+    command += ["--journal", "app.journal", "--count", str(wanted.total()), "--timeout", "20s"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as receiver:
         assert receiver.stderr is not None

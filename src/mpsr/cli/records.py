@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from datetime import datetime
 from functools import lru_cache
@@ -10,19 +11,23 @@ from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec.json import encode  # it has read the fields, so it can write them: to_json() is slower
 
-from mpsr.json_format import to_json
-from mpsr.logging.decoding import fields_of, record_of, time_of
+from mpsr.json_format import harmless, to_json
+from mpsr.logging.decoding import fields_of, level_of, name_of, of_type, time_of
 from mpsr.names import printable
 
 if TYPE_CHECKING:
-    from logging import LogRecord
+    from collections.abc import Iterable
 
     from mpsr.batch import Batch
 
 _MAIN: Final = "MainProcess"  # what says nothing of a process
 _INDENT: Final = "    "
 _WIDTH: Final = 8  # CRITICAL
+_LONGEST_KEPT: Final = 200  # characters of names: a sender chooses them, and a cache keeps them
+# A second, milliseconds and a time zone, as programs write most times.
+_ISO: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})\d*(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def coloured() -> bool:
@@ -35,10 +40,14 @@ def coloured() -> bool:
 
 
 class Records:
-    """Shows the records of a batch, and, safe for a terminal, what is none, as it came."""
+    """Shows the records of a batch, and, safe for a terminal, what is none, as it came.
+
+    It shows the fields of a message, and makes no ``LogRecord`` of them: that takes several times
+    as long, and a receiver must keep up with its senders.
+    """
 
     def __init__(self, end: bytes, level: int) -> None:
-        self._end = end
+        self._end = end.decode()
         self._level = level
         self._coloured = coloured()
 
@@ -47,61 +56,76 @@ class Records:
         label = "" if batch.producer is None else batch.producer.label
         return self.lines(batch.raw[:count], label)
 
-    def lines(self, bodies: list[bytes], label: str) -> bytes:
+    def lines(self, bodies: Iterable[bytes], label: str) -> bytes:
         """Return what to print of messages from the producer of this label."""
-        shown = (self._shown(body, label) for body in bodies)
-        return self._end.join([*(text for text in shown if text is not None), b""])
+        level, end = self._level, self._end
+        shown: list[str] = []
+        for body in bodies:
+            fields = fields_of(body)
+            if fields is None:
+                shown.append(_lines(body.decode("utf-8", "backslashreplace")))
+            elif (number := level_of(fields)) >= level:
+                shown.append(self._record(fields, number, label))
+        shown.append("")
+        return end.join(shown).encode("utf-8", "backslashreplace")
 
     def wanted(self, body: bytes) -> bool:
         """Tell whether a message is of the level, or is no record."""
+        if not self._level:
+            return True
         fields = fields_of(body)
-        return fields is None or record_of(fields).levelno >= self._level
+        return fields is None or level_of(fields) >= self._level
 
     def item(self, body: bytes) -> str | None:
         """Return the item of an object of JSON that holds the fields; None below the level."""
         fields = fields_of(body)
         if fields is None:
             return ""
-        if self._level and record_of(fields).levelno < self._level:
+        if level_of(fields) < self._level:
             return None
-        return f',"log":{to_json(fields)}'
+        return f',"log":{harmless(encode(fields).decode())}'
 
-    def _shown(self, body: bytes, label: str) -> bytes | None:
-        fields = fields_of(body)
-        if fields is None:
-            text = _lines(body.decode("utf-8", "backslashreplace"))
-        else:
-            record = record_of(fields)
-            if record.levelno < self._level:
-                return None
-            text = self._record(record, fields, label)
-        return text.encode("utf-8", "backslashreplace")
-
-    def _record(self, record: LogRecord, fields: dict[str, Any], label: str) -> str:
-        created = time_of(fields)
-        time = "-" if created is None else _time(created)
-        name = record.processName
-        who = label if label and name in {None, _MAIN} else (name or "-")
-        pid = "" if record.process is None else f"[{record.process}]"
-        parts = [
-            self._style(time, dim=True),
-            self._style(printable(record.levelname).ljust(_WIDTH), **_colour(record.levelno)),
-            self._style(printable(record.name), fg="cyan"),
-            f"{printable(who)}{pid}:",
-            _lines(record.getMessage()),
-        ]
+    def _record(self, fields: dict[str, Any], level: int, label: str) -> str:
+        name, kind = name_of(fields), fields["level"]
+        process = of_type(fields.get("process_name"), str, None)
+        who = label if label and process in {None, _MAIN} else (process or "-")
+        pid = of_type(fields.get("process"), int, None)
+        head = _kept_head if len(kind) + len(name) + len(who) <= _LONGEST_KEPT else _head
+        before = head(kind, level, name, who, pid, self._coloured)
+        text = f"{self._dim(_time(fields))} {before} {_lines(fields['message'])}"
         extra = fields.get("extra")
         if isinstance(extra, dict):
-            items = (f"{printable(name)}={_value(value)}" for name, value in extra.items())
-            parts += [self._style(item, dim=True) for item in items]
-        text = " ".join(parts)
-        for more in (record.exc_text, record.stack_info):
-            if more:
+            for key, value in extra.items():
+                text += " " + self._dim(f"{printable(key)}={_value(value)}")
+        exception = of_type(fields.get("exception"), dict, {})
+        for more in (exception.get("traceback"), fields.get("stack")):
+            if more and isinstance(more, str):
                 text += f"\n{_INDENT}{_lines(more)}"
         return text
 
-    def _style(self, text: str, **style: Any) -> str:  # noqa: ANN401 - as click takes them
-        return click.style(text, **style) if self._coloured else text
+    def _dim(self, text: str) -> str:
+        return _style(text, True, dim=True) if self._coloured else text
+
+
+def _head(  # noqa: PLR0917 - a cache is quickest with positional arguments
+    level: str,
+    number: int,
+    name: str,
+    who: str,
+    pid: int | None,
+    coloured: bool,  # noqa: FBT001
+) -> str:
+    """Return what stands between the time and the message of a record."""
+    shown = _style(printable(level).ljust(_WIDTH), coloured, **_colour(number))
+    process = "" if pid is None else f"[{pid}]"
+    return f"{shown} {_style(printable(name), coloured, fg='cyan')} {printable(who)}{process}:"
+
+
+_kept_head: Final = lru_cache(maxsize=256)(_head)  # a process logs with few names, again and again
+
+
+def _style(text: str, coloured: bool, **style: Any) -> str:  # noqa: ANN401, FBT001 - as click takes them
+    return click.style(text, **style) if coloured else text
 
 
 def _colour(level: int) -> dict[str, Any]:
@@ -114,19 +138,36 @@ def _colour(level: int) -> dict[str, Any]:
 
 def _lines(text: str) -> str:
     """Return text whose further lines are indented, and none of which commands a terminal."""
-    lines = text.splitlines() or [""]
-    return f"\n{_INDENT}".join(printable(line.expandtabs()) for line in lines)
+    if text.isprintable():
+        return text
+    return f"\n{_INDENT}".join(printable(line.expandtabs()) for line in text.splitlines())
 
 
 def _value(value: object) -> str:
+    if type(value) is int:
+        return str(value)
     text = value if isinstance(value, str) else to_json(value)
     return printable(text if text and " " not in text else to_json(value))
 
 
-def _time(created: float) -> str:
+def _time(fields: dict[str, Any]) -> str:
+    time = fields.get("time")
+    if isinstance(time, str) and (found := _ISO.fullmatch(time)):
+        second, milliseconds, zone = found.groups()
+        if (local := _local_of(second + zone)) is not None:
+            return f"{local}.{milliseconds}"
+    created = time_of(fields)
+    if created is None:
+        return "-"
     # The float nearest to .001 may be less than .001: round to the microsecond that was sent.
     seconds, microseconds = divmod(round(created * 1e6), 1_000_000)
     return f"{_local(seconds)}.{microseconds // 1000:03d}"
+
+
+@lru_cache(maxsize=64)  # those of several senders, some of which are late
+def _local_of(second: str) -> str | None:
+    seconds = time_of({"time": second})
+    return None if seconds is None else _local(int(seconds))
 
 
 @lru_cache(maxsize=4)

@@ -73,36 +73,45 @@ def _paired(escape: re.Match[bytes]) -> bytes:
     return b"?" if escape[1] else escape[0]
 
 
+def level_of(fields: dict[str, Any]) -> int:
+    """Return the number of a record's level, by the name of the level if it has no valid number."""
+    number = fields.get("levelno")
+    if type(number) is int and 0 <= number <= MAX_LOG_LEVEL:
+        return number
+    return logging.getLevelNamesMapping().get(fields["level"].upper(), logging.INFO)
+
+
+def name_of(fields: dict[str, Any]) -> str:
+    """Return the name of a record's logger."""
+    return of_type(fields.get("logger"), str, "") or _UNNAMED
+
+
 def record_of(fields: dict[str, Any]) -> logging.LogRecord:
     """Return the record that has these fields."""
-    level = fields["level"]
-    number = fields.get("levelno")
-    if type(number) is not int or not 0 <= number <= MAX_LOG_LEVEL:
-        number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    extra = _of_type(fields.get("extra"), dict, {})
+    extra = of_type(fields.get("extra"), dict, {})
     known = {name: value for name, value in extra.items() if name not in RESERVED}
-    exception = _of_type(fields.get("exception"), dict, {})
+    exception = of_type(fields.get("exception"), dict, {})
     created = time_of(fields)
     record = logging.makeLogRecord(
         {
             **known,
-            "name": _of_type(fields.get("logger"), str, "") or _UNNAMED,
-            "levelno": number,
-            "levelname": level,
+            "name": name_of(fields),
+            "levelno": level_of(fields),
+            "levelname": fields["level"],
             "msg": fields["message"],
             "args": None,
-            "process": _of_type(fields.get("process"), int, None),
-            "processName": _of_type(fields.get("process_name"), str, None),
-            "thread": _of_type(fields.get("thread"), int, None),
-            "threadName": _of_type(fields.get("thread_name"), str, None),
-            "taskName": _of_type(fields.get("task"), str, None),
-            "module": _of_type(fields.get("module"), str, ""),
-            "funcName": _of_type(fields.get("function"), str, ""),
-            "lineno": _of_type(fields.get("line"), int, 0),
-            "pathname": (path := _of_type(fields.get("path"), str, "")),
+            "process": of_type(fields.get("process"), int, None),
+            "processName": of_type(fields.get("process_name"), str, None),
+            "thread": of_type(fields.get("thread"), int, None),
+            "threadName": of_type(fields.get("thread_name"), str, None),
+            "taskName": of_type(fields.get("task"), str, None),
+            "module": of_type(fields.get("module"), str, ""),
+            "funcName": of_type(fields.get("function"), str, ""),
+            "lineno": of_type(fields.get("line"), int, 0),
+            "pathname": (path := of_type(fields.get("path"), str, "")),
             "filename": path.rpartition("/")[2],
-            "exc_text": _of_type(exception.get("traceback"), str, None),
-            "stack_info": _of_type(fields.get("stack"), str, None),
+            "exc_text": of_type(exception.get("traceback"), str, None),
+            "stack_info": of_type(fields.get("stack"), str, None),
         }
     )
     if created is not None:
@@ -126,5 +135,6 @@ def time_of(fields: dict[str, Any]) -> float | None:
     return float(time)  # type: ignore[arg-type]  # a number, as it had a date
 
 
-def _of_type(value: object, kind: type[T], other: Any) -> Any:  # noqa: ANN401 - as the other
+def of_type(value: object, kind: type[T], other: Any) -> Any:  # noqa: ANN401 - as the other
+    """Return a value if it is of this type, else the other one; a bool is no int."""
     return value if isinstance(value, kind) and not isinstance(value, bool) else other

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.limits import MAX_LOGGER_NAME, MAX_LOGGER_PARTS, MAX_LOGGERS
-from mpsr.logging.decoding import fields_of, record_of
+from mpsr.logging.decoding import fields_of, level_of, record_of
 from mpsr.logging.fields import RECEIVED, level_number
 
 if TYPE_CHECKING:
@@ -34,12 +34,19 @@ def records(batch: Batch[Any]) -> Iterator[logging.LogRecord]:
         batch: of any receiver, sync or async.
 
     """
-    if batch.lost:
+    return _records(batch, logging.NOTSET)
+
+
+def _records(batch: Batch[Any], least: int) -> Iterator[logging.LogRecord]:
+    """Yield the records of a batch that have at least this level."""
+    if batch.lost and least <= logging.WARNING:
         who = "" if batch.producer is None else f' "{batch.producer.label}"'
         text = f"producer{who} (pid {batch.peer.pid}) lost {batch.lost} messages before this"
         yield _from(batch, _warning(text))
     for body in batch.iter_raw():
         fields = fields_of(body)
+        if (logging.WARNING if fields is None else level_of(fields)) < least:
+            continue  # before a record is made, which takes most of the time
         if fields is None:
             yield _from(batch, _warning(body.decode("utf-8", "backslashreplace")))
         else:
@@ -84,9 +91,7 @@ def listen(
 def _listen(receiver: Receiver[Any], least: int, logger: logging.Logger | None) -> None:
     names: set[str] = set()
     for batch in receiver.batches():
-        for record in records(batch):
-            if record.levelno < least:
-                continue
+        for record in _records(batch, least):
             local = logger or _logger(record.name, names)
             if _enabled(local, record.levelno):
                 _handle(local, record)
