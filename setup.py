@@ -1,16 +1,29 @@
 """Build the C extension if there is a compiler; pyproject.toml has all other settings."""
 
+import os
+import shutil
 import sys
+import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 WITHOUT_C = (
-    "mpsr: WARNING: its C extension was not built ({}). mpsr works without it, in pure Python, but "
-    "is about three times slower. To build it, install a C compiler and Python's headers, then "
-    "reinstall mpsr; `mpsr --version` reports which of the two is in use.\n"
+    "mpsr: WARNING: its C extension was not built ({why}). mpsr works without it, in pure Python, "
+    "but is about three times slower. To build it, {advice}, then reinstall mpsr; `mpsr --version` "
+    "reports which of the two is in use.\n"
 )
+
+
+def advice() -> str:
+    """Return what to do about a failed build: install what is missing, if anything is."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    missing = [] if shutil.which(compiler) else [f"a C compiler ({compiler} is not installed)"]
+    folders = [sysconfig.get_path(name) for name in ("include", "platinclude")]
+    if not any(os.path.exists(os.path.join(folder, "Python.h")) for folder in folders):
+        missing.append(f"Python's headers (there is no {folders[0]}/Python.h)")
+    return f"install {' and '.join(missing)}" if missing else "correct what the compiler reports"
 
 
 class BuildExtension(build_ext):
@@ -21,7 +34,7 @@ class BuildExtension(build_ext):
         try:
             super().build_extension(ext)
         except Exception as exc:
-            sys.stderr.write(WITHOUT_C.format(exc))
+            sys.stderr.write(WITHOUT_C.format(why=exc, advice=advice()))
             raise
 
 

@@ -64,8 +64,17 @@ def test_c_compiles_with_musl() -> None:
     assert subprocess.run(command, check=False, capture_output=True, text=True).stderr == ""
 
 
-def test_build_without_a_compiler_says_so_and_works(tmp_path: Path) -> None:
-    """The build succeeds, tells what is missing, and what it made runs on Python alone."""
+@pytest.mark.parametrize(
+    ("compiler", "advice"),
+    [
+        ("/nowhere/cc", "install a C compiler (/nowhere/cc is not installed)"),
+        ("/bin/false", "correct what the compiler reports"),
+    ],
+)
+def test_build_that_fails_tells_what_is_missing_and_works(
+    tmp_path: Path, compiler: str, advice: str
+) -> None:
+    """The build succeeds, blames only what it has looked for, and its result runs without the C."""
     pytest.importorskip("setuptools", "77")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
@@ -75,19 +84,40 @@ def test_build_without_a_compiler_says_so_and_works(tmp_path: Path) -> None:
         [sys.executable, "setup.py", "-q", "build", "--build-lib", "lib"],
         check=False,
         cwd=tmp_path,
-        env={**os.environ, "CC": "/bin/false"},
+        env={**os.environ, "CC": compiler},
         capture_output=True,
         text=True,
     )
     assert built.returncode == 0
     assert "mpsr: WARNING: its C extension was not built (" in built.stderr
+    assert Path(HEADERS, "Python.h").exists() == ("Python's headers" not in built.stderr)
+    assert advice.removeprefix("correct") in built.stderr or not Path(HEADERS, "Python.h").exists()
     assert not list(tmp_path.glob("lib/**/*.so"))
-    version = subprocess.check_output(
+    shown = version_in(tmp_path / "lib")
+    assert "codec: pure Python" in shown
+    assert "why: this installation of mpsr has none for" in shown
+
+
+def version_in(folder: Path) -> str:
+    """Return what ``mpsr --version`` prints with the package in a folder."""
+    return subprocess.check_output(
         [sys.executable, "-m", "mpsr", "--version"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "lib"), "MPSR_SPEEDUPS": "auto"},
+        env={**os.environ, "PYTHONPATH": str(folder), "MPSR_SPEEDUPS": "auto"},
         text=True,
     )
-    assert "codec: pure Python" in version
+
+
+def test_version_tells_why_an_extension_cannot_be_loaded(tmp_path: Path) -> None:
+    """As after it was built for another C library: the linker's reason, and no missing compiler."""
+    copied = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "src" / "mpsr", tmp_path / "mpsr", ignore=copied)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    (tmp_path / "mpsr" / "_speedups" / f"_c{suffix}").write_bytes(b"of another system")
+    shown = version_in(tmp_path)
+    assert "codec: pure Python" in shown
+    assert "the C extension cannot be loaded\n  why: " in shown
+    assert f"_c{suffix}: " in shown
+    assert "compiler" not in shown
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="takes a free-threaded Python")

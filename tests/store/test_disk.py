@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pytest
 
 from mpsr.errors import JournalDenied, JournalError, JournalFull
 from mpsr.limits import KIB, MIB
+from mpsr.store.files import _fill
 from mpsr.store.journal import Journal
 from mpsr.store.reader import Reader
 from mpsr.store.salvage import Salvage
@@ -194,3 +197,59 @@ def test_journal_on_a_read_only_file_system_can_be_read(small_disk: str) -> None
         assert reader.recover().state.last == salvage.state.last == 5
     with pytest.raises(JournalDenied, match="Read-only file system"):
         Journal(small_disk)
+
+
+# What musl does where the file system cannot set room aside, and what a sandbox does.
+REFUSE = """
+#include <errno.h>
+int posix_fallocate(int file, long offset, long size) { return %s; }
+int posix_fallocate64(int file, long offset, long size) { return %s; }
+"""
+APPEND = """
+import os, sys
+from mpsr.store import files
+from mpsr.store.files import _fill
+from mpsr.store.journal import Journal
+from tests.store.entries import numbered
+try:
+    os.posix_fallocate(os.open(".", os.O_TMPFILE | os.O_RDWR), 0, 1)
+except OSError:
+    with Journal(sys.argv[1], limit=4 << 20) as journal:
+        for number in range(1, 101):
+            journal.append([numbered(number, 1, 10_000)])
+"""
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("code", ["EOPNOTSUPP", "EPERM"])
+def test_journal_sets_room_aside_without_fallocate(path: str, tmp_path: Path, code: str) -> None:
+    """It writes zeros: what is appended later finds room, and is read."""
+    (tmp_path / "refuse.c").write_text(REFUSE % (code, code))
+    library = tmp_path / "refuse.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "refuse.c"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", APPEND, path],
+        check=True,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+    with Journal(path) as journal:
+        assert journal.last == 100
+        assert list(read_all(journal)) == [*range(1, 101)]
+
+
+def test_room_that_cannot_be_filled_is_given_back(tmp_path: Path) -> None:
+    """A disk that is full keeps no zeros."""
+    with (tmp_path / "segment").open("w+b") as segment:
+        segment.write(b"x" * 1000)
+        segment.flush()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300 * KIB, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                _fill(segment.fileno(), MIB)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert os.fstat(segment.fileno()).st_size == 1000
+        _fill(segment.fileno(), 20_000)
+        assert segment.seek(0) == 0
+        assert segment.read() == b"x" * 1000 + bytes(19_000)

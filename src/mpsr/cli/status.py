@@ -13,6 +13,7 @@ from mpsr.errors import (
     AddressOccupied,
     BufferFull,
     ConfigurationError,
+    Explanation,
     InvalidAddress,
     JournalDamaged,
     JournalDenied,
@@ -94,6 +95,7 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], Status], ...]] = (
     (MpsrError, Status.FAILURE),
     (BrokenPipeError, Status.STDOUT_CLOSED),
     (OSError, Status.IO),
+    (MemoryError, Status.FAILURE),
 )
 
 
@@ -133,6 +135,8 @@ def status_of(error: BaseException) -> Status:
 
 def is_defect(error: BaseException) -> bool:
     """Tell whether nobody foresaw this exception."""
+    if any(isinstance(text, Explanation) for text in error.args):
+        return False
     known = (CommandFailed, Interrupted, *(kind for kind, _ in _BY_ERROR))
     return not isinstance(error, known)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Final
 
@@ -18,14 +17,11 @@ _PARTS: Final = {
     "ring": "C" if _speedups.IN_C_ON_LINUX else "not in use",
     "timer": "C" if _speedups.IN_C_ON_LINUX else "not in use",
 }
+_WHY: Final = _speedups.WHY_PYTHON
 MISSING: Final = (  # where the C is not in use: why, and what to try
     ""
-    if _speedups.IN_C
-    else "C parts: turned off by MPSR_SPEEDUPS=off"
-    if os.environ.get("MPSR_SPEEDUPS") == "off"
-    else "C parts: not built\n"
-    "  why: there was no C compiler, or Python's headers were missing, when mpsr was installed\n"
-    "  try: pip install --force-reinstall --no-binary mpsr mpsr; without them it works, but slower"
+    if _WHY is None
+    else f"{_WHY.what}\n  why: {_WHY.why}" + (f"\n  try: {_WHY.advice}" if _WHY.advice else "")
 )
 LINE: Final = (
     f"mpsr {__version__} ("

@@ -5,10 +5,12 @@ The functions raise OSError. Nothing is on the disk before ``sync`` or ``sync_di
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from mpsr.limits import KIB
 from mpsr.system import primitives
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BUFFERS: Final = 1024  # of one system call: IOV_MAX
+_ZEROS: Final = 256 * KIB  # bytes that are written at once where room cannot be set aside
+# The file system cannot do it, or a sandbox does not allow it.
+_NO_FALLOCATE: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
 def make_directory(path: str) -> None:
@@ -31,11 +36,31 @@ def create(path: str) -> int:
 
 
 def allocate(file: int, size: int) -> None:
-    """Have the disk set aside room for a file of this size, and make the file so long."""
-    if hasattr(os, "posix_fallocate"):
+    """Have the disk set aside room for a file of this size, and make the file so long.
+
+    Where the file system or a sandbox refuses the call, zeros are written. glibc does that itself
+    on most file systems that cannot do it; musl never does.
+    """
+    try:
         os.posix_fallocate(file, 0, size)
-    else:
-        os.ftruncate(file, size)
+    except AttributeError:  # macOS
+        _fill(file, size)
+    except OSError as exc:
+        if exc.errno not in _NO_FALLOCATE:
+            raise
+        _fill(file, size)
+
+
+def _fill(file: int, size: int) -> None:
+    """Write zeros from the end of the file to this size."""
+    offset = before = os.fstat(file).st_size
+    zeros = memoryview(bytes(_ZEROS))
+    try:
+        while offset < size:
+            offset = write(file, [zeros[: size - offset]], offset)
+    except OSError:
+        truncate(file, before)
+        raise
 
 
 def truncate(file: int, size: int) -> None:

@@ -22,7 +22,8 @@ from mpsr.limits import KEPT_MEMORY
 @cache  # once a process
 def keep_freed_memory() -> None:
     """Let the process keep memory that was freed, up to KEPT_MEMORY."""
-    bytes(KEPT_MEMORY // 2)  # unlike a bytearray, memory that the system has cleared
+    with suppress(MemoryError):  # as under a small ulimit -v: then batches are only slower
+        bytes(KEPT_MEMORY // 2)  # unlike a bytearray, memory that the system has cleared
 
 
 def give_back_freed_memory() -> None:

@@ -12,11 +12,14 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from mpsr.errors import Explanation
 from mpsr.system.primitives import get_ident, start_new_thread
 from mpsr.system.waiting import Waiter
 
 # Faults come to the thread that made them.
 _FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+
+_NO_THREAD: Final = "raise ulimit -u or -v, or the limits of the container"
 
 
 class Thread:
@@ -49,9 +52,11 @@ class Thread:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
             self.alive = True
             start_new_thread(self._run, ())
-        except (RuntimeError, MemoryError):
+        except (RuntimeError, MemoryError) as exc:
             self.alive = False
-            raise
+            if isinstance(exc, MemoryError) or are_stopped():
+                raise
+            raise RuntimeError(Explanation("cannot start a thread", str(exc), _NO_THREAD)) from exc
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

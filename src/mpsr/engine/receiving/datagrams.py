@@ -8,6 +8,7 @@ from mpsr._speedups import packets
 from mpsr.batch import UNKNOWN_PEER, Batch, Peer, batch_of
 from mpsr.engine.receiving.complaints import Complaints
 from mpsr.engine.transport import unasked
+from mpsr.errors import Explanation
 from mpsr.limits import PACKET_MEMORY, PACKETS_PER_READ
 from mpsr.system import closing
 from mpsr.wire.foreign import messages_in
@@ -33,9 +34,12 @@ def packet_reader(max_message: int) -> packets.PacketReader:
     while True:
         try:
             return packets.PacketReader(size, count)
-        except (MemoryError, OSError):  # as under ulimit -v
+        except (MemoryError, OSError) as exc:  # as under ulimit -v
             if count == 1:
-                raise
+                what = f"there is no memory to read datagrams of up to {size:,} bytes"
+                why = "a receiver needs that much at once for the longest message"
+                advice = "set a smaller max_message, or raise ulimit -v"
+                raise MemoryError(Explanation(what, why, advice)) from exc
             count //= 2
 
 
