@@ -6,8 +6,11 @@ and the command can take signals before anything else.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
     from mpsr import logging as logging  # public, but not for a star import
@@ -162,12 +165,52 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module say
     if name not in __all__ and name not in _SUBMODULES:
         error = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(error)
-    from importlib import import_module  # noqa: PLC0415 - not needed to import the package
-
     if name in _SUBMODULES:
-        return import_module(f"mpsr.{name}")
-    found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
+        return _imported(name)
+    found = globals()[name] = getattr(_imported(_MODULES.get(name, "errors")), name)
     return found
+
+
+def _imported(name: str) -> ModuleType:  # noqa: C901, PLR0912 - a table
+    """Return a module of the package, which is imported now.
+
+    Each is imported by a statement: programs that freeze others, such as PyInstaller, do not find
+    modules that are named by a text.
+    """
+    match name:
+        case "aio.producer":
+            import mpsr.aio.producer
+        case "aio.receiver":
+            import mpsr.aio.receiver
+        case "batch":
+            import mpsr.batch
+        case "errors":
+            import mpsr.errors
+        case "forwarding":
+            import mpsr.forwarding
+        case "front.listening":
+            import mpsr.front.listening
+        case "logging":
+            import mpsr.logging
+        case "metrics":
+            import mpsr.metrics
+        case "observe":
+            import mpsr.observe
+        case "queues":
+            import mpsr.queues
+        case "stats":
+            import mpsr.stats
+        case "sync.producer":
+            import mpsr.sync.producer
+        case "sync.receiver":
+            import mpsr.sync.receiver
+        case "syslog_format":
+            import mpsr.syslog_format
+        case "systemd":
+            import mpsr.systemd  # noqa: F401 - it is returned from sys.modules
+        case _:
+            raise AssertionError(name)
+    return sys.modules[f"mpsr.{name}"]
 
 
 def __dir__() -> list[str]:

@@ -60,7 +60,6 @@ _BY_ERROR: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (MpsrError, "the cause is not known", "try again, and look at the other side's stderr"),
     (CommandFailed, "it cannot go on so", "see mpsr --help"),
     (OSError, "the system reports it", "look at the file or disk that was in use, and try again"),
-    (MemoryError, "the process may have no more", "raise ulimit -v, or the container's limit"),
 )
 
 
@@ -90,11 +89,12 @@ def explained(error: BaseException) -> Explanation | None:
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         advice = "please report it; MPSR_DEBUG=1 shows where it is"
         return Explanation(f"a defect of mpsr: {what}", "nobody foresaw it", advice)
+    if isinstance(error, MemoryError) and not error.args:
+        what, advice = "there is not enough memory", "raise ulimit -v, or the container's limit"
+        return Explanation(what, "the process may have no more", advice)
     text = Explanation.of(error)
     if isinstance(error, OSError) and not isinstance(error, MpsrError):
         text = Explanation("input or output failed", error.strerror or str(error))
-    if isinstance(error, MemoryError) and not text:
-        text = Explanation("there is not enough memory")
     rows = (row for row in _BY_ERROR if isinstance(error, row[0]))
     _, why, advice = next(rows, (None, "", ""))
     return Explanation(text.what, text.why or why, text.advice or advice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -26,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line; return its exit status."""
     try:
         if instruction := os.environ.get(COMPLETE):
-            from click.shell_completion import shell_complete  # noqa: PLC0415 - for a shell alone
+            from click.shell_completion import shell_complete
 
             return shell_complete(command, {}, "mpsr", COMPLETE, instruction)
         with command.make_context("mpsr", list(arguments)) as context:
@@ -40,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
 def _report(error: BaseException) -> int:
     status = status_of(error)
     if is_defect(error) and os.environ.get("MPSR_DEBUG"):
-        import traceback  # noqa: PLC0415 - not light
+        import traceback
 
         traceback.print_exception(error)
     complain(error)
@@ -51,7 +50,7 @@ def _report(error: BaseException) -> int:
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it
     if value:
-        from mpsr.cli import version  # noqa: PLC0415 - it loads the codec, which may fail
+        from mpsr.cli import version
 
         click.echo(version.LINE)
         if version.MISSING:
@@ -99,8 +98,6 @@ The commands, and exit statuses: mpsr --help     Those of one: mpsr recv --help
 The manual: mpsr man recv | man -l -
 """
 
-_MODULES: Final = {"status": "look"}  # where it differs: status.py has the exit statuses
-
 # The commands with what the help says of each: to list them is to import none.
 _COMMANDS: Final = {
     "recv": "Print the messages that arrive at an address.",
@@ -118,6 +115,41 @@ _COMMANDS: Final = {
 }
 
 
+def _imported(name: str) -> click.Command:  # noqa: C901, PLR0912 - a table
+    """Return a command, whose module is imported now.
+
+    Each is imported by a statement: programs that freeze others do not find modules named by text.
+    """
+    match name:
+        case "recv":
+            from mpsr.cli.recv import recv as found
+        case "send":
+            from mpsr.cli.send import send as found
+        case "status":
+            from mpsr.cli.look import status as found
+        case "top":
+            from mpsr.cli.top import top as found
+        case "tap":
+            from mpsr.cli.tap import tap as found
+        case "log":
+            from mpsr.cli.log import log as found
+        case "journal":
+            from mpsr.cli.journal import journal as found
+        case "systemd":
+            from mpsr.cli.systemd import systemd as found
+        case "demo":
+            from mpsr.cli.demo import demo as found
+        case "bench":
+            from mpsr.cli.bench import bench as found
+        case "completion":
+            from mpsr.cli.completion import completion as found
+        case "man":
+            from mpsr.cli.man import man as found
+        case _:
+            raise AssertionError(name)
+    return found
+
+
 class _Commands(click.Group):
     """The commands, each imported when it is named: none waits for what another needs."""
 
@@ -129,8 +161,7 @@ class _Commands(click.Group):
             return None
         found = self.commands.get(cmd_name)
         if found is None:
-            module = _MODULES.get(cmd_name, cmd_name)
-            found = getattr(import_module(f"mpsr.cli.{module}"), cmd_name)
+            found = _imported(cmd_name)
             found.short_help = _COMMANDS[cmd_name]
             equip(found)
             self.commands[cmd_name] = found
@@ -144,7 +175,7 @@ class _Commands(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a command."""
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell alone
+        from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)

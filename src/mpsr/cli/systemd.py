@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Final
+from zipfile import is_zipfile
 
 import click
 
@@ -224,6 +225,10 @@ def _name_of(address: Address) -> str:
 
 def _ourselves() -> tuple[str, ...]:
     """Return how this very program is started."""
+    if getattr(sys, "frozen", False):  # as by PyInstaller: it is no Python
+        return (sys.executable,)
+    if is_zipfile(sys.argv[0]):  # a zipapp, of which shiv and pex make one, too
+        return (sys.executable, os.path.abspath(sys.argv[0]))
     program = os.path.join(os.path.dirname(sys.executable), "mpsr")
     return (program,) if os.access(program, os.X_OK) else (sys.executable, "-m", "mpsr")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 from urllib.parse import unquote
 
@@ -15,17 +14,7 @@ if TYPE_CHECKING:
 
     from mpsr.sinks.protocol import Sink
 
-# scheme: the module of this package that has a function `sink`
-BUILT_IN: Final = {
-    "arrow": "arrow",
-    "duckdb": "duckdb",
-    "exec": "exec",
-    "file": "file",
-    "mpsr": "funnel",
-    "nats": "nats",
-    "parquet": "parquet",
-    "sqlite": "sqlite",
-}
+BUILT_IN: Final = ("arrow", "duckdb", "exec", "file", "mpsr", "nats", "parquet", "sqlite")
 GROUP: Final = "mpsr.sinks"  # of entry points: each names a function like those
 
 _OWN: Final = ("name", "rejected", "on_reject")  # options of every sink, which it does not see
@@ -113,9 +102,8 @@ def _own_options(target: str) -> tuple[str, dict[str, str]]:
 def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:
     scheme, colon, target = text.partition(":")
     if scheme in BUILT_IN and colon:
-        factory: Callable[[str], Sink] = import_module(f"mpsr.sinks.{BUILT_IN[scheme]}").sink
-        return factory
-    from importlib.metadata import entry_points  # noqa: PLC0415 - not light, and not for all
+        return _built_in(scheme)
+    from importlib.metadata import entry_points
 
     others = {each.name: each for each in entry_points(group=GROUP)}
     if scheme in others and colon:
@@ -129,3 +117,47 @@ def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:
     meant = f"did you mean {close[0]}:{target}? There" if close else "there"
     shown = ", ".join(f"{each}:" if each != "-" else each for each in schemes)
     raise ConfigurationError(f"{text} names no sink; {meant} are: {shown}")
+
+
+def _built_in(scheme: str) -> Callable[[str], Sink]:
+    """Return the function of a sink of this package, whose module is imported now.
+
+    Each is imported by a statement: programs that freeze others do not find modules named by text.
+    """
+    factory: Callable[[str], Sink]
+    match scheme:
+        case "arrow":
+            from mpsr.sinks import arrow
+
+            factory = arrow.sink
+        case "duckdb":
+            from mpsr.sinks import duckdb
+
+            factory = duckdb.sink
+        case "exec":
+            from mpsr.sinks import exec as programs
+
+            factory = programs.sink
+        case "file":
+            from mpsr.sinks import file
+
+            factory = file.sink
+        case "mpsr":
+            from mpsr.sinks import funnel
+
+            factory = funnel.sink
+        case "nats":
+            from mpsr.sinks import nats
+
+            factory = nats.sink
+        case "parquet":
+            from mpsr.sinks import parquet
+
+            factory = parquet.sink
+        case "sqlite":
+            from mpsr.sinks import sqlite
+
+            factory = sqlite.sink
+        case _:
+            raise AssertionError(scheme)
+    return factory

@@ -8,7 +8,7 @@ here stays real when somebody patches later, and is found again when somebody ha
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,27 +38,36 @@ __all__ = [
 ]
 
 
-def _real(module: str, name: str) -> Any:  # noqa: ANN401 - whatever stands there
+def _real(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever stands there
     """Return what stood in a module before it was patched."""
     gevent = sys.modules.get("gevent.monkey")
-    if gevent is not None and gevent.is_object_patched(module, name):
-        return gevent.get_original(module, name)
+    if gevent is not None and gevent.is_object_patched(module.__name__, name):
+        return gevent.get_original(module.__name__, name)
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.already_patched:
-        return getattr(eventlet.original(module), name, None)
-    return getattr(import_module(module), name, None)
+        return getattr(eventlet.original(module.__name__), name, None)
+    return getattr(module, name, None)
 
 
 if not TYPE_CHECKING:
-    DefaultSelector = _real("selectors", "DefaultSelector")
-    Lock = _real("_thread", "allocate_lock")
-    RLock = _real("_thread", "RLock")
-    SimpleQueue = _real("_queue", "SimpleQueue")
-    close = _real("os", "close")
-    epoll = _real("select", "epoll")
-    get_ident = _real("_thread", "get_ident")
-    poll = _real("select", "poll")
-    sleep = _real("time", "sleep")
-    socket = _real("socket", "socket")
-    socketpair = _real("_socket", "socketpair")
-    start_new_thread = _real("_thread", "start_new_thread")
+    import _queue
+    import _socket
+    import _thread
+    import os
+    import select
+    import selectors
+    import socket as sockets
+    import time
+
+    DefaultSelector = _real(selectors, "DefaultSelector")
+    Lock = _real(_thread, "allocate_lock")
+    RLock = _real(_thread, "RLock")
+    SimpleQueue = _real(_queue, "SimpleQueue")
+    close = _real(os, "close")
+    epoll = _real(select, "epoll")
+    get_ident = _real(_thread, "get_ident")
+    poll = _real(select, "poll")
+    sleep = _real(time, "sleep")
+    socket = _real(sockets, "socket")
+    socketpair = _real(_socket, "socketpair")
+    start_new_thread = _real(_thread, "start_new_thread")
