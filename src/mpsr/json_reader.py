@@ -41,7 +41,7 @@ def from_json(text: bytes, shape: type[T], *, most: int) -> T:
         value = _decoder(shape).decode(text)  # type: ignore[arg-type]  # a type is hashable
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    _check(value, MAX_JSON_DEPTH)
+    check(value, MAX_JSON_DEPTH)
     return cast("T", value)
 
 
@@ -52,8 +52,14 @@ def _decoder(shape: type[Any]) -> Decoder[Any]:
     return Decoder(shape)
 
 
-def _check(value: object, depth: int) -> None:
-    """Raise ValueError for what msgspec decodes and an output cannot write."""
+def check(value: object, depth: int) -> None:
+    """Raise ValueError for a value that msgspec decodes and an output cannot write.
+
+    Args:
+        value: what was decoded.
+        depth: int, maximum number of containers within each other.
+
+    """
     if isinstance(value, int):
         if not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
             raise ValueError("an integer does not fit in signed 64 bits")
@@ -62,4 +68,4 @@ def _check(value: object, depth: int) -> None:
             raise ValueError(_TOO_DEEP)
         for each in value.values() if isinstance(value, dict) else value:
             if type(each) is not str:  # most are, and a call for each costs time
-                _check(each, depth - 1)
+                check(each, depth - 1)

@@ -14,13 +14,15 @@ import click
 from msgspec.json import encode  # it has read the fields, so it can write them: to_json() is slower
 
 from mpsr.json_format import harmless, to_json
-from mpsr.logging.decoding import fields_of, level_of, name_of, of_type, time_of
+from mpsr.logging.decoding import level_of, name_of, time_of
+from mpsr.logging.received import fields_of, object_of
 from mpsr.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpsr.batch import Batch
+    from mpsr.logging.received import Fields
 
 _MAIN: Final = "MainProcess"  # what says nothing of a process
 _INDENT: Final = "    "
@@ -64,7 +66,7 @@ class Records:
             fields = fields_of(body)
             if fields is None:
                 shown.append(_lines(body.decode("utf-8", "backslashreplace")))
-            elif (number := level_of(fields)) >= level:
+            elif (number := level_of(fields.levelno, fields.level)) >= level:
                 shown.append(self._record(fields, number, label))
         shown.append("")
         return end.join(shown).encode("utf-8", "backslashreplace")
@@ -74,32 +76,28 @@ class Records:
         if not self._level:
             return True
         fields = fields_of(body)
-        return fields is None or level_of(fields) >= self._level
+        return fields is None or level_of(fields.levelno, fields.level) >= self._level
 
     def item(self, body: bytes) -> str | None:
         """Return the item of an object of JSON that holds the fields; None below the level."""
-        fields = fields_of(body)
-        if fields is None:
+        found = object_of(body)
+        if found is None:
             return ""
-        if level_of(fields) < self._level:
+        if level_of(found.get("levelno"), found["level"]) < self._level:
             return None
-        return f',"log":{harmless(encode(fields).decode())}'
+        return f',"log":{harmless(encode(found).decode())}'
 
-    def _record(self, fields: dict[str, Any], level: int, label: str) -> str:
-        name, kind = name_of(fields), fields["level"]
-        process = of_type(fields.get("process_name"), str, None)
+    def _record(self, fields: Fields, level: int, label: str) -> str:
+        name, kind, process = name_of(fields), fields.level, fields.process_name
         who = label if label and process in {None, _MAIN} else (process or "-")
-        pid = of_type(fields.get("process"), int, None)
         head = _kept_head if len(kind) + len(name) + len(who) <= _LONGEST_KEPT else _head
-        before = head(kind, level, name, who, pid, self._coloured)
-        text = f"{self._dim(_time(fields))} {before} {_lines(fields['message'])}"
-        extra = fields.get("extra")
-        if isinstance(extra, dict):
-            for key, value in extra.items():
+        before = head(kind, level, name, who, fields.process, self._coloured)
+        text = f"{self._dim(_time(fields.time))} {before} {_lines(fields.message)}"
+        if fields.extra:
+            for key, value in fields.extra.items():
                 text += " " + self._dim(f"{printable(key)}={_value(value)}")
-        exception = of_type(fields.get("exception"), dict, {})
-        for more in (exception.get("traceback"), fields.get("stack")):
-            if more and isinstance(more, str):
+        for more in (fields.traceback, fields.stack):
+            if more:
                 text += f"\n{_INDENT}{_lines(more)}"
         return text
 
@@ -150,13 +148,12 @@ def _value(value: object) -> str:
     return printable(text if text and " " not in text else to_json(value))
 
 
-def _time(fields: dict[str, Any]) -> str:
-    time = fields.get("time")
+def _time(time: str | float | None) -> str:
     if isinstance(time, str) and (found := _ISO.fullmatch(time)):
         second, milliseconds, zone = found.groups()
         if (local := _local_of(second + zone)) is not None:
             return f"{local}.{milliseconds}"
-    created = time_of(fields)
+    created = time_of(time)
     if created is None:
         return "-"
     # The float nearest to .001 may be less than .001: round to the microsecond that was sent.
@@ -166,7 +163,7 @@ def _time(fields: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=64)  # those of several senders, some of which are late
 def _local_of(second: str) -> str | None:
-    seconds = time_of({"time": second})
+    seconds = time_of(second)
     return None if seconds is None else _local(int(seconds))
 
 

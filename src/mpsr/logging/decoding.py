@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from mpsr.errors import DecodeError
-from mpsr.json_reader import from_json
-from mpsr.limits import LARGEST_MESSAGE, MAX_LOG_LEVEL, MAX_REPAIRED
+from mpsr.limits import MAX_LOG_LEVEL
 from mpsr.logging.fields import RESERVED
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from mpsr.logging.received import Fields
 
 _UNNAMED: Final = "root"
-_ESCAPE: Final = re.compile(  # a pair of surrogates, or half of one as group 1, or any other escape
-    rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.", re.DOTALL
-)
 
 
 def decode(body: bytes) -> logging.LogRecord:
@@ -37,6 +33,8 @@ def decode(body: bytes) -> logging.LogRecord:
         DecodeError: it is no such object.
 
     """
+    from mpsr.logging.received import fields_of  # noqa: PLC0415 - only to receive
+
     fields = fields_of(body)
     if fields is None:
         error = (
@@ -47,73 +45,46 @@ def decode(body: bytes) -> logging.LogRecord:
     return record_of(fields)
 
 
-def fields_of(body: bytes) -> dict[str, Any] | None:
-    """Return the fields of a record; None for any other message."""
-    if not body.startswith(b"{"):
-        return None
-    fields = _object(body)
-    if fields is None and b"\\u" in body and len(body) <= MAX_REPAIRED:
-        fields = _object(_ESCAPE.sub(_paired, body))
-    if fields is None:
-        return None
-    if isinstance(fields.get("level"), str) and isinstance(fields.get("message"), str):
-        return fields
-    return None
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        return from_json(body, dict[str, Any], most=LARGEST_MESSAGE)
-    except ValueError:
-        return None
-
-
-def _paired(escape: re.Match[bytes]) -> bytes:
-    """Replace half of a surrogate pair, as Python's ``json`` writes a byte that is not UTF-8."""
-    return b"?" if escape[1] else escape[0]
-
-
-def level_of(fields: dict[str, Any]) -> int:
-    """Return the number of a record's level, by the name of the level if it has no valid number."""
-    number = fields.get("levelno")
+def level_of(number: object, name: str) -> int:
+    """Return the number of a record's level, derived from its name if the number is invalid."""
     if type(number) is int and 0 <= number <= MAX_LOG_LEVEL:
         return number
-    return logging.getLevelNamesMapping().get(fields["level"].upper(), logging.INFO)
+    return logging.getLevelNamesMapping().get(name.upper(), logging.INFO)
 
 
-def name_of(fields: dict[str, Any]) -> str:
+def name_of(fields: Fields) -> str:
     """Return the name of a record's logger."""
-    return of_type(fields.get("logger"), str, "") or _UNNAMED
+    return fields.logger or _UNNAMED
 
 
-def record_of(fields: dict[str, Any]) -> logging.LogRecord:
+def record_of(fields: Fields) -> logging.LogRecord:
     """Return the record that has these fields."""
-    extra = of_type(fields.get("extra"), dict, {})
+    extra = fields.extra or {}
     known = {name: value for name, value in extra.items() if name not in RESERVED}
-    exception = of_type(fields.get("exception"), dict, {})
-    created = time_of(fields)
+    path = fields.path or ""
     record = logging.makeLogRecord(
         {
             **known,
             "name": name_of(fields),
-            "levelno": level_of(fields),
-            "levelname": fields["level"],
-            "msg": fields["message"],
+            "levelno": level_of(fields.levelno, fields.level),
+            "levelname": fields.level,
+            "msg": fields.message,
             "args": None,
-            "process": of_type(fields.get("process"), int, None),
-            "processName": of_type(fields.get("process_name"), str, None),
-            "thread": of_type(fields.get("thread"), int, None),
-            "threadName": of_type(fields.get("thread_name"), str, None),
-            "taskName": of_type(fields.get("task"), str, None),
-            "module": of_type(fields.get("module"), str, ""),
-            "funcName": of_type(fields.get("function"), str, ""),
-            "lineno": of_type(fields.get("line"), int, 0),
-            "pathname": (path := of_type(fields.get("path"), str, "")),
+            "process": fields.process,
+            "processName": fields.process_name,
+            "thread": fields.thread,
+            "threadName": fields.thread_name,
+            "taskName": fields.task,
+            "module": fields.module or "",
+            "funcName": fields.function or "",
+            "lineno": fields.line or 0,
+            "pathname": path,
             "filename": path.rpartition("/")[2],
-            "exc_text": of_type(exception.get("traceback"), str, None),
-            "stack_info": of_type(fields.get("stack"), str, None),
+            "exc_text": fields.traceback,
+            "stack_info": fields.stack,
         }
     )
+    created = time_of(fields.time)
     if created is not None:
         started = record.created - record.relativeCreated / 1000
         record.created = created
@@ -122,9 +93,8 @@ def record_of(fields: dict[str, Any]) -> logging.LogRecord:
     return record
 
 
-def time_of(fields: dict[str, Any]) -> float | None:
-    """Return when a record was made, in seconds since 1970; None where it does not say."""
-    time = fields.get("time")
+def time_of(time: str | float | None) -> float | None:
+    """Return when a record was made, in seconds since 1970; None if that is not a time."""
     try:
         if isinstance(time, str):
             time = datetime.fromisoformat(time).timestamp()
@@ -133,8 +103,3 @@ def time_of(fields: dict[str, Any]) -> float | None:
     except (TypeError, ValueError, OverflowError, OSError):
         return None
     return float(time)  # type: ignore[arg-type]  # a number, as it had a date
-
-
-def of_type(value: object, kind: type[T], other: Any) -> Any:  # noqa: ANN401 - as the other
-    """Return a value if it is of this type, else the other one; a bool is no int."""
-    return value if isinstance(value, kind) and not isinstance(value, bool) else other

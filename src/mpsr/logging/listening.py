@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.limits import MAX_LOGGER_NAME, MAX_LOGGER_PARTS, MAX_LOGGERS
-from mpsr.logging.decoding import fields_of, level_of, record_of
+from mpsr.logging.decoding import level_of, record_of
 from mpsr.logging.fields import RECEIVED, level_number
 
 if TYPE_CHECKING:
@@ -39,13 +39,16 @@ def records(batch: Batch[Any]) -> Iterator[logging.LogRecord]:
 
 def _records(batch: Batch[Any], least: int) -> Iterator[logging.LogRecord]:
     """Yield the records of a batch that have at least this level."""
+    from mpsr.logging.received import fields_of  # noqa: PLC0415 - only to receive
+
     if batch.lost and least <= logging.WARNING:
         who = "" if batch.producer is None else f' "{batch.producer.label}"'
         text = f"producer{who} (pid {batch.peer.pid}) lost {batch.lost} messages before this"
         yield _from(batch, _warning(text))
     for body in batch.iter_raw():
         fields = fields_of(body)
-        if (logging.WARNING if fields is None else level_of(fields)) < least:
+        level = logging.WARNING if fields is None else level_of(fields.levelno, fields.level)
+        if level < least:
             continue  # before a record is made, which takes most of the time
         if fields is None:
             yield _from(batch, _warning(body.decode("utf-8", "backslashreplace")))
