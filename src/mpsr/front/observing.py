@@ -27,6 +27,7 @@ from mpsr.system.address import Address, SocketType, parse_address
 from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.poller import READ, Poller
 from mpsr.system.sockets import peer_of
+from mpsr.system.trust import trusted
 from mpsr.wire.frames import Reject, RejectCode
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Observation:
         self._address = parse_address(address)
         self._session = session
         self.timeout: float | None = arguments.timeout(timeout)
-        self._receiver_uid: ReceiverUid = arguments.receiver_uid(receiver_uid)
+        self._receivers = trusted(arguments.receiver_uid(receiver_uid))
         self._patience = patience
         self._answered = False
         self._sockets: list[socket.socket] = []  # one, or two until one of them is answered
@@ -78,7 +79,7 @@ class Observation:
         """Connect, and send the opening."""
         sock = _reach(self._address)
         try:
-            check_receiver(self._address, sock, self._receiver_uid, doing="observe")
+            check_receiver(self._address, sock, self._receivers, doing="observe")
             sock.send(self._session.opening)
         except WrongReceiver:
             sock.close()

@@ -25,6 +25,7 @@ from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
 from mpsr.system.files import keep
+from mpsr.system.trust import trusted
 from mpsr.wire.packing import PRODUCER_FRAMINGS
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class ProducerBase(FileSender, Generic[T]):
                 Default: our own user and root, where another user could have taken the name
                 first: at an abstract name, or at a path with a directory that others may write
                 to. Where only its owner may write to each directory, as in ``/run/app``, such an
-                owner may receive, too.
+                owner may receive, too. The variable ``MPSR_RECEIVER_UID`` adds users to the
+                default.
             spool: path of a directory that keeps the messages until they are accepted. What it
                 holds is sent first, under the same identity; all that waits is in memory, too.
                 Opening it waits for the disk. Default: no spool.
@@ -155,7 +157,7 @@ class ProducerBase(FileSender, Generic[T]):
             "buffer": self._buffer,
             "linger": arguments.seconds("linger", linger),
             "max_message": arguments.max_message(max_message),
-            "receiver_uid": arguments.receiver_uid(receiver_uid),
+            "receivers": trusted(arguments.receiver_uid(receiver_uid)),
         }
         if spool is not None:
             self._open_spool(spool)

@@ -27,6 +27,7 @@ from mpsr.sinks.options import choice, options
 from mpsr.system import primitives
 from mpsr.system.address import absolute, parse_address
 from mpsr.system.endpoint import check_receiver, reach
+from mpsr.system.trust import trusted
 from mpsr.wire.frames import PRODUCER_ID_SIZE, Lost, LostReason, encode
 from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
 
@@ -81,7 +82,7 @@ class FunnelSink:
             self._id = sha256(os.fsencode(text)).digest()[:PRODUCER_ID_SIZE]
         try:
             self._sock = reach(self._address)
-            check_receiver(self._address, self._sock, None)
+            check_receiver(self._address, self._sock, trusted())
         except AddressError as exc:
             raise SinkError(str(exc)) from exc
         return None
