@@ -174,17 +174,16 @@ class ProducerBase(FileSender, Generic[T]):
 
         options = self._options
         if options["type"] != "stream" or options["framing"] != "native":
-            error = (
-                "spool= needs acknowledgements, which datagrams and foreign framings have not: "
-                'leave it out, or send to an mpsr receiver with type="stream", framing="native"'
-            )
-            raise ConfigurationError(error)
+            what, why = "spool= needs acknowledgements", "datagrams and foreign framings have none"
+            advice = 'leave it out, or send with type="stream" and framing="native"'
+            raise ConfigurationError(Explanation(what, why, advice))
         if self._on_full == "drop_oldest":
             error = 'spool= keeps what was taken: choose another on_full than "drop_oldest"'
             raise ConfigurationError(error)
         if options["max_message"] > MAX_SPOOLED:
-            error = f"max_message={options['max_message']}: with spool= {MAX_SPOOLED} at most"
-            raise ConfigurationError(error)
+            what = f"max_message={options['max_message']} is too large with spool="
+            why = f"a spool stores messages of at most {MAX_SPOOLED} bytes"
+            raise ConfigurationError(Explanation(what, why, f"pass max_message={MAX_SPOOLED}"))
         options["linger"] = max(options["linger"], GROUP_TIME)
         self._spool = Spool(path, label=options["label"], most=options["buffer"])
         options["spooled_as"] = self._spool.id

@@ -194,8 +194,9 @@ def _check_permissions(mode: int, group: str | int | None) -> int | None:
     if group is None:
         return None
     if not mode & stat.S_IWGRP:
-        why = f"has no use: mode={mode:#o} forbids the group to connect; pass one like 0o660"
-        raise ConfigurationError(f"group={group!r} {why}")
+        why = f"mode={mode:#o} forbids the group to connect"
+        error = Explanation(f"group={group!r} has no use", why, "pass mode=0o660")
+        raise ConfigurationError(error)
     if isinstance(group, str) and not group.isdecimal():
         import grp  # noqa: PLC0415 - few name a group
 
