@@ -1,4 +1,4 @@
-"""Each known cause of an error has its own lines `why` and `try`, and is told from all others.
+"""Each known cause of an error has its own lines `why` and `try`, which differ from all others.
 
 The fixture checks each output of a command in this folder for lines that say nothing.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Cause(NamedTuple):
-    """A command line, and what it prints: the lines `why` and `try`, if it has them."""
+    """A command line, and the lines `why` and `try` of its error, if it has them."""
 
     words: str
     why: str = ""

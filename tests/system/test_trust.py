@@ -13,6 +13,7 @@ import pytest
 
 import mpsr
 from mpsr import observe
+from mpsr.sinks.table import sink
 from mpsr.system.trust import Step, steps_to, trusted_by_path
 from tests.process.programs import begin, run
 from tests.users import let_others_in
@@ -323,6 +324,19 @@ def test_users_of_the_variable_may_receive(
     assert run(SENDING, str(STRANGER), "send", shared, "hello").status == 0
     outcome = run(LOGGING, str(STRANGER), shared)
     assert (outcome.status, outcome.complaint) == (0, "")
+
+
+@needs_root
+def test_sink_sends_to_the_user_that_its_option_names(shared: str) -> None:
+    refused = sink(f"mpsr:{shared}").make()
+    with pytest.raises(mpsr.SinkError, match=f"receiver_uid={OWNER} or set MPSR_RECEIVER_UID"):
+        refused.open("")
+    refused.close()
+    accepted = sink(f"mpsr:{shared}?receiver_uid={OWNER}").make()
+    accepted.open("")
+    accepted.close()
+    with pytest.raises(mpsr.ConfigurationError, match="neither a user id nor any"):
+        sink(f"mpsr:{shared}?receiver_uid=app").make()
 
 
 @needs_root

@@ -175,7 +175,7 @@ def send(
 def _check_options(message: tuple[str, ...], given: dict[str, bool]) -> None:
     names = [name for name, is_given in given.items() if is_given]
     if message and names:
-        what, why = f"{names[0]} has no use with a MESSAGE", "it says how to read stdin"
+        what, why = f"{names[0]} has no effect on a MESSAGE", "it says how to read stdin"
         advice = f"remove {names[0]}, or pass the messages on stdin"
         raise click.UsageError(Explanation(what, why, advice))
     if len(names) > 1:

@@ -134,7 +134,7 @@ def group_id(text: str) -> int:
 
 
 class Count(click.IntRange):
-    """A whole number within bounds, whose error says so in words."""
+    """A whole number within bounds; its error names them."""
 
     def convert(
         self,

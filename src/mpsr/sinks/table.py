@@ -87,7 +87,7 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
         )
         raise ConfigurationError(error)
     if rejected is not None and on_reject == "stop":
-        what = f"{shown}: rejected= has no use with on_reject=stop"
+        what = f"{shown}: rejected= has no effect with on_reject=stop"
         why, advice = "on_reject=stop stores no message", "remove one of these options"
         raise ConfigurationError(Explanation(what, why, advice))
     factory = own.get(scheme) or _factory(shown, [*own])

@@ -111,7 +111,7 @@ def trusted_by_path(steps: Collection[Step], me: int) -> set[int]:
 
 def open_step(steps: Collection[Step], me: int) -> Step | None:
     """Return the first directory where another user could have put a socket or a way to one."""
-    sticky = None  # what comes next may be another user's, but cannot be replaced
+    sticky = None  # its entries may be created by another user, but not replaced
     for step in steps:
         if sticky and step.uid not in {_ROOT, me}:
             return sticky

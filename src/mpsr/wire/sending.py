@@ -29,7 +29,9 @@ from mpsr.wire.transitions import PRODUCER_TRANSITIONS, State
 
 # What is compared for every batch: to look it up in the enum takes longer than to compare.
 _OPEN: Final = State.OPEN
-_ADVICE: Final = {RejectCode.DENIED: "have the receiver allow this user, with allow_uids="}
+_ADVICE: Final[dict[int, str]] = {
+    RejectCode.DENIED: "have the receiver allow this user, with allow_uids="
+}
 
 
 class Welcomed(NamedTuple):
