@@ -211,14 +211,13 @@ CAUSES: Final = [
         "pass --type dgram if that is what it is",
     ),
     Cause(
-        "send busy.sock x --timeout 100ms",
+        "send busy.sock x --timeout 500ms",
         "busy.sock took the connection, but no receiver has answered yet",
         "look at the receiver, or wait longer with a larger --timeout",
     ),
     Cause(
         "send closed.sock x",
-        "the receiver refused this producer: uid {uid} may not send here: neither its user nor "
-        "a group of it is allowed",
+        "uid {uid} may not send here: neither its user nor a group of it is allowed",
         "have the receiver allow this user, with --allow-user",
     ),
     Cause("send systemd:x x", "", "pass the path that they have"),
@@ -308,6 +307,8 @@ def split(words: str) -> list[str]:
 def told_of(scene: Cli, cause: Cause) -> list[str]:
     """Return the lines of an error, without those before and after it."""
     told = scene.call(*split(cause.words), feed=cause.feed, env=cause.env)[2].splitlines()
+    # It is in the first line if it arrives before the message is taken.
+    told = [line.replace("  why: the receiver refused this producer:", "  why:") for line in told]
     return [line for line in told if not re.match("mpsr: (listening|received|sent) ", line)]
 
 
