@@ -27,7 +27,7 @@ _BY_ERRNO: Final[dict[int | None, type[JournalError]]] = {
 }
 
 
-_ADVICE: Final[dict[int | None, str]] = {
+ADVICE: Final[dict[int | None, str]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions or the user"),
     errno.EROFS: "choose a path on a file system that can be written",
@@ -51,7 +51,7 @@ def of_system(doing: str, path: str, exc: OSError) -> JournalError:
     """Return the error for what the system says."""
     kind = _BY_ERRNO.get(exc.errno, JournalError)
     text = Explanation(
-        f"cannot {doing} {path}", exc.strerror or str(exc), _ADVICE.get(exc.errno, "")
+        f"cannot {doing} {path}", exc.strerror or str(exc), ADVICE.get(exc.errno, "")
     )
     return kind(text, path=path)
 
