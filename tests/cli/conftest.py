@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from mpsr.cli.entry import run
+from tests.cli.wording import check_words
 from tests.commands import command
 from tests.processes import await_signal_taken
 
@@ -62,6 +63,7 @@ class Running:
             self.kill(signum)
         out, err = self.popen.communicate(timeout=PATIENCE)
         self.told += (err or b"").decode()
+        check_words(self.told)
         return self.popen.returncode, out or b"", self.told
 
 
@@ -138,7 +140,9 @@ class Cli:
             options["stdin"] = subprocess.PIPE
         running = self.start(*arguments, **options)
         out, err = running.popen.communicate(feed, timeout=PATIENCE)
-        return running.popen.returncode, out or b"", (err or b"").decode()
+        told = (err or b"").decode()
+        check_words(told)
+        return running.popen.returncode, out or b"", told
 
     def call(
         self,
@@ -168,7 +172,9 @@ class Cli:
             status = run([os.fsdecode(each) for each in arguments])
             sys.stdout.flush()
             out, err = (os.pread(each.fileno(), _size(each), 0) for each in streams[1:])
-        return status, out, err.decode()
+        told = err.decode()
+        check_words(told)
+        return status, out, told
 
     @property
     def address(self) -> Path:

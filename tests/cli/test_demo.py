@@ -91,6 +91,6 @@ def test_text_that_could_be_torn_is_refused(cli: Cli) -> None:
     status, out, told = cli.call("demo", "--text", "x" * 5000)
     assert (status, out) == (2, b"")
     assert told == (
-        "mpsr: --text is longer than 2048 bytes\n  why: its lines could be torn in a pipe\n"
-        "  try: mpsr demo --help\n"
+        "mpsr: --text is longer than 2048 bytes\n  why: in a pipe, parts of longer lines "
+        "could be mixed\n  try: choose a shorter text\n"
     )

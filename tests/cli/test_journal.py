@@ -399,7 +399,7 @@ def test_nothing_readable_makes_no_journal(cli: Cli, events: Path) -> None:
 
 
 def test_full_disk_leaves_no_half_journal(cli: Cli) -> None:
-    """Status 74, three lines, and nothing is left behind."""
+    """Status 74, the cause and a remedy, and nothing is left behind."""
     make(cli.directory / "events.journal", [entry(b"x" * 2_000_000) for _ in range(4)])
     limited = ["prlimit", "--fsize=3000000"]
     status, _, told = cli.run("journal", "salvage", "events.journal", before=limited)

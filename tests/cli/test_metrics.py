@@ -268,7 +268,7 @@ def test_page_is_handed_over_with_the_receiver(cli: Cli, where: str) -> None:
         ("9464", "write 127.0.0.1:9464, or 0.0.0.0:9464 to be read from other machines"),
         ("metrics.sock", "write it like 127.0.0.1:9464, [::1]:9464 or unix:"),
         ("::1:9464", "write it like 127.0.0.1:9464, [::1]:9464 or unix:"),
-        ("localhost:99999", "a port is at most 65535"),
+        ("localhost:99999", "choose one of 0 to 65535"),
         ("unix:fd:3", "neither a path nor an abstract name"),
         ("unix:m.sock,type=dgram", "only mode= and group= have a use"),
         ("unix:", "it is empty"),

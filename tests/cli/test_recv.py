@@ -192,7 +192,7 @@ def test_timeout_ends_a_silence(cli: Cli) -> None:
         address, began = f"fd:{os.dup(server.fileno())}", monotonic()
         status, out, told = cli.call("recv", address, "--timeout", "300ms", "--count", "2")
     assert (status, out) == (124, b"one\n")
-    assert f"mpsr: no message came to {address} within 0.3 s\n  why: nobody sent one\n" in told
+    assert f"mpsr: no message came to {address} within 0.3 s\n  try: start a producer" in told
     assert monotonic() - began >= 0.3
 
 
@@ -392,7 +392,7 @@ def test_options_that_exclude_each_other_are_refused(
     """What has no meaning is a usage error, not ignored."""
     address = tmp_path / "app.sock"
     assert run(["recv", str(address), *options]) == 2
-    assert re.fullmatch(r"mpsr: .+\n  why: .+\n  try: .+\n", capfd.readouterr().err)
+    assert re.fullmatch(r"mpsr: .+\n  why: .+\n(  try: .+\n)?", capfd.readouterr().err)
     assert not address.exists()
 
 

@@ -264,7 +264,7 @@ def test_receiver_that_accepts_nothing_in_time(cli: Cli, receiver: mpsr.Receiver
         (
             "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not delivered\n"
             f"  why: the receiver (pid {os.getpid()}) has not come back for more\n"
-            "  try: look at the receiver, or wait longer: --timeout\n"
+            "  try: look at the receiver, or wait longer with a larger --timeout\n"
             "mpsr: sent 2, accepted 0\n"
         ),
     )
@@ -413,7 +413,7 @@ def test_framing_that_cannot_carry_it(cli: Cli) -> None:
         server.listen()
         status, _, told = cli.call("send", "app.sock", "--framing", "lines", "one\ntwo")
     assert status == 65
-    assert "the message holds the delimiter b'\\n': choose another framing" in told
+    assert "the message holds the delimiter b'\\n'\n  try: choose another --framing" in told
 
 
 # -- interruption ---------------------------------------------------------------------------

@@ -163,9 +163,7 @@ def test_no_error_of_mpsr_is_a_defect() -> None:
         error.args = ("its own words",)
         text = explained(error)
         assert text is not None
-        assert text.what == "its own words"
-        assert text.why
-        assert text.advice
+        assert (text.what, text.why) == ("its own words", "")
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -182,9 +180,9 @@ def test_unforeseen_error_is_three_lines(
     assert run([]) == 1
     told = capfd.readouterr().err
     assert told.endswith(
-        "mpsr: a defect of mpsr: ZeroDivisionError: on\\nno account\n"
-        "  why: nobody foresaw it\n"
-        "  try: please report it; MPSR_DEBUG=1 shows where it is\n"
+        "mpsr: internal error: ZeroDivisionError: on\\nno account\n"
+        "  why: this is a bug in mpsr\n"
+        "  try: report it with the traceback, which MPSR_DEBUG=1 prints\n"
     )
     assert ("Traceback" in told) is debug
     assert debug or told.count("\n") == 3
@@ -193,14 +191,14 @@ def test_unforeseen_error_is_three_lines(
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["recv"], ["send", "--framing", "auto", "x"], ["--nonsense"]]
 )
-def test_usage_errors_are_three_lines(
+def test_usage_errors_have_at_least_two_lines(
     capfd: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """Status 2, what is wrong, why, and what to try; nothing on stdout."""
+    """Status 2, what is wrong, and the cause or what to try; nothing on stdout."""
     assert run(arguments) == 2
     out, told = capfd.readouterr()
     assert out == ""
-    assert re.fullmatch(r"mpsr: .+\n  why: .+\n  try: .+\n", told)
+    assert re.fullmatch(r"mpsr: .+\n(  (why|try): .+\n)+", told)
 
 
 def test_foreign_text_cannot_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +223,7 @@ def test_help_tells_of_a_full_disk(cli: Cli) -> None:
     with Path("/dev/full").open("wb") as full:
         status, _, told = cli.run("--help", stdout=full)
     assert status == 74
-    assert told.startswith("mpsr: input or output failed\n  why: No space left on device\n  try: ")
+    assert told == "mpsr: input or output failed\n  why: No space left on device\n"
 
 
 def test_shells_can_complete(cli: Cli) -> None:

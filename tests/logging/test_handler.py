@@ -19,7 +19,7 @@ import pytest
 
 import mpsr
 import mpsr.logging
-from tests.process.programs import begin
+from tests.process.programs import begin, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,8 +311,45 @@ def test_without_a_receiver_the_end_does_not_wait(address: str) -> None:
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
-    assert complaint.startswith(f"mpsr: 1000 messages to {address} not delivered")
+    assert complaint.startswith(f"mpsr: 1000 log records to {address} not delivered")
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("where", ["main", "child"])
+def test_end_counts_all_records_that_were_not_delivered(address: str, where: str) -> None:
+    """Those that found no room, too, in a child of multiprocessing as in the main process."""
+    program = """if True:
+        import logging, mpsr.logging, multiprocessing, sys
+        def work():
+            logging.getLogger().addHandler(mpsr.logging.Handler(sys.argv[1], buffer=10_000))
+            for number in range(1000):
+                logging.error("%d", number)
+        if sys.argv[2] == "main":
+            work()
+        else:
+            process = multiprocessing.get_context("fork").Process(target=work)
+            process.start()
+            process.join()
+        """
+    outcome = run(program, address, where)
+    assert outcome.status == 0
+    assert outcome.complaint.startswith(f"mpsr: 1000 log records to {address} not delivered: ")
+    assert outcome.complaint.count("\n") == 1
+
+
+def test_drops_are_the_cause_if_all_other_records_arrive(
+    address: str, log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = mpsr.logging.Handler(address, buffer=10_000, timeout=PATIENCE)
+    log.addHandler(handler)
+    for number in range(200):
+        log.info("%d", number)
+    with mpsr.Receiver(address) as receiver:
+        with served(receiver, lambda: [*receiver]):
+            handler.close()
+    told = capsys.readouterr().err
+    assert told.startswith(f"mpsr: {handler.lost} log records to {address} not delivered: the buf")
+    assert told.count("\n") == 1
 
 
 def test_process_that_lives_within_a_restart_of_the_receiver_loses_nothing(address: str) -> None:
@@ -342,7 +379,7 @@ def test_receiver_that_stands_still_delays_the_end_no_longer_than_told(address: 
         took = perf_counter() - since
     assert process.returncode == 0
     assert took < 3.9
-    assert "1000 messages" in complaint
+    assert "1000 log records" in complaint
 
 
 def test_flush_returns_once_all_is_accepted(address: str, log: logging.Logger) -> None:

@@ -128,16 +128,19 @@ def test_full_disk_is_one_line_and_nothing_is_torn_or_lost(
 @pytest.mark.parametrize(
     ("sinks", "line"),
     [
-        (["fil:x"], "--to fil:x names no sink; did you mean file:x? There are: -, "),
-        (["x.jsonl"], "--to x.jsonl names no sink; there are: -, "),
-        (["file:"], "--to file:: say which file, as in file:events.jsonl"),
-        (["file:x?rotat=1M"], "rotat= is no option of this sink; did you mean rotate=?"),
-        (["file:x?format=xml"], "format=xml: choose one of json, lines, length, raw"),
+        (["fil:x"], "--to fil:x names no sink\n  why: the sinks are -, "),
+        (["x.jsonl"], "--to x.jsonl names no sink\n  why: the sinks are -, "),
+        (["file:"], "--to file: it names no file\n  try: write it like file:events.jsonl"),
+        (["file:x?rotat=1M"], "rotat= is no option of this sink\n  try: did you mean rotate=?"),
+        (
+            ["file:x?format=xml"],
+            "why: it is none of json, lines, length, raw",
+        ),
         (["file:x?keep=3"], "keep= requires rotate="),
-        (["exec:"], "say which command"),
+        (["exec:"], "it names no command"),
         (["sqlite:x?table=a;b"], "it must be a name of letters, digits and _"),
-        (["file:x", "file:y"], "several --to need --journal"),
-        (["missing:x"], "missing:x: not_installed:sink cannot be loaded: No module named"),
+        (["file:x", "file:y"], "several --to require --journal"),
+        (["missing:x"], "missing:x: not_installed:sink cannot be loaded\n  why: No module named"),
     ],
 )
 def test_sink_that_makes_no_sense_is_refused_before_anything_is_claimed(
@@ -152,7 +155,7 @@ def test_sink_that_makes_no_sense_is_refused_before_anything_is_claimed(
     told = capfd.readouterr().err
     assert line in told
     assert told.startswith("mpsr: ")
-    assert told.count("\n") == 3  # what, why, what to try
+    assert told.count("\n") in (2, 3)  # what, why or what to try
     assert not address.exists()
 
 

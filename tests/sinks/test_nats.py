@@ -401,8 +401,8 @@ def test_no_password_is_sent_to_a_server_without_the_tls_that_was_requested(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("nats://h/S", "say which stream and which subject"),
-        ("nats:h/S/x", "say which server"),
+        ("nats://h/S", "it names no stream and subject"),
+        ("nats:h/S/x", "it names no server"),
         ("nats://h:99999/S/x", "is no server"),
         ("nats://h/S/x.*", "is no subject"),
         ("nats://h/S/x.{hots}", "{hots} is no field"),

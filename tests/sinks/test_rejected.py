@@ -203,7 +203,7 @@ def test_rejection_of_a_message_that_is_not_there_is_a_failure(
 @pytest.mark.parametrize(
     ("sinks", "line"),
     [
-        (["choosy:x?on_reject=later"], "choose one of store, stop"),
+        (["choosy:x?on_reject=later"], "it is none of store, stop"),
         (["choosy:x?on_reject=stop&rejected=r"], "on_reject=stop stores no message"),
         (["choosy:x?rejected="], "rejected= names no file"),
         (["choosy:x?rejected=."], "is a directory"),

@@ -80,7 +80,7 @@ def test_full_disk_leaves_nothing_half_done(path: str, disk: Disk, kind: str) ->
     with Journal(path, limit=4 * MIB) as journal:
         last = journal.append([numbered(1, 3)])[-1]
         disk.fail = lambda step: errno.ENOSPC if step.kind == kind else None
-        with pytest.raises(JournalFull, match="once there is room"):
+        with pytest.raises(JournalFull, match="make room on its disk"):
             while True:
                 last = journal.append([numbered(last + 1, 2, 100 * KIB)])[-1]
         assert journal.last == last

@@ -291,7 +291,7 @@ def test_unknown_type_is_refused(path: str) -> None:
     [
         ({"mode": 0o1600}, "mode=0o1600 is no set of permissions; pass one like 0o660"),
         ({"mode": -1}, "is no set of permissions"),
-        ({"group": 0}, "mode=0o600 forbids the group to connect; pass one like 0o660"),
+        ({"group": 0}, "mode=0o600 forbids the group to connect; pass mode=0o660"),
         ({"group": "no-such-group", "mode": 0o660}, "group='no-such-group' does not exist"),
         ({"group": "a\0b", "mode": 0o660}, "does not exist"),
         ({"group": -1, "mode": 0o660}, "group=-1 is no group id"),

@@ -13,10 +13,12 @@ import anyio
 import pytest
 
 import mpsr
+from mpsr import observe
+from mpsr.sinks.table import sink
 from mpsr.system.address import parse_address
 from mpsr.system.endpoint import check_receiver, reach
-from mpsr.system.trust import Step, steps_to, trusted_by_path
-from tests.process.programs import begin
+from mpsr.system.trust import Step, steps_to, trusted, trusted_by_path
+from tests.process.programs import begin, run
 from tests.users import let_others_in
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def test_stranger_who_took_the_name_first_gets_nothing(
         producer.flush(10)
     assert (caught.value.uid, caught.value.pid) == (STRANGER, thief.pid)
     assert f"uid {STRANGER} (process {thief.pid}) receives there" in str(caught.value)
-    assert "receiver_uid=" in str(caught.value)
+    assert f"receiver_uid={STRANGER} or set MPSR_RECEIVER_UID={STRANGER}" in str(caught.value)
     with suppress(mpsr.Undelivered):
         producer.close(10)
     output, _ = thief.communicate(timeout=10)
@@ -244,6 +246,139 @@ def test_datagrams_go_to_no_stranger_who_exchanges_the_path(tmp_path: Path) -> N
     assert out == ""
 
 
+# -- as containers of one pod: each a user of its own, and a directory that all may write to ----
+
+AS_USER = """
+import contextlib, io, os, sys
+
+import mpsr, mpsr.logging
+from mpsr.cli.entry import run
+
+# This imports, as root, what another user may not be able to read.
+name = f"@mpsr-test-{os.getpid()}"
+with mpsr.Receiver(name) as receiver, mpsr.Producer(name) as producer:
+    producer.send(b"hello")
+    next(receiver)
+    receiver.acknowledge()
+with contextlib.redirect_stderr(io.StringIO()):
+    run(["send", name, "hello"])
+    run(["status", name])
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+"""
+RECEIVING = (
+    AS_USER
+    + """
+with mpsr.Receiver(sys.argv[2], mode=0o666) as receiver:
+    print("ready", flush=True)
+    for message in receiver:
+        receiver.acknowledge()
+"""
+)
+SENDING = AS_USER + "sys.exit(run(sys.argv[2:]))"
+LOGGING = (
+    AS_USER
+    + """
+import logging
+
+logging.getLogger().addHandler(mpsr.logging.Handler(sys.argv[2], timeout=10))
+for number in range(1000):
+    logging.error("%d", number)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a receiver that runs as another user in a directory like an emptyDir."""
+    directory = tmp_path_factory.mktemp("shared")
+    let_others_in(directory)
+    directory.chmod(0o777)
+    address = str(directory / "app.sock")
+    with begin(RECEIVING, str(OWNER), address) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        yield address
+        process.kill()
+
+
+@needs_root
+def test_error_of_a_shared_directory_names_it_and_the_remedies(shared: str) -> None:
+    """In the command's own words: an option, and a variable for all programs."""
+    for arguments in (["send", shared, "hello"], ["status", shared]):
+        outcome = run(SENDING, str(STRANGER), *arguments)
+        assert outcome.status == 77
+        what, why, advice = outcome.complaint.splitlines()[:3]
+        assert what.endswith(f" {shared}")
+        assert f"uid {OWNER}" in why
+        assert f"other users can write to {os.path.dirname(shared)}," in why
+        assert f"--receiver-uid {OWNER} or set MPSR_RECEIVER_UID={OWNER};" in advice
+        assert "receiver_uid=" not in outcome.complaint
+
+
+@needs_root
+@pytest.mark.parametrize("value", [str(OWNER), f" 1 {OWNER}", "any"])
+def test_users_of_the_variable_may_receive(
+    shared: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the command, a program and its log alike, and in addition to the default."""
+    monkeypatch.setenv("MPSR_RECEIVER_UID", value)
+    assert run(SENDING, str(STRANGER), "send", shared, "hello").status == 0
+    outcome = run(LOGGING, str(STRANGER), shared)
+    assert (outcome.status, outcome.complaint) == (0, "")
+
+
+@needs_root
+def test_sink_sends_to_the_user_that_its_option_names(shared: str) -> None:
+    refused = sink(f"mpsr:{shared}").make()
+    with pytest.raises(mpsr.SinkError, match=f"receiver_uid={OWNER} or set MPSR_RECEIVER_UID"):
+        refused.open("")
+    refused.close()
+    accepted = sink(f"mpsr:{shared}?receiver_uid={OWNER}").make()
+    accepted.open("")
+    accepted.close()
+    with pytest.raises(mpsr.ConfigurationError, match="neither a user id nor any"):
+        sink(f"mpsr:{shared}?receiver_uid=app").make()
+
+
+@needs_root
+def test_variable_does_not_replace_the_default_or_an_argument(
+    impostor: Callable[..., Any], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPSR_RECEIVER_UID", str(STRANGER))
+    with mpsr.Receiver(taken) as receiver, mpsr.Producer[bytes](taken) as producer:
+        producer.send(b"hello")
+        assert receiver.receive(10) == b"hello"
+        receiver.acknowledge()
+    impostor(taken)
+    with pytest.raises(mpsr.WrongReceiver, match="receiver_uid= does not name that user"):
+        strict: mpsr.Producer = mpsr.Producer(taken, receiver_uid=OWNER)
+        strict.send(b"secret")
+        strict.flush(10)
+
+
+@pytest.mark.parametrize("value", ["app", "-1", "1,2", "any 1"])
+def test_variable_with_another_value_is_an_error(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPSR_RECEIVER_UID", value)
+    with pytest.raises(mpsr.ConfigurationError, match="variable MPSR_RECEIVER_UID"):
+        mpsr.Producer("@nowhere")
+    with pytest.raises(mpsr.ConfigurationError, match="variable MPSR_RECEIVER_UID"):
+        observe.status("@nowhere")
+
+
+@needs_root
+def test_log_that_another_user_would_receive_ends_with_a_count(shared: str) -> None:
+    """Whether the producer has noticed during the calls or not; the status is the program's."""
+    outcome = run(LOGGING, str(STRANGER), shared)
+    assert outcome.status == 0
+    last = outcome.complaint.splitlines()[-1]
+    assert last.startswith(f"mpsr: 1000 log records to {shared} not delivered: ")
+    assert f"receiver_uid={OWNER} or set MPSR_RECEIVER_UID={OWNER};" in last
+
+
 def test_own_receiver_is_found_in_a_directory_that_everybody_writes(taken: str) -> None:
     with mpsr.Receiver(taken) as receiver, mpsr.Producer[bytes](taken) as producer:
         producer.send(b"hello")
@@ -265,7 +400,7 @@ def test_path_that_is_removed_before_the_check_has_no_receiver(
     with sock:
         shutil.rmtree(directory)
         with pytest.raises(mpsr.NoReceiver, match="nothing is there"):
-            check_receiver(address, sock, receiver_uid)
+            check_receiver(address, sock, trusted(receiver_uid))
 
 
 def test_descriptor_is_the_callers_word_unless_a_user_is_named() -> None:

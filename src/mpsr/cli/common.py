@@ -33,16 +33,18 @@ _NOTE: Final = (
 def equip(command: click.Command, prefix: str = "MPSR") -> None:
     """Equip a command, and what commands it has.
 
-    Each option is given a variable, each choice guesses what was meant, and a shell completes
-    what is a path.
+    Each option is given a variable, each choice guesses what was meant, each number says what it
+    must be, and a shell completes what is a path.
     """
     name = f"{prefix}_{_upper(command.name or '')}"
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             parameter.envvar = f"{name}_{_upper(_longest(parameter))}"
-        if type(parameter.type) is click.Choice:
-            kind = parameter.type
+        kind = parameter.type
+        if type(kind) is click.Choice:
             parameter.type = Choice(kind.choices, kind.case_sensitive)
+        elif type(kind) is click.IntRange:
+            parameter.type = types.Count(kind.min, kind.max)
         what = (parameter.metavar or parameter.name or "").upper()
         if isinstance(parameter, click.Argument) or what in _DIRECTORIES:
             completed = "dir" if what in _DIRECTORIES else "file" if what in _FILES else ""

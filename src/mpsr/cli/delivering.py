@@ -49,11 +49,13 @@ class Delivering:
             for each in self._sinks:
                 each.make()  # what makes no sense is told before anything is claimed
         except ConfigurationError as exc:
-            why = Explanation.of(exc)
-            raise click.UsageError(Explanation(f"--to {why.what}", why.why, why.advice)) from exc
+            text = Explanation.of(exc)
+            raise click.UsageError(Explanation(f"--to {text.what}", text.why, text.advice)) from exc
         if len(texts) > 1 and not journal:
-            error = "several --to need --journal, which keeps what one of them has not had yet"
-            raise click.UsageError(error)
+            why = "it keeps the messages that some of the sinks have not written yet"
+            raise click.UsageError(
+                Explanation("several --to require --journal", why, "add --journal DIR")
+            )
 
     def _named(self, text: str) -> NamedSink:
         if text in _STDOUT:
@@ -158,9 +160,9 @@ class _StdoutSink:
         """Leave it open: it is the process's."""
 
 
-def _no_target(target: str) -> _StdoutSink:
-    error = f"stdout:{target}: stdout takes nothing behind it; its format is --output's"
-    raise ConfigurationError(error)
+def _no_target(_: str) -> _StdoutSink:
+    advice = "write --to stdout; --output chooses the format"
+    raise ConfigurationError(Explanation("stdout has no target", advice=advice))
 
 
 def _reopen_at_sighup(delivery: Delivery) -> None:

@@ -145,7 +145,7 @@ class Delivery:
             error = Explanation(
                 f"{self._producer.address} accepted nothing for {self._timeout:g} s",
                 "its receiver is slow, stopped or restarting",
-                "look at the receiver, or wait longer: --timeout",
+                "look at the receiver, or wait longer with a larger --timeout",
             )
             raise CommandFailed(Status.TIMED_OUT, error)
         if not self._told and (waited >= _REPORT_AFTER or self._hurried):

@@ -65,7 +65,8 @@ def demo(*, producers: int, messages: int, text: str) -> Status:
         raise click.UsageError(
             Explanation(
                 f"--text is longer than {select.PIPE_BUF // 2} bytes",
-                "its lines could be torn in a pipe",
+                "in a pipe, parts of longer lines could be mixed",
+                "choose a shorter text",
             )
         )
     screen = Stdout()

@@ -13,7 +13,7 @@ from mpsr.system.address import SOCKET_TYPES
 from mpsr.wire.packing import RECEIVER_FRAMINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 FRAMINGS: Final = tuple(dict.fromkeys(name for of in RECEIVER_FRAMINGS.values() for name in of))
 
@@ -37,13 +37,13 @@ _OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-def check_framing(kind: str, framing: str, by_type: Mapping[str, Collection[str]]) -> None:
+def check_framing(kind: str, framing: str, by_type: Mapping[str, Sequence[str]]) -> None:
     """Refuse a framing that a type of socket does not have."""
     if framing not in by_type[kind]:
         known = ", ".join(by_type[kind])
         what = f"--framing {framing} has no use with --type {kind}"
-        why = f"its messages have other boundaries: {known}"
-        raise click.UsageError(Explanation(what, why, f"choose one of {known}"))
+        why = f"the framings of {kind} are {known}"
+        raise click.UsageError(Explanation(what, why, f"choose --framing {by_type[kind][0]}"))
 
 
 def endpoint(text: str) -> Endpoint:

@@ -33,18 +33,25 @@ def check_decoder(
     """
     if decoder == "syslog" and output != "json":
         raise UsageError(
-            Explanation("--decode has no use without --output json", "json shows the fields")
+            Explanation(
+                f"--decode {decoder} requires --output json",
+                f"{output} shows no fields",
+                "add --output json",
+            )
         )
     if decoder == "log" and output not in {readable, "json"}:
         raise UsageError(
             Explanation(
                 f"--decode log has no use with --output {output}",
-                advice=f"choose {readable} or json",
+                f"only {readable} and json show records",
+                f"choose --output {readable} or --output json",
             )
         )
     if level is not None and decoder != "log":
         raise UsageError(
-            Explanation("--level has no use without --decode log", "that finds the level")
+            Explanation(
+                "--level requires --decode log", "other messages have no level", "add --decode log"
+            )
         )
 
 

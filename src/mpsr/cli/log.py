@@ -137,7 +137,11 @@ def log(  # noqa: C901 - each option is a line, and each kind of source a block
     """Run ``mpsr log``."""
     if follow and reverse:
         raise click.UsageError(
-            Explanation("--follow and --reverse exclude each other", "there is no newest yet")
+            Explanation(
+                "--follow and --reverse exclude each other",
+                "the newest message is still to come",
+                "remove one of them",
+            )
         )
     check_decoder(decode, output, level, readable="short")
     records = None
@@ -167,7 +171,11 @@ def log(  # noqa: C901 - each option is a line, and each kind of source a block
     if directory.startswith(SCHEME):
         if reverse:
             raise click.UsageError(
-                Explanation("--reverse has no use with a stream", "its newest come last")
+                Explanation(
+                    "--reverse has no use with a stream",
+                    "a stream is read from its oldest message on",
+                    "remove --reverse",
+                )
             )
         with immediate_end(), PartPrinter(screen, form) as printer:
             for messages in messages_of(

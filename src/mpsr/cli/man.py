@@ -45,7 +45,9 @@ def man(context: click.Context, /, *, name: tuple[str, ...], directory: str | No
         Stdout().write(found[page].encode())
         return Status.OK
     if name:
-        raise click.UsageError(Explanation("--directory takes no COMMAND", "it writes all pages"))
+        raise click.UsageError(
+            Explanation("--directory takes no COMMAND", "it writes all pages", "remove one of them")
+        )
     try:
         os.makedirs(directory, exist_ok=True)
         for each, text in found.items():

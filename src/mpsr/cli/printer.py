@@ -37,8 +37,7 @@ class Printer:
             except TimedOut:
                 error = Explanation(
                     f"no message came to {receiver.address} within {timeout:g} s",
-                    "nobody sent one",
-                    "see whether the producers run, or wait longer: --timeout",
+                    advice="start a producer, or wait longer with a larger --timeout",
                 )
                 raise CommandFailed(Status.TIMED_OUT, error) from None
             self._tell_losses(batch)

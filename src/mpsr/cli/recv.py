@@ -249,11 +249,19 @@ def recv(
     """Run ``mpsr recv``."""
     if journal_limit is not None and journal is None:
         raise click.UsageError(
-            Explanation("--journal-limit has no use without --journal", "there is nothing to limit")
+            Explanation(
+                "--journal-limit requires --journal",
+                "the limit applies to a journal, and no journal was given",
+                "add --journal DIR, or remove --journal-limit",
+            )
         )
     if null and output == "raw":
         raise click.UsageError(
-            Explanation("--null has no use with --output raw", "raw puts nothing between messages")
+            Explanation(
+                "--null has no use with --output raw",
+                "raw puts nothing between messages",
+                "remove --null, or choose --output text",
+            )
         )
     check_decoder(decode, output, level)
     if kind is not None:
@@ -261,7 +269,8 @@ def recv(
     _allow_descriptors(max_connections)
     form = format_named(output, b"\0" if null else b"\n", decode, level or 0)
     if sinks and not (count is None and timeout is None):
-        raise click.UsageError("--count and --timeout have no use with --to")
+        what, why = "--count and --timeout have no use with --to", "sinks run until a signal"
+        raise click.UsageError(Explanation(what, why, "remove --count and --timeout, or --to"))
     out: Printer | Delivering
     if sinks:
         from mpsr.cli.delivering import Delivering  # noqa: PLC0415 - not light, and not for all

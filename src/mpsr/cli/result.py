@@ -65,7 +65,8 @@ class SendResult:
                 advice = "raise --max-message, here and at the receiver"
             text = self._explained(self.failure)
             what = f"message {number} is not sent, nor what comes after it"
-            yield Explanation(what, text.what, advice or text.advice)
+            why = f"{text.what}: {text.why}" if text.why else text.what
+            yield Explanation(what, why, advice or text.advice)
             if self.undelivered is not None:
                 yield self._explained(self.undelivered)
         elif isinstance(self.failure, CommandFailed) and self.undelivered is not None:

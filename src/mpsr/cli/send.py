@@ -175,11 +175,13 @@ def send(
 def _check_options(message: tuple[str, ...], given: dict[str, bool]) -> None:
     names = [name for name, is_given in given.items() if is_given]
     if message and names:
-        why = "a MESSAGE is complete"
-        raise click.UsageError(Explanation("--null, --whole and --json say how to read stdin", why))
+        what, why = f"{names[0]} has no effect on a MESSAGE", "it says how to read stdin"
+        advice = f"remove {names[0]}, or pass the messages on stdin"
+        raise click.UsageError(Explanation(what, why, advice))
     if len(names) > 1:
         what = f"{names[0]} and {names[1]} exclude each other"
-        raise click.UsageError(Explanation(what, "each says where a message ends"))
+        why = "each says where a message ends"
+        raise click.UsageError(Explanation(what, why, "remove one of them"))
 
 
 def _deliver(delivery: Delivery, source: Source, *, skip_empty: bool) -> Exception | None:

@@ -45,7 +45,7 @@ def body_of(line: bytes) -> bytes | None:
     except (ValueError, TypeError, AttributeError, RecursionError):
         pass
     why = "the line is no JSON object with body or body_b64"
-    raise MessageError(Explanation(why, "--json reads lines as mpsr recv -o json prints them"))
+    raise MessageError(Explanation(why, advice="write lines as mpsr recv -o json prints them"))
 
 
 class Unreadable(CommandFailed):

@@ -63,7 +63,7 @@ def meant(word: str, known: Collection[str]) -> str | None:
 
 
 def unknown(error: click.NoSuchOption | click.NoSuchCommand, path: str) -> tuple[str, str]:
-    """Return what is unknown, and what was meant instead; the latter is empty if nobody knows."""
+    """Return what is unknown, and what to try: what was probably meant, or a list."""
     context = error.ctx
     known: list[str] = []
     if isinstance(error, click.NoSuchOption):
@@ -79,7 +79,7 @@ def unknown(error: click.NoSuchOption | click.NoSuchCommand, path: str) -> tuple
                 known += ["--help", "--version"]
     guess = meant(word, known)
     if guess is None:
-        return f"{path} has no {kind} {word!r}", ""
+        return f"{path} has no {kind} {word!r}", f"{path} --help lists the {kind}s"
     whole = guess if kind == "option" else f"{path} {guess}"
     return f"{path} has no {kind} {word!r}", f"did you mean {whole}?"
 
@@ -103,5 +103,5 @@ class Choice(click.Choice[Any]):
 def not_among(text: str, known: Collection[str]) -> Explanation:
     """Return the text for a word that is none of those known."""
     guess = meant(text, known)
-    advice = f"did you mean {guess}?" if guess else f"choose one of {', '.join(known)}"
+    advice = f"did you mean {guess}?" if guess else ""
     return Explanation(f"{text!r} is none of {', '.join(known)}", advice=advice)

@@ -186,7 +186,9 @@ def systemd(
     name = _name_of(where) if name is None else name
     if _NAME.fullmatch(name) is None:
         why = "a unit's name consists of letters, digits and any of _.-"
-        raise click.UsageError(Explanation(f"{name!r} cannot name units", why, "pass --name"))
+        raise click.UsageError(
+            Explanation(f"{name!r} cannot name units", why, "choose another --name")
+        )
     argv = command or (*_ourselves(), "recv", f"systemd:{name}")
     socket_unit = _SOCKET.format(
         name=name,

@@ -13,7 +13,7 @@ from mpsr.cli.look import answer_timeout, consumer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, say
-from mpsr.errors import Closed
+from mpsr.errors import Closed, Explanation
 from mpsr.json_format import content, origin, to_json
 from mpsr.limits import MAX_TAP_RATE
 from mpsr.names import printable
@@ -106,8 +106,8 @@ def _compiled(match: str | None) -> re.Pattern[bytes] | None:
     try:
         return re.compile(match.encode("utf-8", "surrogateescape"))
     except re.error as exc:
-        error = f"--match: {match!r} is no regular expression: {exc}"
-        raise click.UsageError(error) from None
+        what, why = "bad value for --match", f"{match!r} is no regular expression: {exc}"
+        raise click.UsageError(Explanation(what, why)) from None
 
 
 class _Shower:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
-from typing import TYPE_CHECKING, Final
+from stat import S_IRUSR, S_IWUSR
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -27,6 +28,7 @@ _BYTES: Final = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
 _LARGEST: Final = 4 * 1024 * MIB - 1  # bytes: lengths are 32 bits wide
 
+_OWNERS: Final = S_IRUSR | S_IWUSR  # a mode that denies them is a slip
 _MODE: Final = re.compile(r"(?:0o?)?([0-7]{1,3})")
 
 
@@ -37,7 +39,7 @@ def duration(text: str) -> float:
         raise _bad(f"{text!r} is no duration", "write it like 500ms, 5s or 2m")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds > _LONGEST:
-        raise _bad(f"{text!r} is too long", f"the most is {_LONGEST / 3600:.0f}h")
+        raise _bad(f"{text!r} is longer than {_LONGEST / 3600:.0f}h")
     return seconds
 
 
@@ -82,7 +84,7 @@ def size(text: str) -> int:
     """Return bytes, like ``capacity``, of a single message."""
     number = capacity(text)
     if number > _LARGEST:
-        raise _bad(f"{text!r} is too large", "it must be below 4G")
+        raise _bad(f"{text!r} is not below 4G")
     return number
 
 
@@ -92,8 +94,9 @@ def level(text: str) -> int:
 
     try:
         return level_number(text)
-    except ConfigurationError as exc:
-        raise click.BadParameter(str(exc)) from None
+    except ConfigurationError:
+        advice = "choose DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"
+        raise _bad(f"{text!r} is no level", advice) from None
 
 
 def mode(text: str) -> int:
@@ -101,7 +104,10 @@ def mode(text: str) -> int:
     match = _MODE.fullmatch(text)
     if match is None:
         raise _bad(f"{text!r} is no octal mode", "write it like 660")
-    return int(match[1], 8)
+    number = int(match[1], 8)
+    if number & _OWNERS != _OWNERS:
+        raise _bad(f"{text!r} denies its owner to read or to write", "write it like 660")
+    return number
 
 
 def user(text: str) -> int | str:
@@ -127,6 +133,24 @@ def group_id(text: str) -> int:
     return _found(lambda: grp.getgrnam(text).gr_gid, f"group {text!r}")
 
 
+class Count(click.IntRange):
+    """A whole number within bounds; its error names them."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - as click has it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401 - as click has it
+        """Return the number, or say what it must be."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            most = "or more" if self.max is None else f"to {self.max}"
+            why = f"{value!r} is not a whole number, {self.min} {most}"
+            raise click.BadParameter(Explanation(why), ctx, param) from None
+
+
 def _found(look_up: Callable[[], int], what: str) -> int:
     try:
         return look_up()
@@ -134,5 +158,5 @@ def _found(look_up: Callable[[], int], what: str) -> int:
         raise _bad(f"there is no {what}", "pass a name or a number") from None
 
 
-def _bad(why: str, advice: str) -> click.BadParameter:
+def _bad(why: str, advice: str = "") -> click.BadParameter:
     return click.BadParameter(Explanation(why, advice=advice))

@@ -15,6 +15,7 @@ from mpsr.errors import (
     AddressOccupied,
     Closed,
     ConfigurationError,
+    Explanation,
     MpsrError,
     NoReceiver,
     ReceiverBusy,
@@ -27,6 +28,7 @@ from mpsr.system.address import Address, SocketType, parse_address
 from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.poller import READ, Poller
 from mpsr.system.sockets import peer_of
+from mpsr.system.trust import trusted
 from mpsr.wire.frames import Reject, RejectCode
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Observation:
         self._address = parse_address(address)
         self._session = session
         self.timeout: float | None = arguments.timeout(timeout)
-        self._receiver_uid: ReceiverUid = arguments.receiver_uid(receiver_uid)
+        self._receivers = trusted(arguments.receiver_uid(receiver_uid))
         self._patience = patience
         self._answered = False
         self._sockets: list[socket.socket] = []  # one, or two until one of them is answered
@@ -78,7 +80,7 @@ class Observation:
         """Connect, and send the opening."""
         sock = _reach(self._address)
         try:
-            check_receiver(self._address, sock, self._receiver_uid, doing="observe")
+            check_receiver(self._address, sock, self._receivers, doing="observe")
             sock.send(self._session.opening)
         except AddressError:
             sock.close()
@@ -129,7 +131,7 @@ class Observation:
                     return data
             now = monotonic()
             if now >= until:
-                raise TimedOut(self._why_silent())
+                raise TimedOut(self._silent())
             if now >= again:
                 again = inf
                 # The receiver may have accepted the first connection just before its caller was
@@ -173,36 +175,39 @@ class Observation:
     def _rejected(self, reject: Reject) -> Exception:
         where = str(self._address)
         if reject.code == RejectCode.DENIED:
-            error = f"the receiver at {where} lets nobody look but its own user, root and its "
-            error += f"observers= (mpsr recv --observer); this is uid {os.geteuid()}"
+            why = f"uid {os.geteuid()} is not the receiver's user, root or one of its observers="
+            advice = "run as one of these, or start the receiver with observers= for this user"
+            error = Explanation(f"cannot observe {where}", why, advice)
             return AddressDenied(error, address=where)
         if reject.code in (RejectCode.BUSY, RejectCode.DEADLINE):
             return ReceiverBusy(f"the receiver at {where}: {reject.text}", address=where)
         if reject.code in (RejectCode.MALFORMED, RejectCode.UNEXPECTED, RejectCode.VERSION):
-            error = f"the receiver at {where} runs an mpsr that cannot be looked into "
-            error += f"({reject.text}); start it with this version"
-            return ConfigurationError(error)
+            why = f"its receiver runs another version of mpsr ({reject.text})"
+            advice = "start the receiver with this version"
+            return ConfigurationError(Explanation(f"cannot observe {where}", why, advice))
         return ConfigurationError(f"the receiver at {where} refuses: {reject.text}")
 
-    def _why_silent(self) -> str:
-        """Return why there is no answer, as far as the system tells."""
+    def _silent(self) -> Explanation:
+        """Return what to say of a missing answer, as far as the system knows the cause."""
         timeout = self.timeout or 0.0
-        begin = f"the receiver at {self._address} did not answer within {timeout:g} s"
+        what = f"the receiver at {self._address} did not answer within {timeout:g} s"
         pid = peer_of(self._sockets[0]).pid
         if pid is None:
-            return begin
+            return Explanation(what)
         who = f"its process {pid}"
         state = _state_of(pid)
         if state is None:
-            return f"{begin}: {who} cannot be seen from here, or has ended"
+            return Explanation(what, f"{who} cannot be seen from here, or has ended")
         if state in "Tt":
-            return f"{begin}: {who} is stopped (SIGSTOP, Ctrl-Z or a debugger); kill -CONT {pid}"
+            why = f"{who} is stopped (SIGSTOP, Ctrl-Z or a debugger)"
+            return Explanation(what, why, f"kill -CONT {pid}")
         if state == "D":
-            return f"{begin}: {who} waits for a disk or another device"
-        return (
-            f"{begin}: {who} has not called receive() yet, holds Python's interpreter lock, has "
-            "other connections to accept first, or is no receiver of mpsr's"
+            return Explanation(what, f"{who} waits for a disk or another device")
+        why = (
+            f"{who} has not called receive() yet, holds Python's interpreter lock, has other "
+            "connections to accept first, or is no receiver of mpsr's"
         )
+        return Explanation(what, why)
 
 
 def _reach(address: Address) -> socket.socket:
@@ -214,8 +219,9 @@ def _reach(address: Address) -> socket.socket:
         except WrongSocketType:
             if kind == kinds[-1]:
                 break
-    error = f"the receiver at {address} takes datagrams alone, which have no way back: give it a "
-    error += "second address of type stream to look at it there"
+    why = "its receiver takes only datagrams, which have no way back"
+    advice = "give the receiver a second address, of type stream, and observe that"
+    error = Explanation(f"cannot observe {address}", why, advice)
     raise WrongSocketType(error, address=str(address))
 
 

@@ -25,6 +25,7 @@ from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
 from mpsr.system.files import keep
+from mpsr.system.trust import trusted
 from mpsr.wire.packing import PRODUCER_FRAMINGS
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class ProducerBase(FileSender, Generic[T]):
                 Default: our own user and root, where another user could have taken the name
                 first: at an abstract name, or at a path with a directory that others may write
                 to. Where only its owner may write to each directory, as in ``/run/app``, such an
-                owner may receive, too.
+                owner may receive, too. The variable ``MPSR_RECEIVER_UID`` adds users to the
+                default.
             spool: path of a directory that keeps the messages until they are accepted. What it
                 holds is sent first, under the same identity; all that waits is in memory, too.
                 Opening it waits for the disk. Default: no spool.
@@ -155,7 +157,7 @@ class ProducerBase(FileSender, Generic[T]):
             "buffer": self._buffer,
             "linger": arguments.seconds("linger", linger),
             "max_message": arguments.max_message(max_message),
-            "receiver_uid": arguments.receiver_uid(receiver_uid),
+            "receivers": trusted(arguments.receiver_uid(receiver_uid)),
         }
         if spool is not None:
             self._open_spool(spool)
@@ -172,17 +174,16 @@ class ProducerBase(FileSender, Generic[T]):
 
         options = self._options
         if options["type"] != "stream" or options["framing"] != "native":
-            error = (
-                "spool= needs acknowledgements, which datagrams and foreign framings have not: "
-                'leave it out, or send to an mpsr receiver with type="stream", framing="native"'
-            )
-            raise ConfigurationError(error)
+            what, why = "spool= needs acknowledgements", "datagrams and foreign framings have none"
+            advice = 'leave it out, or send with type="stream" and framing="native"'
+            raise ConfigurationError(Explanation(what, why, advice))
         if self._on_full == "drop_oldest":
             error = 'spool= keeps what was taken: choose another on_full than "drop_oldest"'
             raise ConfigurationError(error)
         if options["max_message"] > MAX_SPOOLED:
-            error = f"max_message={options['max_message']}: with spool= {MAX_SPOOLED} at most"
-            raise ConfigurationError(error)
+            what = f"max_message={options['max_message']} is too large with spool="
+            why = f"a spool stores messages of at most {MAX_SPOOLED} bytes"
+            raise ConfigurationError(Explanation(what, why, f"pass max_message={MAX_SPOOLED}"))
         options["linger"] = max(options["linger"], GROUP_TIME)
         self._spool = Spool(path, label=options["label"], most=options["buffer"])
         options["spooled_as"] = self._spool.id

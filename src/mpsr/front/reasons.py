@@ -31,7 +31,7 @@ def why(outbox: Outbox, spool_obstacle: Exception | None) -> Explanation:
         reason = Explanation(f"the receiver{which} has not come back for more")
     else:
         reason = Explanation.of(error)
-    if outbox.peer_pid == os.getpid():
+    if outbox.failure is None and outbox.peer_pid == os.getpid():
         here = (
             "it is in this very process: a thread that both iterates a receiver and waits "
             "for a producer to it waits for itself"

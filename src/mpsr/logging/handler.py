@@ -8,7 +8,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from mpsr import arguments
-from mpsr.errors import MpsrError, NotSent
+from mpsr.errors import MpsrError, Undelivered
 from mpsr.limits import LOG_BUFFER, LOG_TIMEOUT
 from mpsr.logging.encoding import encode
 from mpsr.logging.fields import RECEIVED
@@ -64,7 +64,8 @@ class Handler(logging.Handler):
                 until all is accepted (default 1). Where no receiver has ever been at the address
                 they do not wait.
             label: str, a name for the receiver to show; default: the program's own name.
-            receiver_uid: whose process may receive, as ``Producer`` takes it.
+            receiver_uid: int, collection of int or ``"any"``, users allowed to receive, as for
+                ``Producer``.
 
         Raises:
             AddressError: the address makes no sense.
@@ -119,8 +120,11 @@ class Handler(logging.Handler):
         try:
             message = record.getMessage() if self.formatter is None else self._formatted(record)
             (self._producer or self._open()).send(encode(record, message))
-        except Exception:  # noqa: BLE001 - the program goes on, whatever it was
-            self._lost += 1
+        except Exception as error:  # noqa: BLE001 - the program goes on, whatever it was
+            if isinstance(error, MpsrError) and self._producer is not None:
+                self._producer.refuse(error)
+            else:
+                self._lost += 1
             self.handleError(record)
 
     def _formatted(self, record: logging.LogRecord) -> str:
@@ -167,8 +171,9 @@ class Handler(logging.Handler):
     def close(self) -> None:
         """Wait until all is accepted, ``timeout`` at most, and give the connection up.
 
-        Never raises; what was not accepted is counted as lost, and told on stderr. Behind a
-        ``flush()`` that has waited in vain it does not wait once more.
+        Never raises. It counts the records that were not delivered as ``lost``, and prints one line
+        on stderr with their number and the cause, if ``logging.raiseExceptions``. After a
+        ``flush()`` that has waited in vain it does not wait again.
         """
         self.acquire()
         try:
@@ -179,14 +184,19 @@ class Handler(logging.Handler):
         if producer is None:
             return
         vain = producer.hopeless or self._vain == producer.stats().sent
+        undelivered = None
         try:
             producer.close(0 if vain else self._timeout)
-        except NotSent as undelivered:
-            self._lost += len(undelivered.messages)
-            self._tell(undelivered)
-        except MpsrError as error:  # a signal handler that has interrupted another call
+        except Undelivered as error:
+            undelivered = error
+        except MpsrError as error:  # in a signal handler: the end of the program does the remainder
+            self._lost += producer.refused + producer.stats().lost
             self._tell(error)
-        self._lost += producer.stats().lost
+            return
+        stats = producer.stats()
+        self._lost += producer.refused + stats.lost + stats.buffered
+        if (loss := producer.loss(undelivered)) is not None:
+            self._tell(loss)
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -194,7 +204,7 @@ class Handler(logging.Handler):
     def lost(self) -> int:
         """How many records of this process were lost: dropped, or not accepted at the end."""
         producer = self._producer
-        return self._lost + (0 if producer is None else producer.stats().lost)
+        return self._lost + (0 if producer is None else producer.refused + producer.stats().lost)
 
     def stats(self) -> ProducerStats:
         """Return the counters of the producer that sends now; a forked child has its own."""

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mpsr.errors import ConfigurationError, MessageRejected
+from mpsr.errors import ConfigurationError, Explanation, MessageRejected
 from mpsr.limits import SINK_FILE_IDLE, SINK_FILE_SIZE, SINK_FILE_TIME, SINK_ROWS_SIZE
 from mpsr.sinks.mark import Mark, MarkFile
-from mpsr.sinks.options import choice, mode, options, seconds, size
+from mpsr.sinks.options import choice, mode, options, seconds, size, unnamed
 from mpsr.sinks.protocol import Displaced, Grouping
 from mpsr.store import files
 from mpsr.system import outputs
@@ -72,7 +72,7 @@ class DatasetSink:
         known |= {"mode": mode, **more}
         path, self._options = options(target, known)
         if not path:
-            raise ConfigurationError("say which directory, as in parquet:events")
+            raise unnamed("directory", "parquet:events")
         every = self._options.pop("every", SINK_FILE_TIME)
         self.grouping: Grouping = Grouping(
             self._options.pop("size", SINK_FILE_SIZE), every, min(every, SINK_FILE_IDLE)
@@ -225,5 +225,6 @@ def _columns() -> Columns:
     try:
         from mpsr.sinks.columns import Columns  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        raise ConfigurationError("it needs the package pyarrow: pip install 'mpsr[arrow]'") from exc
+        what, advice = "it requires the package pyarrow", "pip install 'mpsr[arrow]'"
+        raise ConfigurationError(Explanation(what, advice=advice)) from exc
     return Columns()

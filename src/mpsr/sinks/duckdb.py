@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import ConfigurationError, Explanation, SinkError
 from mpsr.sinks.database import DatabaseFile
-from mpsr.sinks.options import in_utf8, mode, options
+from mpsr.sinks.options import in_utf8, mode, options, unnamed
 from mpsr.sinks.protocol import Grouping
 from mpsr.sinks.rows import COLUMNS, PROGRESS, rows_of, table_name
 from mpsr.system import outputs
@@ -30,11 +30,11 @@ def sink(target: str) -> DuckdbSink:
     try:
         import duckdb  # noqa: PLC0415, F401 - an extra
     except ImportError as exc:
-        error = "it needs the package duckdb: pip install 'mpsr[duckdb]'"
-        raise ConfigurationError(error) from exc
+        what, advice = "it requires the package duckdb", "pip install 'mpsr[duckdb]'"
+        raise ConfigurationError(Explanation(what, advice=advice)) from exc
     path, given = options(target, {"table": table_name, "mode": mode})
     if not path:
-        raise ConfigurationError("say which file, as in duckdb:events.duckdb")
+        raise unnamed("file", "duckdb:events.duckdb")
     file = DatabaseFile(path, (_WAL,), given.get("mode", outputs.PRIVATE))
     in_utf8(file.path, "DuckDB")
     return DuckdbSink(file, given.get("table", "messages"))

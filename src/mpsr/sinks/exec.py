@@ -12,9 +12,9 @@ import termios
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import SinkError
 from mpsr.limits import MIB, SINK_CLOSE_TIMEOUT, SINK_KILL_TIMEOUT
-from mpsr.sinks.options import choice, options
+from mpsr.sinks.options import choice, options, unnamed
 from mpsr.sinks.records import RECORDS
 from mpsr.system import primitives
 
@@ -30,7 +30,7 @@ def sink(target: str) -> ExecSink:
     """Return a sink of ``COMMAND?format=lines``, which a shell runs."""
     command, given = options(target, {"format": choice(*RECORDS)})
     if not command.strip():
-        raise ConfigurationError("say which command, as in exec:'grep -v debug'")
+        raise unnamed("command", "exec:'grep -v debug'")
     return ExecSink(command, given.get("format", "lines"))
 
 

@@ -7,10 +7,10 @@ import os
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from mpsr.errors import ConfigurationError, SinkError
+from mpsr.errors import ConfigurationError, Explanation, SinkError
 from mpsr.limits import MIB
 from mpsr.sinks.mark import Mark, MarkFile
-from mpsr.sinks.options import choice, count, mode, options, seconds, size
+from mpsr.sinks.options import choice, count, mode, options, seconds, size, unnamed
 from mpsr.sinks.protocol import Displaced
 from mpsr.sinks.records import RECORDS
 from mpsr.sinks.rotation import Rotation
@@ -36,7 +36,8 @@ def _size_or_time(text: str) -> tuple[int | None, float | None]:
     try:
         return None, seconds(text)
     except ConfigurationError:
-        raise ConfigurationError("write a size (100M) or a time (1d, 12h)") from None
+        why, advice = "it is neither a size nor a time", "write it like 100M, 1d or 12h"
+        raise ConfigurationError(Explanation(why, advice=advice)) from None
 
 
 _OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
@@ -52,9 +53,10 @@ def sink(target: str) -> FileSink:
     """Return a sink of ``PATH?format=json&rotate=100M&keep=7&compress=gzip``."""
     path, given = options(target, _OPTIONS)
     if not path:
-        raise ConfigurationError("say which file, as in file:events.jsonl")
+        raise unnamed("file", "file:events.jsonl")
     if "rotate" not in given and (unused := given.keys() & {"keep", "compress"}):
-        raise ConfigurationError(f"{unused.pop()}= requires rotate=")
+        error = Explanation(f"{unused.pop()}= requires rotate=", advice="add rotate=100M")
+        raise ConfigurationError(error)
     most, age = given.get("rotate", (None, None))
     permissions = given.get("mode", outputs.PRIVATE)
     rotation = Rotation(path, most, age, given.get("keep"), compress="compress" in given)

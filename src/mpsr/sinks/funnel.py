@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mpsr._speedups import codec
 from mpsr.errors import (
@@ -27,20 +27,26 @@ from mpsr.sinks.options import choice, options
 from mpsr.system import primitives
 from mpsr.system.address import absolute, parse_address
 from mpsr.system.endpoint import check_receiver, reach
+from mpsr.system.trust import Trusted, trusted
 from mpsr.wire.frames import PRODUCER_ID_SIZE, Lost, LostReason, encode
 from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mpsr.batch import Batch
     from mpsr.system.address import Address
 
 
 def sink(target: str) -> FunnelSink:
-    """Return a sink of ``ADDRESS?origin=claim&label=NAME``."""
-    text, given = options(target, {"origin": choice("claim", "none"), "label": str})
+    """Return a sink of ``ADDRESS?origin=claim&label=NAME&receiver_uid=1000``."""
+    known: dict[str, Callable[[str], Any]] = {
+        "origin": choice("claim", "none"),
+        "label": str,
+        "receiver_uid": _user,
+    }
+    text, given = options(target, known)
     try:
         address = parse_address(text)
         if address.kind == "systemd":
@@ -49,7 +55,17 @@ def sink(target: str) -> FunnelSink:
     except InvalidAddress as exc:
         raise ConfigurationError(str(exc)) from exc
     label = given.get("label", "mpsr recv")
-    return FunnelSink(address, label, with_origin=given.get("origin") != "none")
+    receivers = trusted(given.get("receiver_uid"))
+    return FunnelSink(address, label, receivers, with_origin=given.get("origin") != "none")
+
+
+def _user(text: str) -> int | Literal["any"]:
+    """Return the user that may receive."""
+    if text == "any":
+        return "any"
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigurationError("it is neither a user id nor any")
+    return int(text)
 
 
 class FunnelSink:
@@ -60,10 +76,13 @@ class FunnelSink:
 
     """
 
-    def __init__(self, address: Address, label: str, *, with_origin: bool) -> None:
+    def __init__(
+        self, address: Address, label: str, receivers: Trusted, *, with_origin: bool
+    ) -> None:
         self.leads_to: Address = address
         self._address = address
         self._label = label
+        self._receivers = receivers
         self._with_origin = with_origin
         self._host = host_name()
         self._id = os.urandom(PRODUCER_ID_SIZE)
@@ -81,7 +100,7 @@ class FunnelSink:
             self._id = sha256(os.fsencode(text)).digest()[:PRODUCER_ID_SIZE]
         try:
             self._sock = reach(self._address)
-            check_receiver(self._address, self._sock, None)
+            check_receiver(self._address, self._sock, self._receivers)
         except AddressError as exc:
             raise SinkError(str(exc)) from exc
         return None

@@ -72,19 +72,34 @@ def options(target: str, known: Mapping[str, Callable[[str], Any]]) -> tuple[str
     for part in query.split("&") if query else ():
         name, _, text = part.partition("=")
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            meant = f"; did you mean {close[0]}=?" if close else ""
-            names = ", ".join(f"{each}=" for each in known) or "none"
-            raise ConfigurationError(f"{name}= is no option of this sink{meant} It has: {names}")
+            raise ConfigurationError(_unknown(name, known))
         if name in found:
-            raise ConfigurationError(f"{name}= stands twice")
+            error = Explanation(f"{name}= is given twice", advice="remove one of them")
+            raise ConfigurationError(error)
         try:
             found[name] = known[name](unquote(text))
         except ConfigurationError as exc:
-            raise ConfigurationError(f"{name}={text}: {exc}") from None
+            why = Explanation.of(exc)
+            error = Explanation(f"{name}={text} is invalid", why.what, why.advice)
+            raise ConfigurationError(error) from None
         except ValueError:
-            raise ConfigurationError(f"{name}={text} makes no sense") from None
+            raise ConfigurationError(f"{name}={text} is invalid") from None
     return before, found
+
+
+def _unknown(name: str, known: Mapping[str, object]) -> Explanation:
+    """Return the text for an option that a sink does not have."""
+    close = get_close_matches(name, known, 1)
+    names = ", ".join(f"{each}=" for each in known)
+    advice = f"choose one of {names}" if names else "remove it: the sink has no options"
+    if close:
+        advice = f"did you mean {close[0]}=?"
+    return Explanation(f"{name}= is no option of this sink", advice=advice)
+
+
+def unnamed(what: str, example: str) -> ConfigurationError:
+    """Return the error for a target that is missing or incomplete."""
+    return ConfigurationError(Explanation(f"it names no {what}", advice=f"write it like {example}"))
 
 
 def choice(*names: str) -> Callable[[str], str]:
@@ -92,7 +107,7 @@ def choice(*names: str) -> Callable[[str], str]:
 
     def chosen(text: str) -> str:
         if text not in names:
-            raise ConfigurationError(f"choose one of {', '.join(names)}")
+            raise ConfigurationError(f"it is none of {', '.join(names)}")
         return text
 
     return chosen
@@ -112,7 +127,7 @@ def in_utf8(path: str, library: str) -> None:
 def count(text: str) -> int:
     """Return a number of at least 1."""
     if not (text.isascii() and text.isdecimal() and int(text)):
-        raise ConfigurationError("it must be a number, 1 at least")
+        raise ConfigurationError("it is not a whole number, 1 or more")
     return int(text)
 
 
@@ -120,7 +135,9 @@ def size(text: str) -> int:
     """Return bytes: ``1000``, ``64K``, ``100M`` or ``1G``, in powers of 1,024."""
     match = _SIZE.fullmatch(text)
     if match is None or not int(match[1]):
-        raise ConfigurationError("it is no size; write it like 64K, 100M or 1G")
+        raise ConfigurationError(
+            Explanation("it is no size", advice="write it like 64K, 100M or 1G")
+        )
     return int(match[1]) * _BYTES[match[2]]
 
 
@@ -136,5 +153,6 @@ def seconds(text: str) -> float:
     """Return seconds: ``500ms``, ``30s``, ``5m``, ``12h`` or ``1d``."""
     match = _TIME.fullmatch(text)
     if match is None or not float(match[1]):
-        raise ConfigurationError("it is no time; write it like 500ms, 30s, 5m, 12h or 1d")
+        advice = "write it like 500ms, 30s, 5m, 12h or 1d"
+        raise ConfigurationError(Explanation("it is no time", advice=advice))
     return float(match[1]) * _SECONDS[match[2]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, MessageRejected, SinkError
 from mpsr.sinks.database import DatabaseFile
-from mpsr.sinks.options import mode, options
+from mpsr.sinks.options import mode, options, unnamed
 from mpsr.sinks.rows import COLUMNS, PROGRESS, rows_of, table_name
 from mpsr.system import outputs
 
@@ -27,7 +27,7 @@ def sink(target: str) -> SqliteSink:
     """Return a sink of ``FILE?table=messages&mode=600``."""
     path, given = options(target, {"table": table_name, "mode": mode})
     if not path:
-        raise ConfigurationError("say which file, as in sqlite:events.db")
+        raise unnamed("file", "sqlite:events.db")
     file = DatabaseFile(path, _BESIDES, given.get("mode", outputs.PRIVATE))
     return SqliteSink(file, given.get("table", "messages"))
 

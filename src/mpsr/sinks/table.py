@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError, Explanation
-from mpsr.sinks.options import choice, split, without_user
+from mpsr.sinks.options import split, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,13 +60,25 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
     target, given = _own_options(target)
     name = given.get("name", split(shown)[0])
     if not name or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
-        error = f"{shown}: give it a name of 1 to {_LONGEST_NAME} bytes, with ?name=NAME at the end"
-        raise ConfigurationError(error)
+        what = f"{shown}: its name is empty or longer than {_LONGEST_NAME} bytes"
+        advice = "add ?name=NAME at the end, with another name"
+        raise ConfigurationError(Explanation(what, advice=advice))
     rejected = unquote(given["rejected"]) if "rejected" in given else None
-    on_reject = choice("store", "stop")(given["on_reject"]) if "on_reject" in given else None
-    if rejected is not None and (not rejected or on_reject == "stop"):
-        error = "rejected= names no file" if not rejected else "on_reject=stop stores no message"
-        raise ConfigurationError(f"{shown}: {error}; remove one of these options, or correct it")
+    on_reject = given.get("on_reject")
+    if on_reject not in {None, "store", "stop"}:
+        error = Explanation(
+            f"{shown}: on_reject={on_reject} is invalid", "it is none of store, stop"
+        )
+        raise ConfigurationError(error)
+    if rejected == "":
+        error = Explanation(
+            f"{shown}: rejected= names no file", advice="write it like rejected=FILE"
+        )
+        raise ConfigurationError(error)
+    if rejected is not None and on_reject == "stop":
+        what = f"{shown}: rejected= has no effect with on_reject=stop"
+        why, advice = "on_reject=stop stores no message", "remove one of these options"
+        raise ConfigurationError(Explanation(what, why, advice))
     factory = own.get(scheme) or _factory(shown, [*own])
 
     def make() -> Sink:
@@ -74,7 +86,7 @@ def sink(text: str, extra: dict[str, Callable[[str], Sink]] | None = None) -> Na
             return factory(target)
         except ConfigurationError as exc:
             why = Explanation.of(exc)
-            error = Explanation(f"{shown}: {why.what}", why.why, why.advice)
+            error = Explanation(f"{shown.rstrip(':')}: {why.what}", why.why, why.advice)
             raise ConfigurationError(error) from exc.__cause__
 
     how = cast("Literal['store', 'stop'] | None", on_reject)
@@ -89,7 +101,8 @@ def _own_options(target: str) -> tuple[str, dict[str, str]]:
     for part in query.split("&") if query else ():
         option, _, value = part.partition("=")
         if option in given:
-            raise ConfigurationError(f"{option}= is given twice; remove one of them")
+            error = Explanation(f"{option}= is given twice", advice="remove one of them")
+            raise ConfigurationError(error)
         if option in _OWN:
             given[option] = value
         else:
@@ -110,13 +123,15 @@ def _factory(text: str, own: list[str]) -> Callable[[str], Sink]:
         try:
             return others[scheme].load()  # type: ignore[no-any-return]  # what others install
         except Exception as exc:
-            error = f"{text}: {others[scheme].value} cannot be loaded: {exc}"
-            raise ConfigurationError(error) from exc
+            what = f"{text}: {others[scheme].value} cannot be loaded"
+            raise ConfigurationError(Explanation(what, str(exc))) from exc
     schemes = sorted({*BUILT_IN, *others, *own})
     close = get_close_matches(scheme, schemes, 1) if colon else []
-    meant = f"did you mean {close[0]}:{target}? There" if close else "there"
+    advice = "write it like file:events.jsonl or sqlite:events.db"
+    if close:
+        advice = f"did you mean {close[0]}:{target}?"
     shown = ", ".join(f"{each}:" if each != "-" else each for each in schemes)
-    raise ConfigurationError(f"{text} names no sink; {meant} are: {shown}")
+    raise ConfigurationError(Explanation(f"{text} names no sink", f"the sinks are {shown}", advice))
 
 
 def _built_in(scheme: str) -> Callable[[str], Sink]:

@@ -27,6 +27,17 @@ _BY_ERRNO: Final[dict[int | None, type[JournalError]]] = {
 }
 
 
+ADVICE: Final[dict[int | None, str]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions or the user"),
+    errno.EROFS: "choose a path on a file system that can be written",
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "check the path of the directory"),
+    errno.EIO: "check the disk and its file system",
+    errno.EFBIG: "raise the limit of the size of a file: ulimit -f",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
+
+
 @contextmanager
 def translating(doing: str, path: str) -> Iterator[None]:
     """Raise a JournalError for an OSError of the block."""
@@ -39,8 +50,9 @@ def translating(doing: str, path: str) -> Iterator[None]:
 def of_system(doing: str, path: str, exc: OSError) -> JournalError:
     """Return the error for what the system says."""
     kind = _BY_ERRNO.get(exc.errno, JournalError)
-    advice = "it goes on once there is room" if kind is JournalFull else ""
-    text = Explanation(f"cannot {doing} {path}", exc.strerror or str(exc), advice)
+    text = Explanation(
+        f"cannot {doing} {path}", exc.strerror or str(exc), ADVICE.get(exc.errno, "")
+    )
     return kind(text, path=path)
 
 
@@ -76,7 +88,7 @@ def replaced(path: str) -> NoJournal:
 
 def foreign(path: str, what: str) -> NotAJournal:
     """Return the error for what is no journal, or another's."""
-    advice = "it was left as it is: choose another path"
+    advice = f"choose another path ({path} was not changed)"
     error = Explanation(f"cannot open {path}", f"it {what}", advice)
     return NotAJournal(error, path=path)
 

@@ -84,7 +84,9 @@ class Journal:
         begin: Header | None = None,
     ) -> None:
         if limit < MIN_JOURNAL_LIMIT:
-            raise ConfigurationError(f"limit={limit}: it must be {MIN_JOURNAL_LIMIT} at least")
+            what, why = f"journal_limit={limit} is too small", "a journal needs room for segments"
+            advice = f"pass {MIN_JOURNAL_LIMIT} bytes or more"
+            raise ConfigurationError(Explanation(what, why, advice))
         self.path: str = _resolved(os.fsdecode(path))
         self.limit = limit
         self.set_aside: str | None = None

@@ -208,7 +208,8 @@ class Log:
         try:
             yield
         except OSError as exc:
-            error = Explanation(f"cannot {doing} {self.path}", exc.strerror or str(exc))
+            why, advice = exc.strerror or str(exc), faults.ADVICE.get(exc.errno, "")
+            error = Explanation(f"cannot {doing} {self.path}", why, advice)
             raise JournalError(error, path=self.path) from exc
 
     # -- room -----------------------------------------------------------------------------------

@@ -164,7 +164,8 @@ class Tail:
             files.sync(self._file.fileno())
         except OSError as exc:
             why = f"{exc.strerror or exc}; nothing more is written"
-            error = Explanation(f"cannot sync {self._directory}", why)
+            advice = "check the disk and its file system, then open the journal again"
+            error = Explanation(f"cannot sync {self._directory}", why, advice)
             raise JournalError(error, path=self._directory) from exc
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -30,7 +30,7 @@ from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
 from mpsr.system.processes import peer_named
 from mpsr.system.refusals import cannot, described, translated, translating
 from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
-from mpsr.system.trust import ReceiverUid
+from mpsr.system.trust import Trusted
 
 _UNREACHED: Final[dict[int | None, tuple[type[AddressError], str, str]]] = {
     errno.ENOENT: (NoReceiver, "nothing is there", "start the receiver, or check the path"),
@@ -119,7 +119,7 @@ def reach(
 def check_receiver(
     address: Address,
     sock: socket.socket,
-    receiver_uid: ReceiverUid,
+    trusted: Trusted,
     *,
     doing: str = "send to",
 ) -> None:
@@ -133,36 +133,47 @@ def check_receiver(
         NoReceiver: the path has been removed since the connection was made.
 
     """
-    if receiver_uid == "any" or (receiver_uid is None and address.kind == "fd"):
+    uids = trusted.uids
+    if uids == "any" or (trusted.by_default and address.kind == "fd"):
         return
     peer = peer_of(sock)
-    uid, why = peer.uid, ""
+    uid = peer.uid
     try:
         if uid is None and address.kind == "path":
             uid = _reach_owned(address.value, sock)
-        if receiver_uid is None:
+        steps: Sequence[trust.Step] = ()
+        if trusted.by_default:
             me = os.geteuid()
             steps = trust.steps_to(address.value) if address.kind == "path" else ()
-            allowed: Collection[int] = trust.trusted_by_path(steps, me) if steps else {0, me}
-            why = "other users could have taken that name first"
-        else:
-            allowed = {receiver_uid} if isinstance(receiver_uid, int) else receiver_uid
-            why = "receiver_uid= does not name that user"
+            uids = {*uids, *(trust.trusted_by_path(steps, me) if steps else (0, me))}
+        if uid is not None and uid in uids:
+            return
+        why = _distrust(trusted, steps)
     except FileNotFoundError as exc:
         gone, why, advice = _UNREACHED[exc.errno]
         raise cannot(address, why, advice, gone, "reach") from exc
     except OSError as exc:
-        what, allowed = f"{exc.filename or address}: {exc.strerror}", ()
-        why = f"{what}, so nobody can tell who that may be"
-    if uid is not None and uid in allowed:
-        return
-    who = "an unknown user" if uid is None else f"uid {uid}"
-    who += "" if uid is None else f" ({peer_named(peer.pid, peer.uid)})"
+        why = f"{exc.filename or address} cannot be examined: {exc.strerror}"
+    value: int | str = "any" if uid is None else uid
+    who = f"uid {uid} ({peer_named(peer.pid, peer.uid)})"
     if uid is None:
-        why = "the system does not tell whose socket is at an abstract name"
-    advice = "pass receiver_uid= if it is right, or else take another address"
+        who, why = "an unknown user", "the system does not report users at an abstract name"
+    choice = f"pass receiver_uid={value!r} or set {trust.VARIABLE}={value}"
+    advice = f"if that user may receive, {choice}; else choose another address"
     error = Explanation(f"cannot {doing} {address}", f"{who} receives there, and {why}", advice)
     raise WrongReceiver(error, address=str(address), pid=peer.pid, uid=uid)
+
+
+def _distrust(trusted: Trusted, steps: Sequence[trust.Step]) -> str:
+    """Return why the user that receives is not trusted."""
+    if not trusted.by_default:
+        return "receiver_uid= does not name that user"
+    if not steps:
+        return "any user could have taken that name first"
+    found = trust.open_step(steps, os.geteuid())
+    if found is not None:
+        return f"other users can write to {found.path}, so any of them could have made a socket"
+    return "that user owns no directory of its path"
 
 
 def _reach_owned(path: str, sock: socket.socket) -> int:
@@ -191,8 +202,9 @@ def _check_permissions(mode: int, group: str | int | None) -> int | None:
     if group is None:
         return None
     if not mode & stat.S_IWGRP:
-        why = f"has no use: mode={mode:#o} forbids the group to connect; pass one like 0o660"
-        raise ConfigurationError(f"group={group!r} {why}")
+        why = f"mode={mode:#o} forbids the group to connect"
+        error = Explanation(f"group={group!r} has no use", why, "pass mode=0o660")
+        raise ConfigurationError(error)
     if isinstance(group, str) and not group.isdecimal():
         import grp  # noqa: PLC0415 - few name a group
 

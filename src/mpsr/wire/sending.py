@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from mpsr.errors import LocalProtocolError, Rejected, RemoteProtocolError
+from mpsr.errors import Explanation, LocalProtocolError, Rejected, RemoteProtocolError
 from mpsr.limits import FRAME_OVERHEAD, MAX_CONTROL_FRAME
 from mpsr.wire.frames import (
     ACK_FRAME,
@@ -29,6 +29,9 @@ from mpsr.wire.transitions import PRODUCER_TRANSITIONS, State
 
 # What is compared for every batch: to look it up in the enum takes longer than to compare.
 _OPEN: Final = State.OPEN
+_ADVICE: Final[dict[int, str]] = {
+    RejectCode.DENIED: "have the receiver allow this user, with allow_uids="
+}
 
 
 class Welcomed(NamedTuple):
@@ -164,8 +167,8 @@ class SendingSession:
                     raise malformed("ACK", error)
                 self._events.append(Acknowledged(seq))
             case Reject(code, text):
-                error = f"the receiver refused this producer: {text}"
-                raise Rejected(error, code=code)
+                what, advice = "the receiver refused this producer", _ADVICE.get(code, "")
+                raise Rejected(Explanation(what, text, advice), code=code)
 
     def _receive_welcome(self, welcome: Welcome) -> None:
         epoch, expected_seq, largest, accepts_files = welcome

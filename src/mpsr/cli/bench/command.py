@@ -162,11 +162,16 @@ def _check_options(address: str | None, *, size: int, batch: int | None, rate: i
         )
     if rate is not None and batch is not None:
         raise click.UsageError(
-            Explanation("--batch has no use with --rate", "that sends each when it is due")
+            Explanation(
+                "--batch has no use with --rate",
+                "that sends each when it is due",
+                "remove one of them",
+            )
         )
     if rate is not None and size < STAMP_SIZE:
         what = f"--rate needs a --size of {STAMP_SIZE} or more"
-        raise click.UsageError(Explanation(what, "every message tells the time"))
+        advice = f"choose --size {STAMP_SIZE}, or remove --rate"
+        raise click.UsageError(Explanation(what, "every message tells the time", advice))
 
 
 @contextmanager

@@ -109,7 +109,11 @@ def place(text: str) -> Place:
     need("prometheus_client", extra="metrics", by="--metrics")
     if text.startswith("unix:"):
         found = endpoint(text)
-        address = parse_address(found.address)
+        try:
+            address = parse_address(found.address)
+        except InvalidAddress as exc:
+            why = Explanation.of(exc)
+            raise _bad(f"{text!r}: {why.why}", "write it like unix:/run/app-metrics.sock") from None
         if found.type is not None or found.framing is not None:
             raise _bad(f"{text!r}: only mode= and group= have a use here", "leave out the others")
         if address.kind not in {"path", "abstract"}:
@@ -125,7 +129,7 @@ def place(text: str) -> Place:
         hint = "write it like 127.0.0.1:9464, [::1]:9464 or unix:/run/app-metrics.sock"
         raise _bad(f"{text!r} is no place for metrics", hint)
     if int(match[2]) > _MOST_PORT:
-        raise _bad(f"{text!r} has no port", f"a port is at most {_MOST_PORT}")
+        raise _bad(f"{match[2]} is no port", f"choose one of 0 to {_MOST_PORT}")
     return NetworkPlace(host, int(match[2]))
 
 

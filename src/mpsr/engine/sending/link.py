@@ -21,6 +21,7 @@ from mpsr.errors import (
 from mpsr.limits import BACKOFF_FIRST, BACKOFF_MOST, BUFFER, LINGER, MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.system import ring
 from mpsr.system.endpoint import check_receiver, reach
+from mpsr.system.trust import Trusted, trusted
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.frames import PRODUCER_ID_SIZE, RETRY_CODES, RejectCode, Ring
 from mpsr.wire.packing import FOREIGN_FRAMINGS, PACKET
@@ -29,7 +30,6 @@ from mpsr.wire.sending import Acknowledged, SendingSession
 if TYPE_CHECKING:
     from mpsr.engine.sending.window import OnFull
     from mpsr.system.address import Address, SocketType
-    from mpsr.system.trust import ReceiverUid
     from mpsr.wire.framing import Framing
 
 
@@ -61,13 +61,13 @@ class Link:
         linger: float = LINGER,
         max_message: int = MAX_MESSAGE,
         spooled_as: bytes | None = None,
-        receiver_uid: ReceiverUid = None,
+        receivers: Trusted | None = None,
     ) -> None:
         self.address = address
         self.id: bytes = spooled_as or os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
         self._label = label
-        self._receiver_uid = receiver_uid
+        self._receivers = receivers or trusted()
         self._native = framing == "native"
         self.sends_files: bool = self._native and spooled_as is None
         self.takes_files: bool = True
@@ -135,7 +135,7 @@ class Link:
         try:
             sock = reach(self.address, type=self._type)
             try:
-                check_receiver(self.address, sock, self._receiver_uid)
+                check_receiver(self.address, sock, self._receivers)
             except AddressError:
                 sock.close()
                 raise

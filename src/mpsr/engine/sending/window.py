@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mpsr._speedups import codec, direct
 from mpsr.engine.sending.batches import FileMessage, SendBatch, file_batch
 from mpsr.engine.sending.queue import SendQueue
-from mpsr.errors import MessageTooLarge, UnframeableMessage
+from mpsr.errors import Explanation, MessageTooLarge, UnframeableMessage
 from mpsr.limits import (
     ACK_READ_BATCHES,
     BATCH_TARGET,
@@ -139,7 +139,7 @@ class Window(SendQueue):
             try:
                 self._foreign.pack([message])
             except ValueError as exc:
-                error = f"{exc}: choose another framing, or encode it"
+                error = Explanation(str(exc), advice="choose another framing=, or encode it")
                 raise UnframeableMessage(error) from None
 
     def check_all(self, messages: Sequence[Buffer]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mpsr.errors import ConfigurationError
+from mpsr.errors import ConfigurationError, Explanation
 from mpsr.sinks.nats.address import reader_target, sink_target
 
 if TYPE_CHECKING:
     from mpsr.sinks.nats.reader import StreamReader
     from mpsr.sinks.nats.writer import NatsSink
 
-_MISSING: Final = "it needs the package nats-py: pip install 'mpsr[nats]'"
+_MISSING: Final = Explanation("it requires the package nats-py", advice="pip install 'mpsr[nats]'")
 
 
 def sink(target: str) -> NatsSink:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from mpsr.errors import ConfigurationError
 from mpsr.sinks.nats.subjects import check_filter, check_template
-from mpsr.sinks.options import choice, count, options, seconds, size, without_user
+from mpsr.sinks.options import choice, count, options, seconds, size, unnamed, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ def sink_target(text: str) -> Target:
     """Return what a sink is given: ``//HOST:PORT/STREAM/SUBJECT?options``."""
     target = _target(text, {**_PUBLISHING, **_CONNECTING})
     if not target.subject:
-        raise ConfigurationError(f"say which stream and which subject, as in {_EXAMPLE}")
+        raise unnamed("stream and subject", _EXAMPLE)
     check_template(target.subject)
     for name in ("replicas", "max-age", "max-bytes"):
         if name in target.options and not target.options.get("create"):
@@ -94,7 +94,7 @@ def _target(text: str, known: dict[str, Callable[[str], Any]]) -> Target:
     hosts, _, path = before.removeprefix("//").partition("/")
     stream, _, subject = path.partition("/")
     if not before.startswith("//") or not hosts or not stream:
-        raise ConfigurationError(f"say which server, stream and subject, as in {_EXAMPLE}")
+        raise unnamed("server, stream and subject", _EXAMPLE)
     user, at, hosts = hosts.rpartition("@")
     name, _, password = user.partition(":")
     if not _STREAM.fullmatch(stream):
