@@ -14,13 +14,16 @@ import signal
 import sys
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
     from mpsr.errors import MpsrError, Undelivered
 
 _LAST = -1_000_000  # a priority of multiprocessing.util.Finalize: below all others
+
+# Children of these end by os._exit(), so that atexit runs nothing. Each has the same functions.
+_CHILD_LIBRARIES = ("multiprocessing.util", "billiard.util", "multiprocess.util")
 
 
 class Finish(Protocol):
@@ -31,7 +34,7 @@ class Finish(Protocol):
 
 
 _unfinished: set[Finish] = set()  # kept alive, as nothing else may
-_drained_by_multiprocessing: set[int] = set()  # process ids
+_known: set[str] = set()  # those of _CHILD_LIBRARIES whose children finish
 ended_at: float | None = None
 """When the end of the program began for producers, if it has: none has a thread from then on."""
 
@@ -40,11 +43,13 @@ def finish_at_exit(finish: Finish) -> None:
     """Call it before this process ends, unless ``is_finished`` was called by then."""
     _unfinished.add(finish)
     _register()
-    # A child of multiprocessing ends without atexit, but runs these.
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _drained_by_multiprocessing:
-        _drained_by_multiprocessing.add(os.getpid())
-        util.Finalize(None, _finish_all, exitpriority=_LAST)
+    for name in _CHILD_LIBRARIES:
+        if name not in _known and (library := sys.modules.get(name)) is not None:
+            _known.add(name)
+            _finish_in_child(library)
+            # A child clears all finalizers when it begins, but a forkserver's child has unpickled
+            # its arguments by then. It calls these functions after that, and at each fork.
+            library.register_after_fork(library, _finish_in_child)
 
 
 def is_finished(finish: Finish) -> None:
@@ -57,6 +62,11 @@ def tell(error: MpsrError | None) -> None:
     if error is not None and sys.stderr is not None:
         with suppress(OSError, ValueError):  # stderr may be closed
             sys.stderr.write(f"mpsr: {error}\n")
+
+
+def _finish_in_child(library: Any) -> None:  # noqa: ANN401 - one of several modules
+    """Finish all at the end of this process, if it is a child of the library."""
+    library.Finalize(None, _finish_all, exitpriority=_LAST)
 
 
 def _finish_all() -> None:
