@@ -76,23 +76,26 @@ def run(method: str, way: str, end: str, given: dict[str, Any]) -> None:
     """Do what a child does."""
     objects = given or (open_all(os.environ[ADDRESS]) if way == "made" else own)
     if end == "grandchild":
-        child = multiprocessing.get_context(method).Process(
+        context: Any = multiprocessing.get_context(method)
+        child = context.Process(
             target=send, args=({kind: objects[kind] for kind in GIVEN}, f"{way}/{end}")
         )
         child.start()  # the end of this process waits for it
         return
     if end == "thread":
-        ending = threading.Event()
 
         def send_late() -> None:
-            ending.wait()
+            threading.main_thread().join()
             send(objects, f"{way}/{end}")
 
         threading.Thread(target=send_late).start()
-        # Called when the process ends, after the objects were finished.
-        multiprocessing.util.Finalize(None, ending.set, exitpriority=-2_000_000)
         return
     send(objects, f"{way}/{end}")
+    finish(end, objects)
+
+
+def finish(end: str, objects: dict[str, Any]) -> None:
+    """End this process, unless the end is to return."""
     if end == "sys.exit":
         sys.exit()
     if end == "status 3":
@@ -148,7 +151,7 @@ def expected(ends: Iterable[str]) -> set[str]:
     return names | {f"task/{pool}/{kind}" for pool in pools for kind in GIVEN}
 
 
-def main(method: str, preload: bool, *ends: str) -> None:  # noqa: FBT001 - a program's argument
+def main(method: str, preload: bool, *ends: str) -> None:
     address = os.environ[ADDRESS]
     multiprocessing.set_start_method(method)
     context: Any = multiprocessing.get_context()

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _LAST = -1_000_000  # a priority of multiprocessing.util.Finalize: below all others
 
-# Children of these end by os._exit(), so that atexit runs nothing. Each has the same functions.
-_CHILD_LIBRARIES = ("multiprocessing.util", "billiard.util", "multiprocess.util")
-
 
 class Finish(Protocol):
     """Delivers and closes something before the program ends."""
@@ -34,7 +31,7 @@ class Finish(Protocol):
 
 
 _unfinished: set[Finish] = set()  # kept alive, as nothing else may
-_known: set[str] = set()  # those of _CHILD_LIBRARIES whose children finish
+_children_finish = False  # whether those of multiprocessing do
 ended_at: float | None = None
 """When the end of the program began for producers, if it has: none has a thread from then on."""
 
@@ -43,13 +40,7 @@ def finish_at_exit(finish: Finish) -> None:
     """Call it before this process ends, unless ``is_finished`` was called by then."""
     _unfinished.add(finish)
     _register()
-    for name in _CHILD_LIBRARIES:
-        if name not in _known and (library := sys.modules.get(name)) is not None:
-            _known.add(name)
-            _finish_in_child(library)
-            # A child clears all finalizers when it begins, but a forkserver's child has unpickled
-            # its arguments by then. It calls these functions after that, and at each fork.
-            library.register_after_fork(library, _finish_in_child)
+    _register_in_children()
 
 
 def is_finished(finish: Finish) -> None:
@@ -62,11 +53,6 @@ def tell(error: MpsrError | None) -> None:
     if error is not None and sys.stderr is not None:
         with suppress(OSError, ValueError):  # stderr may be closed
             sys.stderr.write(f"mpsr: {error}\n")
-
-
-def _finish_in_child(library: Any) -> None:  # noqa: ANN401 - one of several modules
-    """Finish all at the end of this process, if it is a child of the library."""
-    library.Finalize(None, _finish_all, exitpriority=_LAST)
 
 
 def _finish_all() -> None:
@@ -97,6 +83,36 @@ def _end(interruption: BaseException) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.excepthook(type(interruption), interruption, interruption.__traceback__)
+
+
+# A child of multiprocessing ends with os._exit(), so that atexit runs nothing. It runs finalizers
+# instead. It clears those when it begins; but a forkserver's child has unpickled its arguments by
+# then. It calls the functions of register_after_fork() after that; a fork inherits them.
+
+
+def _register_in_children() -> None:
+    global _children_finish  # noqa: PLW0603 - once in a process, and inherited
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and not _children_finish:
+        _children_finish = True
+        util.register_after_fork(util, _register_in_child)
+        _register_in_child(util)
+
+
+def _register_in_child(util: Any) -> None:  # noqa: ANN401 - a module
+    from multiprocessing.process import parent_process  # noqa: PLC0415 - its util is loaded
+
+    if parent_process() is not None:
+        util.Finalize(None, _finish_child, exitpriority=_LAST)
+
+
+def _finish_child() -> None:
+    import threading  # noqa: PLC0415 - a child has loaded it
+
+    # A program's threads end before its exit hooks, but those of a child after its finalizers.
+    # The child calls this next, in any case; the second call does nothing.
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    _finish_all()
 
 
 class _Last:
