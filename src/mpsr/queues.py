@@ -9,7 +9,7 @@ from queue import Empty, Full
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from mpsr.errors import BufferFull, Closed, SendTimedOut, TimedOut
+from mpsr.errors import BufferFull, Closed, DecodeError, SendTimedOut, TimedOut
 from mpsr.front.receiver import has_more
 from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
 from mpsr.sync.producer import Producer
@@ -285,15 +285,22 @@ class QueueReader(Generic[T]):
                 if timeout or not arrives(self.receiver):
                     raise
                 obj = self.receiver.receive(0)
-            if not has_more(self.receiver):  # writers wait for it when they end
-                self.receiver.acknowledge()
+            self._acknowledge_last()
             return obj
         except TimedOut:
             raise Empty from None
+        except DecodeError:
+            self._acknowledge_last()
+            raise
         except Closed as exc:
             raise self._ended() from exc
         finally:
             self._leave()
+
+    def _acknowledge_last(self) -> None:
+        """Acknowledge the batch after its last object: writers wait for that when they end."""
+        if not has_more(self.receiver):
+            self.receiver.acknowledge()
 
     def get_nowait(self) -> T:
         """Return the next object if there is one; the errors are those of ``get``."""
