@@ -6,6 +6,8 @@ and the command can take signals before anything else.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False  # what typing would say, which takes long to import
 if TYPE_CHECKING:
     from typing import Any
@@ -162,12 +164,31 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module say
     if name not in __all__ and name not in _SUBMODULES:
         error = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(error)
-    from importlib import import_module  # noqa: PLC0415 - not needed to import the package
+    path = f"mpsr.{name if name in _SUBMODULES else _MODULES.get(name, 'errors')}"
+    try:
+        from importlib import import_module  # noqa: PLC0415 - not needed to import the package
 
+        module = import_module(path)
+    except ImportError:
+        if sys.meta_path is not None:
+            raise
+        error = (
+            f"mpsr.{name} cannot be loaded: it was not used before, and at the end of the program "
+            f"Python imports nothing; put `from mpsr import {name}` at the top of the module"
+        )
+        raise ImportError(error, name=path) from None
     if name in _SUBMODULES:
-        return import_module(f"mpsr.{name}")
-    found = globals()[name] = getattr(import_module(f"mpsr.{_MODULES.get(name, 'errors')}"), name)
-    return found
+        return module
+    _bind()
+    return globals()[name]
+
+
+def _bind() -> None:
+    """Bind all names of modules that are loaded, so that they can be used at the program's end."""
+    for name in __all__:
+        module = sys.modules.get(f"mpsr.{_MODULES.get(name, 'errors')}")
+        if name not in _SUBMODULES and hasattr(module, name):
+            globals()[name] = getattr(module, name)
 
 
 def __dir__() -> list[str]:

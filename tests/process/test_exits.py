@@ -67,6 +67,43 @@ def test_what_finalizers_of_globals_send_is_delivered(address: str) -> None:
     assert received == [b"first", b"late", b"later"]
 
 
+def test_first_use_in_a_finalizer_of_a_global_reports_that_nothing_is_imported(
+    address: str,
+) -> None:
+    program = (
+        "import sys, mpsr\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        "        try: mpsr.Producer('')\n"
+        "        except ImportError as error: print(error)\n"
+        "late = Late()\n"
+    )
+    outcome = run(program, address)
+    assert (outcome.status, outcome.complaint) == (0, "")
+    assert outcome.output == (
+        "mpsr.Producer cannot be loaded: it was not used before, and at the end of the program "
+        "Python imports nothing; put `from mpsr import Producer` at the top of the module\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["Undelivered", "QueueWriter", "Rejected", "ProducerStats"])
+def test_names_of_loaded_modules_can_be_used_in_a_finalizer_of_a_global(
+    address: str, name: str
+) -> None:
+    program = (
+        "import sys, mpsr\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        f"        try: late.producer.close(0); print(mpsr.{name}.__name__)\n"
+        f"        except mpsr.{name}: print('caught')\n"
+        "late = Late()\n"
+        "late.late = late\n"
+        "late.producer = mpsr.queue(sys.argv[1]).producer\n"
+    )
+    outcome = run(program, address)
+    assert (outcome.status, outcome.complaint, outcome.output) == (0, "", f"{name}\n")
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_programs_own_exit_hook_decides_how_long_it_waits(address: str, order: str) -> None:
     """Whether the hook was registered before mpsr was imported, or after."""
