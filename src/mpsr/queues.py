@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from mpsr.errors import BufferFull, Closed, DecodeError, SendTimedOut, TimedOut
 from mpsr.front.receiver import has_more
 from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
+from mpsr.sync.background import end_in_background
 from mpsr.sync.producer import Producer
 from mpsr.sync.receiver import arrives
 
@@ -183,9 +184,11 @@ class QueueWriter(Generic[T]):
     def close(self) -> None:
         """Take no more objects from this process; what was put is delivered in the background.
 
-        It never waits. ``join_thread`` does, and so does the end of the program.
+        The connection is released after that. It never waits. ``join_thread`` does, and so does
+        the end of the program.
         """
         self._closed = True
+        end_in_background(self.producer)
 
     def join_thread(self) -> None:
         """Wait until all that was put is accepted, and release the connection.

@@ -294,7 +294,7 @@ class Producer(BackgroundProducer[T]):
         elif call.waiter is not None:
             call.waiter.wait(left)
         elif call.waits:
-            self._rest(left)
+            self._prepare_rest(left)()
             self._serve()
 
     def _begin_wait(self, call: _Call, wait: Wait, *, patient: bool) -> Write | None:
