@@ -76,7 +76,7 @@ class Both:
 
 
 class Writer:
-    """What a child has."""
+    """Writing half in a child."""
 
     def __init__(self, writer: mpsr.QueueWriter[Any]) -> None:
         self.put = writer.put

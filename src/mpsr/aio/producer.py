@@ -52,6 +52,9 @@ class AsyncProducer(ProducerBase[T]):
     Cancelling ``close``, or the end of the ``async with`` block, gives up what is not
     delivered; a warning says how much that is. With a spool nothing is given up: what was not
     committed yet is, while the event loop waits.
+
+    A producer that is discarded without ``close()`` emits a ResourceWarning. It closes at once, and
+    a logged warning says how many messages were not delivered.
     """
 
     _tasks: TaskGroup | None = None
