@@ -165,10 +165,29 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - each is what its module say
     if name not in __all__ and name not in _SUBMODULES:
         error = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(error)
+    path = name if name in _SUBMODULES else _MODULES.get(name, "errors")
+    try:
+        module = _imported(path)
+    except ImportError:
+        if sys.meta_path is not None:
+            raise
+        error = (
+            f"mpsr.{name} cannot be loaded: it was not used before, and at the end of the program "
+            f"Python imports nothing; put `from mpsr import {name}` at the top of the module"
+        )
+        raise ImportError(error, name=f"mpsr.{path}") from None
     if name in _SUBMODULES:
-        return _imported(name)
-    found = globals()[name] = getattr(_imported(_MODULES.get(name, "errors")), name)
-    return found
+        return module
+    _bind()
+    return globals()[name]
+
+
+def _bind() -> None:
+    """Bind all names of modules that are loaded, so that they can be used at the program's end."""
+    for name in __all__:
+        module = sys.modules.get(f"mpsr.{_MODULES.get(name, 'errors')}")
+        if name not in _SUBMODULES and hasattr(module, name):
+            globals()[name] = getattr(module, name)
 
 
 def _imported(name: str) -> ModuleType:  # noqa: C901, PLR0912 - a table

@@ -61,6 +61,9 @@ DESCRIPTOR_RESERVE: Final = 32  # descriptors left to the caller's own files
 FEWER_PLACES: Final = 10.0  # seconds that there are fewer places after descriptors ran out
 ACCEPT_PAUSE: Final = 0.1  # seconds: how long accepting rests after descriptors ran out
 HELLO_DEADLINE: Final = 5.0  # seconds: a native producer introduces itself at once
+FIRST_MESSAGE: Final = (
+    0.25  # seconds from WELCOME to a message that waited for it: a busy machine's
+)
 FRAME_DEADLINE: Final = 10.0  # seconds: a frame, once begun, must be complete
 REPLY_DEADLINE: Final = 30.0  # seconds: a peer that reads no acknowledgement so long is closed
 ACK_DELAY: Final = 0.002  # seconds: how long an acknowledgement may wait to ride with others

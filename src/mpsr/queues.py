@@ -9,10 +9,12 @@ from queue import Empty, Full
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from mpsr.errors import BufferFull, Closed, SendTimedOut, TimedOut
+from mpsr.errors import BufferFull, Closed, DecodeError, SendTimedOut, TimedOut
 from mpsr.front.receiver import has_more
 from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
+from mpsr.sync.background import end_in_background
 from mpsr.sync.producer import Producer
+from mpsr.sync.receiver import arrives
 
 if TYPE_CHECKING:
     import os
@@ -182,9 +184,11 @@ class QueueWriter(Generic[T]):
     def close(self) -> None:
         """Take no more objects from this process; what was put is delivered in the background.
 
-        It never waits. ``join_thread`` does, and so does the end of the program.
+        The connection is released after that. It never waits. ``join_thread`` does, and so does
+        the end of the program.
         """
         self._closed = True
+        end_in_background(self.producer)
 
     def join_thread(self) -> None:
         """Wait until all that was put is accepted, and release the connection.
@@ -261,6 +265,7 @@ class QueueReader(Generic[T]):
         Args:
             block: bool, whether to wait for one.
             timeout: seconds to wait at most; None waits for ever. Not looked at without ``block``.
+                A call that does not wait still gives new processes 0.25 s, as ``empty`` does.
 
         Raises:
             queue.Empty: there is none, or none came in time.
@@ -277,32 +282,46 @@ class QueueReader(Generic[T]):
         try:
             if timeout is not None:
                 timeout = max(0.0, since + timeout - monotonic())
-            obj = self.receiver.receive(timeout)
-            if not has_more(self.receiver):  # writers wait for it when they end
-                self.receiver.acknowledge()
+            try:
+                obj = self.receiver.receive(timeout)
+            except TimedOut:
+                if timeout or not arrives(self.receiver):
+                    raise
+                obj = self.receiver.receive(0)
+            self._acknowledge_last()
             return obj
         except TimedOut:
             raise Empty from None
+        except DecodeError:
+            self._acknowledge_last()
+            raise
         except Closed as exc:
             raise self._ended() from exc
         finally:
             self._leave()
+
+    def _acknowledge_last(self) -> None:
+        """Acknowledge the batch after its last object: writers wait for that when they end."""
+        if not has_more(self.receiver):
+            self.receiver.acknowledge()
 
     def get_nowait(self) -> T:
         """Return the next object if there is one; the errors are those of ``get``."""
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Return whether no object has arrived; where it says False, the next ``get`` has one.
+        """Return whether no object has arrived; if it returns False, the next ``get`` has one.
 
-        While another thread is in ``get`` it says True. The errors are those of ``get``.
+        A process sends its first object when the reader has answered its connection, so that this
+        may wait up to 0.25 s for processes that have connected since the last call. It returns
+        True while another thread is in ``get``. The errors are those of ``get``.
         """
         try:
             self._enter(0)
         except Empty:
             return True
         try:
-            return not self.receiver.ready()
+            return not arrives(self.receiver)
         except Closed as exc:
             raise self._ended() from exc
         finally:

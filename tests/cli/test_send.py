@@ -262,8 +262,9 @@ def test_receiver_that_accepts_nothing_in_time(cli: Cli, receiver: mpsr.Receiver
         124,
         b"",
         (
-            "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not delivered\n"
-            f"  why: the receiver (pid {os.getpid()}) has not come back for more\n"
+            "mpsr: app.sock accepted nothing for 0.4 s: 2 messages to app.sock not accepted\n"
+            f"  why: the receiver (pid {os.getpid()}) has not come back for more; they were sent "
+            "to it, and arrive if it continues\n"
             "  try: look at the receiver, or wait longer with a larger --timeout\n"
             "mpsr: sent 2, accepted 0\n"
         ),
@@ -447,7 +448,7 @@ def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
     sender.await_word("mpsr: 1 message to deliver: waiting for up to 1000 s; or interrupt again\n")
     status, _, told = sender.finish(signal.SIGINT)
     assert status == 130
-    assert "mpsr: 1 message to app.sock not delivered\n" in told
+    assert "mpsr: 1 message to app.sock not accepted\n" in told
     assert told.endswith("mpsr: sent 1, accepted 0\n")
 
 

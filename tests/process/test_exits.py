@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpsr
+from mpsr.logging import decode
+from tests.process import children
 from tests.process.programs import begin, receiving, run
 from tests.process.workers import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BUFFERED_LOG = """
 import sys
@@ -57,6 +65,43 @@ def test_what_finalizers_of_globals_send_is_delivered(address: str) -> None:
         outcome = run(program, address)
     assert (outcome.status, outcome.complaint) == (0, "")
     assert received == [b"first", b"late", b"later"]
+
+
+def test_first_use_in_a_finalizer_of_a_global_reports_that_nothing_is_imported(
+    address: str,
+) -> None:
+    program = (
+        "import sys, mpsr\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        "        try: mpsr.Producer('')\n"
+        "        except ImportError as error: print(error)\n"
+        "late = Late()\n"
+    )
+    outcome = run(program, address)
+    assert (outcome.status, outcome.complaint) == (0, "")
+    assert outcome.output == (
+        "mpsr.Producer cannot be loaded: it was not used before, and at the end of the program "
+        "Python imports nothing; put `from mpsr import Producer` at the top of the module\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["Undelivered", "QueueWriter", "Rejected", "ProducerStats"])
+def test_names_of_loaded_modules_can_be_used_in_a_finalizer_of_a_global(
+    address: str, name: str
+) -> None:
+    program = (
+        "import sys, mpsr\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        f"        try: late.producer.close(0); print(mpsr.{name}.__name__)\n"
+        f"        except mpsr.{name}: print('caught')\n"
+        "late = Late()\n"
+        "late.late = late\n"
+        "late.producer = mpsr.queue(sys.argv[1]).producer\n"
+    )
+    outcome = run(program, address)
+    assert (outcome.status, outcome.complaint, outcome.output) == (0, "", f"{name}\n")
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -208,6 +253,38 @@ def test_child_of_multiprocessing_sends_as_any_program(address: str, method: str
         keep.close()
     assert child.exitcode == 0
     assert received == [b"message"] * 1000
+
+
+# Another interpreter is slow to start: those children end in two ways.
+@pytest.mark.parametrize(
+    ("method", "preload", "ends"),
+    [
+        ("fork", False, children.ENDS),
+        ("spawn", False, ["return", "status 3"]),
+        ("forkserver", False, ["return", "error"]),
+        ("forkserver", True, children.ENDS),
+    ],
+)
+def test_child_delivers_however_it_starts_gets_its_object_and_ends(
+    address: str, method: str, preload: bool, ends: Sequence[str]
+) -> None:
+    """Each message arrives once and in order, and stderr has no complaint of mpsr."""
+    program = f"from tests.process.children import main; main({method!r}, {preload}, *{ends!r})"
+    environment = {**os.environ, children.ADDRESS: address, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", program]
+    with receiving(address) as received:
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert "mpsr: " not in ended.stderr
+    numbers: dict[str, list[int]] = {}
+    for message in received:
+        text = decode(message).getMessage() if message[:1] == b"{" else message.decode()
+        name, _, number = text.rpartition(" ")
+        numbers.setdefault(name, []).append(int(number))
+    every = list(range(children.COUNT))
+    assert numbers == dict.fromkeys(children.expected(ends), every)
 
 
 def _send_many(address: str) -> None:

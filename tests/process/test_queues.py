@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpsr
+from mpsr.engine.sending.states import WriteState
 from mpsr.logging import decode
 from tests.eventually import eventually
 from tests.process.putting import keep, log, put_numbers, put_square, to_json
@@ -243,6 +245,67 @@ def test_get_acknowledges_a_batch_with_its_last_object(address: str) -> None:
         with pytest.raises(mpsr.TimedOut):
             writer.producer.flush(0.05)
         assert reader.get(timeout=PATIENCE) == b"last"
+        writer.producer.flush(PATIENCE)
+
+
+def test_child_joined_before_its_objects_are_got_reports_where_they_are(
+    address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They arrive, so that it does not report them as undelivered."""
+    context = multiprocessing.get_context("fork")
+    begun, goes_on = context.Event(), context.Event()
+
+    def put(writer: mpsr.QueueWriter[bytes]) -> None:
+        writer.put(b"begun")
+        begun.set()
+        goes_on.wait(PATIENCE)
+        for number in range(100):
+            writer.put(b"%d" % number)
+
+    with mpsr.QueueReader(mpsr.Receiver(address)) as reader:
+        writer = mpsr.queue(address, exit_timeout=0.5)
+        child = context.Process(target=put, args=(writer,))
+        child.start()
+        begun.wait(PATIENCE)
+        assert reader.get(timeout=PATIENCE) == b"begun"
+        goes_on.set()
+        child.join()
+        complaint = capfd.readouterr().err
+        assert get_all(reader, 100) == [b"%d" % number for number in range(100)]
+        writer.close()
+        writer.join_thread()
+    assert child.exitcode == 0
+    assert complaint == (
+        f"mpsr: 100 messages to {address} not accepted: the receiver (pid {os.getpid()}) has not "
+        "come back for more; they were sent to it, and arrive if it continues\n"
+    )
+
+
+def test_some_of_what_is_undelivered_may_arrive(address: str) -> None:
+    with mpsr.QueueReader(mpsr.Receiver(address)) as reader:
+        writer = mpsr.queue(address)
+        writer.put(b"first")
+        assert reader.get(timeout=PATIENCE) == b"first"
+        for _ in range(100):
+            writer.put_nowait(bytes(100_000))
+        outbox = writer.producer._outbox
+        eventually(lambda: outbox.state is WriteState.FULL)
+        with pytest.raises(mpsr.Undelivered, match="100 messages") as caught:
+            writer.producer.close(0)
+        found = re.search(r"not delivered: .*; (\d+) of them were sent to it", str(caught.value))
+        assert found
+        assert get_all(reader, int(found[1])) == [bytes(100_000)] * int(found[1])
+        assert reader.empty()
+
+
+def test_undecodable_last_object_is_acknowledged(address: str) -> None:
+    with (
+        mpsr.queue(address) as writer,
+        mpsr.QueueReader(mpsr.Receiver(address, decode=json.loads)) as reader,
+    ):
+        writer.put(b"{")
+        with pytest.raises(mpsr.DecodeError):
+            reader.get(timeout=PATIENCE)
         writer.producer.flush(PATIENCE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,14 @@ class AsyncProducer(ProducerBase[T]):
     Cancelling ``close``, or the end of the ``async with`` block, gives up what is not
     delivered; a warning says how much that is. With a spool nothing is given up: what was not
     committed yet is, while the event loop waits.
+
+    A producer that is discarded without ``close()`` emits a ResourceWarning. It closes at once, and
+    a logged warning says how many messages were not delivered.
     """
 
     _tasks: TaskGroup | None = None
     _running = False  # whether the background task is
+    _released = True  # whether it has no descriptors
 
     async def send(self, message: T, timeout: float | Own | None = OWN) -> None:
         """Take a message; it is sent at once on an idle producer, else with the burst.
@@ -233,6 +238,7 @@ class AsyncProducer(ProducerBase[T]):
         except OSError:
             outbox.close()
             raise
+        self._released = False
         self._watched: tuple[int, tuple[int, int] | None] = (-1, None)
         self._wakeup_fileno = -1
 
@@ -266,7 +272,7 @@ class AsyncProducer(ProducerBase[T]):
             else:
                 self._release()
             if undelivered is not None and not drained:
-                _warn_given_up(undelivered)
+                _warn_given_up("cancelled", undelivered)
         return undelivered
 
     def _has_background(self) -> bool:
@@ -281,6 +287,7 @@ class AsyncProducer(ProducerBase[T]):
 
     def _release(self) -> None:
         """Close the descriptors and the spool."""
+        self._released = True
         self._outbox.close()
         self._poller.close()
         if self._commits is not None:
@@ -290,11 +297,23 @@ class AsyncProducer(ProducerBase[T]):
         """Close: an event loop does not survive a fork; the parent's producer goes on."""
         self._open_lock()
         if not self._closed:
-            self._closed = True
+            self._closed = self._released = True
             self._outbox.close()
             self._poller.close()
             if self._spool is not None:
                 self._give_up_spool()
+
+    def __del__(self) -> None:
+        if self._released:
+            return
+        text = f"unclosed {self!r}"
+        closed, undelivered = self._closed, None if self._closed else self._undelivered()
+        self._closed = True
+        self._release()
+        if undelivered is not None:
+            _warn_given_up("discarded", undelivered)
+        if not closed:
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
     # -- waiting ----------------------------------------------------------------------------
 
@@ -388,7 +407,7 @@ class AsyncProducer(ProducerBase[T]):
         self._watched = watched
 
 
-def _warn_given_up(undelivered: Undelivered) -> None:
+def _warn_given_up(why: str, undelivered: Undelivered) -> None:
     import logging  # noqa: PLC0415 - seldom needed, and not light
 
-    logging.getLogger("mpsr").warning("cancelled: %s", undelivered)
+    logging.getLogger("mpsr").warning("%s: %s", why, undelivered)

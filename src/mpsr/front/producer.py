@@ -356,7 +356,8 @@ class ProducerBase(FileSender, Generic[T]):
         if not messages:
             return None
         why = self._why() if left else reasons.FILES_REFUSED
-        error = reasons.not_delivered(self.address, len(messages), why)
+        in_flight = self._window.in_flight if self._spool is None else 0
+        error = reasons.not_delivered(self.address, len(messages), why, in_flight)
         return Undelivered(error, messages=messages)
 
     def _give_up_spool(self) -> None:

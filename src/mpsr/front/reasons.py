@@ -66,9 +66,20 @@ def not_spooled(count: int, waited: float, reason: str) -> str:
     return f"{_messages(count)} not in the spool within {waited:g} s: {reason}"
 
 
-def not_delivered(address: Address, count: int, reason: Explanation) -> Explanation:
-    """Return what to say of messages that were given up."""
-    return reason.caused(f"{_messages(count)} to {address} not delivered")
+def not_delivered(
+    address: Address, count: int, reason: Explanation, in_flight: int = 0
+) -> Explanation:
+    """Return the text for messages that were given up.
+
+    ``in_flight`` of them are written to the connection, from which the receiver can still read.
+    """
+    outcome = "accepted" if in_flight == count else "delivered"
+    error = reason.caused(f"{_messages(count)} to {address} not {outcome}")
+    if not in_flight:
+        return error
+    which = "they" if in_flight == count else f"{in_flight} of them"
+    why = f"{error.why}; {which} were sent to it, and arrive if it continues"
+    return Explanation(error.what, why, error.advice)
 
 
 def files_dropped(address: Address, count: int) -> str:

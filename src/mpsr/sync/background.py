@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ReferenceType, ref
 
 from mpsr.errors import AddressError
 from mpsr.front import reasons
@@ -19,6 +22,7 @@ from mpsr.system.threads import start_thread
 from mpsr.system.timer import make_timer
 
 if TYPE_CHECKING:
+    from mpsr.engine.sending.outbox import Outbox
     from mpsr.errors import Undelivered
     from mpsr.system.threads import Thread
 
@@ -29,8 +33,12 @@ class BackgroundProducer(ProducerBase[T]):
     """A producer with a thread that does what falls due between two calls.
 
     The thread is started with the producer, again in a forked child that sends, and not at all
-    once the program has ended: then each call does what the thread would do.
+    once the program has ended: then each call does what the thread would do. Neither the thread nor
+    the program's end keeps a reference to the producer, so that it notices when it is discarded.
     """
+
+    _released = True  # until it has begun
+    _ends = False  # whether it closes itself once all is accepted
 
     def _begin(self) -> None:
         # Who sends in bulk, and sets no time-out, may wait in a write for a full connection.
@@ -59,23 +67,30 @@ class BackgroundProducer(ProducerBase[T]):
                 if exits.ended_at is not None:
                     raise RuntimeError("the program has ended")
                 self._outbox.service(monotonic())  # the sooner it is connected the better
-                self._thread = start_thread(self._run, name=f"mpsr producer for {self.address}")
+                self._me = ref(self)
+                run = partial(_run, self._me)
+                self._thread = start_thread(run, name=f"mpsr producer for {self.address}")
             except RuntimeError:  # the end of the program has begun, or there are too many
                 self._alone = True
             exits.finish_at_exit(self._finish)
 
     # -- the thread -------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            while not self._closed or self._outbox.writing:
-                self._serve()
-                self._rest(None)
+    def _round(self) -> Callable[[], None] | None:
+        """Do what is due; return how to wait for more, or None at the end."""
+        if self._closed and not self._outbox.writing:
             self._release()
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, those who send get it
-            with self._lock:
-                self._outbox.fail(reasons.failed(self.address, exc))
-                self._waiters.wake_all()
+            return None
+        self._serve()
+        if self._ends:
+            self._end_if_drained()
+        return self._prepare_rest(None)
+
+    def _fail(self, cause: BaseException) -> None:
+        """Raise to all who send what has ended the thread."""
+        with self._lock:
+            self._outbox.fail(reasons.failed(self.address, cause))
+            self._waiters.wake_all()
 
     def _serve(self) -> None:
         """Do what is due."""
@@ -96,12 +111,12 @@ class BackgroundProducer(ProducerBase[T]):
         if not burst:
             self._write_due()
 
-    def _rest(self, most: float | None) -> None:
-        """Wait until something is due, ``most`` seconds."""
+    def _prepare_rest(self, most: float | None) -> Callable[[], None]:
+        """Return a function that waits until something is due, ``most`` seconds."""
         outbox = self._outbox
         with MASK, self._lock:
             if self._closed and not outbox.writing:  # asked after the wakeup was cleared
-                return
+                return _return
             now = monotonic()
             wait = self._wait_time(now)
             burst = outbox.in_burst(now)
@@ -118,9 +133,7 @@ class BackgroundProducer(ProducerBase[T]):
                 self._timer.clear()
             self._allow_direct(now)
         wait = DESCRIPTOR_CHECK if wait is None else min(wait, DESCRIPTOR_CHECK)
-        while not poll.poll(wait * 1000) and burst:
-            wait = max(0.0, outbox.burst_until - monotonic())  # it may go on meanwhile
-            burst = wait > 0
+        return partial(_rest, poll, wait, outbox if burst else None)
 
     def _wake_at(self, when: float) -> None:
         """Wake the thread at a time: while it rests by its timer, so that it sleeps on."""
@@ -163,6 +176,34 @@ class BackgroundProducer(ProducerBase[T]):
 
     # -- the end ----------------------------------------------------------------------------
 
+    def _end_if_drained(self) -> None:
+        if self._spool_wait(monotonic(), None) is not None or not self._is_drained():
+            return
+        with MASK, self._lock:
+            if self._closing:  # a call of close() does it
+                return
+            self._begin_close()
+            undelivered = self._undelivered()
+            self._outbox.say_bye()
+        self._write_due()
+        self._closed = True
+        exits.tell(undelivered)
+
+    def __del__(self) -> None:
+        if self._released or exits.ended_at is not None:
+            return
+        if self._closed or not (self._thread or self._alone):  # or a fork has brought it here
+            self._release()
+            return
+        closed, text = self._ends, f"unclosed {self!r}"
+        exits.keep(self._finish)
+        if self._thread is not None and self._me() is None:  # cleared by the garbage collector
+            self._thread = None
+            self._prepare()
+        end_in_background(self)
+        if not closed:
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+
     def _finish(self, since: float, *, at_once: bool) -> Undelivered | None:
         """Close at the end of the program; the time-out counts from ``since``."""
         return self._drain_and_close(0 if at_once else self._exit_timeout, since)
@@ -200,3 +241,37 @@ class BackgroundProducer(ProducerBase[T]):
                     self._closed, self._end = True, f"is closed in this process: {exc}"
         self._closing = self._closed
         self._reset()
+
+
+def end_in_background(producer: BackgroundProducer[Any]) -> None:
+    """Have it close once all is accepted, without waiting for that; nothing more is sent.
+
+    Until then, the program's end waits for it as for any other producer.
+    """
+    producer._ends = True  # noqa: SLF001 - its own module
+    producer._outbox.wakeup.set()  # noqa: SLF001
+
+
+def _run(me: ReferenceType[BackgroundProducer[Any]]) -> None:
+    """Work for a producer, in its thread; keep no reference to it while there is nothing to do."""
+    rest: Callable[[], None] | None = _return
+    try:
+        while rest is not None:
+            rest()
+            producer = me()
+            rest = None if producer is None else producer._round()  # noqa: SLF001 - its own module
+            del producer
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, those who send get it
+        if (producer := me()) is not None:
+            producer._fail(exc)  # noqa: SLF001
+
+
+def _rest(poll: primitives.poll, wait: float, burst: Outbox | None) -> None:
+    """Wait until something is due, and longer while a burst continues."""
+    while not poll.poll(wait * 1000) and burst is not None:
+        wait = max(0.0, burst.burst_until - monotonic())
+        burst = burst if wait > 0 else None
+
+
+def _return() -> None:
+    """Do not wait."""

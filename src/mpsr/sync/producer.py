@@ -44,6 +44,9 @@ class Producer(BackgroundProducer[T]):
     producer leaves at once, in the caller's thread; a burst is batched. A forked child gets
     an identity and a connection of its own; what the parent has buffered stays with the parent.
 
+    A producer that is discarded without ``close()`` emits a ResourceWarning, and delivers and
+    closes in the background. One that lives until the end of the program is closed by it.
+
     All methods may be called from a signal handler. What would there have to wait for the very
     call that was interrupted raises instead: ``send`` BufferFull, the others ReentrantCall.
     """
@@ -294,7 +297,7 @@ class Producer(BackgroundProducer[T]):
         elif call.waiter is not None:
             call.waiter.wait(left)
         elif call.waits:
-            self._rest(left)
+            self._prepare_rest(left)()
             self._serve()
 
     def _begin_wait(self, call: _Call, wait: Wait, *, patient: bool) -> Write | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mpsr import arguments
 from mpsr.errors import Closed
@@ -164,3 +164,18 @@ class Receiver(ReceiverBase[T]):
     ) -> None:
         """Close; after an exception the message or batch in hand stays unacknowledged."""
         self._finish(handled=kind is None)
+
+
+def arrives(receiver: Receiver[Any]) -> bool:
+    """Return whether a message has arrived, as ``ready()`` does, of new producers, too.
+
+    A producer sends its first message once the receiver has welcomed it, so that this waits for
+    producers which have connected since the last call; see ``FIRST_MESSAGE``.
+    """
+    while not receiver.ready():
+        engine = receiver._engine()  # noqa: SLF001 - its own module
+        seconds = engine.newcomers_time()
+        if not seconds:
+            return False
+        engine.wait(seconds)
+    return True

@@ -14,42 +14,51 @@ import signal
 import sys
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
-from weakref import ReferenceType, ref
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpsr.errors import MpsrError, Undelivered
 
 _LAST = -1_000_000  # a priority of multiprocessing.util.Finalize: below all others
 
 
 class Finish(Protocol):
-    """Delivers and closes something before the program ends."""
+    """Method that delivers, and closes its object, before the program ends."""
 
     def __call__(self, since: float, *, at_once: bool) -> Undelivered | None:
         """Deliver and close; the time-out counts from ``since``. Return what is left."""
 
 
-_unfinished: set[Finish] = set()  # kept alive, as nothing else may
-_drained_by_multiprocessing: set[int] = set()  # process ids
+_unfinished: WeakKeyDictionary[Any, Callable[..., Undelivered | None]] = WeakKeyDictionary()
+_kept: set[Any] = set()  # those that nothing else keeps alive
+_children_finish = False  # whether those of multiprocessing do
 ended_at: float | None = None
 """When the end of the program began for producers, if it has: none has a thread from then on."""
 
 
 def finish_at_exit(finish: Finish) -> None:
-    """Call it before this process ends, unless ``is_finished`` was called by then."""
-    _unfinished.add(finish)
+    """Call a method of an object before this process ends, if the object lives by then."""
+    method = cast("MethodType", finish)
+    _unfinished[method.__self__] = method.__func__
     _register()
-    # A child of multiprocessing ends without atexit, but runs these.
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _drained_by_multiprocessing:
-        _drained_by_multiprocessing.add(os.getpid())
-        util.Finalize(None, _finish_all, exitpriority=_LAST)
+    _register_in_children()
+
+
+def keep(finish: Finish) -> None:
+    """Keep the object alive until it is finished: it was discarded, and has still to deliver."""
+    _kept.add(cast("MethodType", finish).__self__)
+    finish_at_exit(finish)  # the garbage collector may have removed it
 
 
 def is_finished(finish: Finish) -> None:
-    """Note that it has nothing left to do."""
-    _unfinished.discard(finish)
+    """Note that the object has nothing left to do."""
+    holder = cast("MethodType", finish).__self__
+    _unfinished.pop(holder, None)
+    _kept.discard(holder)
 
 
 def tell(error: MpsrError | None) -> None:
@@ -63,11 +72,11 @@ def _finish_all() -> None:
     global ended_at  # noqa: PLW0603 - the process ends once
     since = ended_at = monotonic()
     interruption: BaseException | None = None
-    for finish in list(_unfinished):
+    for holder, finish in list(_unfinished.items()):
         undelivered = None
         for at_once in (interruption is not None, True):
             try:
-                undelivered = finish(since, at_once=at_once)
+                undelivered = finish(holder, since, at_once=at_once)
                 break
             except BaseException as exc:  # noqa: BLE001 - Ctrl-C, or whatever a handler raises
                 interruption = exc
@@ -87,6 +96,36 @@ def _end(interruption: BaseException) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.excepthook(type(interruption), interruption, interruption.__traceback__)
+
+
+# A child of multiprocessing ends with os._exit(), so that atexit runs nothing. It runs finalizers
+# instead. It clears those when it begins; but a forkserver's child has unpickled its arguments by
+# then. It calls the functions of register_after_fork() after that; a fork inherits them.
+
+
+def _register_in_children() -> None:
+    global _children_finish  # noqa: PLW0603 - once in a process, and inherited
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and not _children_finish:
+        _children_finish = True
+        util.register_after_fork(util, _register_in_child)
+        _register_in_child(util)
+
+
+def _register_in_child(util: Any) -> None:  # noqa: ANN401 - a module
+    from multiprocessing.process import parent_process  # noqa: PLC0415 - its util is loaded
+
+    if parent_process() is not None:
+        util.Finalize(None, _finish_child, exitpriority=_LAST)
+
+
+def _finish_child() -> None:
+    import threading  # noqa: PLC0415 - a child has loaded it
+
+    # A program's threads end before its exit hooks, but those of a child after its finalizers.
+    # The child calls this next, in any case; the second call does nothing.
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    _finish_all()
 
 
 class _Last:

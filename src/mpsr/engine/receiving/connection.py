@@ -52,6 +52,7 @@ class Connection:
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
         nbytes: bytes that were read from it, frames and all.
+        greeted_nbytes: how many of them came before it was accepted or welcomed.
         first_seq: the number of the first message that it could bring, of a native producer's.
         lost: messages that it reported as dropped.
         opened_at: when it was accepted, on the monotonic clock.
@@ -65,6 +66,7 @@ class Connection:
         "ended",
         "files",
         "first_seq",
+        "greeted_nbytes",
         "heard",
         "heard_at",
         "in_ring",
@@ -121,6 +123,7 @@ class Connection:
         self.ended: bool = False
         self.out: bytes = b""
         self.nbytes: int = 0
+        self.greeted_nbytes: int = 0
         self.first_seq: int = 0
         self.lost: int = 0
         self.opened_at: float = monotonic()

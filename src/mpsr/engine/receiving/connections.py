@@ -14,6 +14,7 @@ from mpsr.engine.receiving.rings import Rings
 from mpsr.engine.receiving.shares import Unfinished
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import (
+    FIRST_MESSAGE,
     FIRST_READ,
     KEPT_MEMORY,
     MAX_INTEGER,
@@ -97,10 +98,11 @@ class Connections:
         self.files: Files[Connection] = Files(wake)
         self._left_bytes = 0  # unfinished bytes of closed connections, until memory is given back
         self._read_size = FIRST_READ
+        self._greeted_at = -inf  # when a connection was last accepted or welcomed
 
     def admit(self, connection: Connection) -> None:
         """Begin to read from a connection."""
-        connection.heard_at = self._clock.now
+        connection.heard_at = self._greeted_at = self._clock.now
         self.open.add(connection)
         self._count_user(connection, 1)
         self._poller.register(connection, READ, connection)
@@ -329,6 +331,19 @@ class Connections:
         connection.state = state
         connection.first_seq = state.expected_seq
         connection.session.welcome(state)
+        connection.greeted_nbytes = connection.nbytes
+        self._greeted_at = self._clock.now
+
+    def newcomers_time(self, now: float) -> float:
+        """Return for how many seconds a connection that is new may still send its first message.
+
+        A producer that had messages when it connected sends them once it is welcomed.
+        """
+        if now >= self._greeted_at + FIRST_MESSAGE:
+            return 0.0
+        new = (each for each in self.open - self.held if each.nbytes == each.greeted_nbytes)
+        since = max((each.heard_at for each in new), default=-inf)
+        return max(0.0, since + FIRST_MESSAGE - now)
 
     def _fence(self, connection: Connection) -> None:
         connection.state = None

@@ -266,6 +266,10 @@ class Inbox:
         times += self.handover.wait_times(now)
         return max(0.0, min(times)) if times else None
 
+    def newcomers_time(self) -> float:
+        """Return for how many seconds a producer that has just come may send its first message."""
+        return self._connections.newcomers_time(monotonic())
+
     def stop(self) -> None:
         """Ask for an orderly end: take what has arrived by now, then finish.
 

@@ -148,6 +148,10 @@ class JournaledInbox:
         """Wait until ``next_batch`` may have something."""
         self._main.wait(seconds)
 
+    def newcomers_time(self) -> float:
+        """Return 0: the background thread has welcomed each producer."""
+        return 0.0
+
     def next_batch(self, now: float) -> Batch[Any] | None:  # noqa: ARG002 - as the inbox's
         """Move the cursor past the batch handed out before; return the next, or None for now."""
         return self._main.next_batch()

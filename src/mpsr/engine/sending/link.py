@@ -143,7 +143,7 @@ class Link:
             self.fail(exc)
             return
         except AddressError as exc:
-            self.obstacle = exc
+            self.obstacle = _without_frames(exc)
             self._retry_later(now)
             return
         session = self._new_session() if self._native else None
@@ -263,7 +263,7 @@ class Link:
 
     def fail(self, failure: MpsrError | None) -> None:
         """Give the receiver up for good."""
-        self.failure = self.failure or failure
+        self.failure = self.failure or (failure and _without_frames(failure))
         self.window.collect_direct()
         self.window.packer.close()
 
@@ -271,3 +271,12 @@ class Link:
         jitter = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x20000
         self._retry_at = now + self._backoff * jitter
         self._backoff = min(2 * self._backoff, BACKOFF_MOST)
+
+
+def _without_frames(error: MpsrError) -> MpsrError:
+    """Return an error without its tracebacks: their frames refer to the producer that keeps it."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error

@@ -88,6 +88,18 @@ class SendQueue:
         return self._unspooled[0].first_seq if self._unspooled else self.sealed_seq
 
     @property
+    def in_flight(self) -> int:
+        """How many messages are written to the connection, and not accepted yet.
+
+        The receiver can still read them when this process has ended.
+        """
+        return sum(
+            batch.end_seq - max(batch.first_seq, self.accepted_seq)
+            for batch in self._inflight
+            if batch.reason is None
+        )
+
+    @property
     def many_in_flight(self) -> bool:
         """Whether so much is in flight that the next writer should read acknowledgements."""
         return self._cost > ACK_READ_BYTES or len(self._inflight) > ACK_READ_BATCHES
