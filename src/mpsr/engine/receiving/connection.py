@@ -51,8 +51,6 @@ class Connection:
         files: set where its producer may send files: bounds how many of its user are open.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
-        nbytes: bytes that were read from it, frames and all.
-        first_seq: the number of the first message that it could bring, of a native producer's.
         lost: messages that it reported as dropped.
         opened_at: when it was accepted, on the monotonic clock.
 
@@ -64,12 +62,10 @@ class Connection:
         "_spared_at",
         "ended",
         "files",
-        "first_seq",
         "heard",
         "heard_at",
         "in_ring",
         "lost",
-        "nbytes",
         "open",
         "opened_at",
         "order",
@@ -120,8 +116,6 @@ class Connection:
         self.until_ring: int = 0
         self.ended: bool = False
         self.out: bytes = b""
-        self.nbytes: int = 0
-        self.first_seq: int = 0
         self.lost: int = 0
         self.opened_at: float = monotonic()
 

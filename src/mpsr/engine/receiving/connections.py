@@ -213,7 +213,6 @@ class Connections:
         if not size:
             self._end(connection)
             return 0
-        connection.nbytes += size
         if connection.until_ring:
             self._count_for_ring(connection, size)
         if settled and data:  # the short way for whole batches
@@ -244,7 +243,6 @@ class Connections:
         size = 0
         if packets:
             size = sum(map(len, packets)) or 1
-            connection.nbytes += size
             failure = connection.feed_packets(packets) or failure
         if size or failure is not None:
             self._understand(connection, failure, size)
@@ -327,7 +325,6 @@ class Connections:
         state.fence = partial(self._fence, connection)
         self._by_producer[state] = connection
         connection.state = state
-        connection.first_seq = state.expected_seq
         connection.session.welcome(state)
 
     def _fence(self, connection: Connection) -> None:

@@ -13,7 +13,6 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.limits import STUCK_AFTER, TOLD_PRODUCERS
-from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +111,7 @@ class Overview:
 
     def _producers(self, most: int) -> tuple[list[dict[str, Any]], int]:
         connections = list(self._connections.open)  # one step, in which no other thread runs
-        busiest = nlargest(most, connections, key=lambda each: each.nbytes)
+        busiest = nlargest(most, connections, key=lambda each: each.session.nbytes)
         names = {each.order: self._name(each) for each in busiest}
         self._names = names
         now, wall = monotonic(), time()
@@ -132,13 +131,7 @@ class Overview:
 
 def _producer(connection: Connection, name: str | None, now: float, wall: float) -> dict[str, Any]:
     session, state = connection.session, connection.state
-    if state is None:
-        messages, unacknowledged = session.seq, 0
-        if session.state is not State.FOREIGN:
-            messages = 0
-    else:
-        messages = max(0, state.expected_seq - connection.first_seq - connection.lost)
-        unacknowledged = max(0, state.expected_seq - state.accepted_seq)
+    unacknowledged = 0 if state is None else max(0, state.expected_seq - state.accepted_seq)
     return {
         "id": None if state is None else state.identity.id.hex(),
         "label": None if state is None else state.identity.label,
@@ -149,8 +142,8 @@ def _producer(connection: Connection, name: str | None, now: float, wall: float)
         "framing": session.framing,
         "address": session.address,
         "connected": wall - max(0.0, now - connection.opened_at),
-        "messages": messages,
-        "bytes": connection.nbytes,
+        "messages": session.messages,
+        "bytes": session.nbytes,
         "unacknowledged": unacknowledged,
         "lost": connection.lost,
         "ring": connection.in_ring,
