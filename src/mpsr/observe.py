@@ -83,8 +83,9 @@ class Consumer(TypedDict):
     """What the receiver's caller is doing.
 
     Attributes:
-        state: ``waiting`` for messages, ``handling`` a batch, ``stuck`` (a batch is in hand for
-            more than a second, or nobody calls the receiver for what waits), or ``stopping``.
+        state: ``waiting`` (no message waits), ``handling`` a batch, ``stuck`` (a batch is in hand
+            for more than a second, or the program does not call the receiver although messages or
+            connections wait), or ``stopping``.
         since: when that began, in seconds since 1970.
         seconds: how long ago that is.
         batch: what is in hand; None if nothing is.

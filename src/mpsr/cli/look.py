@@ -147,7 +147,7 @@ def consumer(seen: observe.Consumer) -> str:
     time = duration(seen["seconds"])
     if batch is None:
         if seen["state"] == "stuck":
-            return f"stuck for {time}: the receiver has not been called for what waits"
+            return f"stuck for {time}: the program does not call the receiver, and messages wait"
         return f"{seen['state']} for {time}"
     first = batch["first_seq"]
     messages = f"message {first:,}"

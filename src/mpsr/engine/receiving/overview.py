@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from heapq import nlargest
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,11 +63,21 @@ class Overview:
         self._started = time()
         self._names: dict[int, str | None] = {}  # of programs, by the number of a connection
 
+    def messages_wait(self) -> bool:
+        """Return whether messages wait that the engine, which stands still, has to read."""
+        if self._connections.pending:
+            return True
+        with suppress(OSError, ValueError):  # the engine has moved, and closed a socket
+            return any(each.has_datagram() for each in self._acceptor.listeners) or any(
+                each.has_message() for each in list(self._connections.open)
+            )
+        return False
+
     def document(self, *, still_since: float | None, most: int = TOLD_PRODUCERS) -> dict[str, Any]:
         """Return the document, with so many producers at most.
 
-        ``still_since`` says since when the engine has stood still, on the monotonic clock, where
-        it should have done something.
+        ``still_since`` says since when the engine has stood still while messages or connections
+        wait for it, on the monotonic clock; None if nothing waits, or the engine moves.
         """
         producers, left_out = self._producers(most)
         return {
