@@ -223,7 +223,7 @@ def test_receiver_that_has_drained_all_is_stuck_only_once_a_message_waits(
     kind = WAYS[way].get("type", "stream")
     other = mpsr.Endpoint(f"{address}-other")  # a receiver of datagrams alone cannot be asked
     addresses: list[Any] = [mpsr.Endpoint(address, type=kind), other]
-    at = address if kind != "dgram" else other.address
+    at = address if kind != "dgram" else str(other.address)
     message = bytes(100_000) if way == "in a ring" else b"x"
     with mpsr.Receiver(addresses) as receiver, mpsr.Producer(address, **WAYS[way]) as producer:
         for _ in range(100 if way == "in a ring" else 3):

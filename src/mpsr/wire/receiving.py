@@ -198,10 +198,10 @@ class ReceivingSession:
         if producer_state is None:
             return 0
         peer, producer, decoder = self._peer, producer_state.identity, self._decode
-        end, found = codec.scan_batches(data, producer_state.expected_seq, self._max_frame)
-        total = size = 0
+        expected = producer_state.expected_seq
+        end, found = codec.scan_batches(data, expected, self._max_frame)
+        size = 0
         for seq, count, nbytes, payload in found:
-            total += count
             size += nbytes
             messages = partial(codec.iter_batch, payload, 0)
             batch: Batch[Any] = Batch(
@@ -211,7 +211,7 @@ class ReceivingSession:
             batches.append(batch)
             producer_state.expected_seq = seq + count
             self.apart = False
-        self.messages += total
+        self.messages += producer_state.expected_seq - expected
         self.nbytes += size
         return end
 

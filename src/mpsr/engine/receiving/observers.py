@@ -348,7 +348,7 @@ class Observers:
         return self.overview.document(still_since=still, most=most)
 
     def _something_waits(self) -> bool:
-        """Return whether anything but observers waits for the engine, which stands still."""
+        """Return whether anything but observers waits for the engine, which has not moved."""
         undecided = {each.order for each in self._undecided}  # it may be an observer
         held = set(self._held.waiting)  # in one step, for the engine may take one meanwhile
         return self._held.full or not held <= undecided or self.overview.messages_wait()

@@ -64,7 +64,7 @@ class Overview:
         self._names: dict[int, str | None] = {}  # of programs, by the number of a connection
 
     def messages_wait(self) -> bool:
-        """Return whether messages wait that the engine, which stands still, has to read."""
+        """Return whether messages wait to be read; call it only while the engine does not move."""
         if self._connections.pending:
             return True
         with suppress(OSError, ValueError):  # the engine has moved, and closed a socket
