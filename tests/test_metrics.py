@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import mpsr
 from mpsr import metrics
 from mpsr.metrics import Collector
+from mpsr.sinks import Delivery
+from tests.eventually import eventually
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 ALL: Final = (*metrics.RECEIVER, *metrics.JOURNAL, *metrics.SINKS, *metrics.PRODUCER)
@@ -178,7 +181,7 @@ def test_every_name_follows_prometheus_conventions() -> None:
         assert re.fullmatch(r"mpsr(_[a-z]+)+", metric.name)
         assert metric.name.endswith("_total") == (metric.family().type == "counter")
         assert not re.search(r"milli|kilo|_ms\b|minutes", metric.name)
-        assert set(metric.labels) <= {"address", "cursor", "sink", "error"}
+        assert set(metric.labels) <= {"address", "cursor", "sink"}
         assert metric.help.endswith(".")
 
 
@@ -211,6 +214,51 @@ def test_dashboard_asks_for_nothing_that_is_not_shown() -> None:
 def test_how_to_page_asks_for_nothing_that_is_not_shown() -> None:
     page = (DOCS / "how-to" / "prometheus.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\bmpsr_\w+", page)) <= NAMES
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_has_no_complaint_about_the_page(address: str, tmp_path: Path) -> None:
+    """Every metric is on the page: a journal, a sink that fails, and a producer."""
+    registry = CollectorRegistry()
+    with (
+        mpsr.Producer(address) as producer,
+        mpsr.Receiver(address, journal=tmp_path / "j") as receiver,
+    ):
+        registry.register(Collector(receiver, producer))
+        delivery = Delivery(receiver, [f"file:{tmp_path}/missing/a.txt"], tell=lambda _: None)
+        delivery.start()
+        producer.send(b"x")
+        producer.flush(20)
+        labels = {"address": address, "sink": f"file:{tmp_path}/missing/a.txt"}
+        eventually(lambda: registry.get_sample_value("mpsr_sink_failing", labels) == 1)
+        page = generate_latest(registry)
+        delivery.abandon()
+    shown = {each.name for each in text_string_to_metric_families(page.decode())}
+    assert {name.removesuffix("_total") for name in NAMES} - shown <= {"mpsr_build_info"}
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], check=False, input=page, capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_understands_every_expression(tmp_path: Path) -> None:
+    """Of the dashboard and of the how-to page, each as an alert."""
+    panels = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))["panels"]
+    found = [target["expr"] for panel in panels for target in panel["targets"]]
+    page = (DOCS / "how-to" / "prometheus.md").read_text(encoding="utf-8")
+    found += re.findall(r"^\| `(.*mpsr_.*)` \|", page, re.MULTILINE)
+    rules = [
+        {"alert": f"Alert{number}", "expr": expression.replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(found)
+    ]
+    file = tmp_path / "rules.yml"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "mpsr", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", file], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(found)} rules found" in done.stdout
 
 
 def test_program_of_the_how_to_page_runs_as_written(

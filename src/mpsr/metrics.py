@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-_LONGEST_ERROR: Final = 200  # characters: a label names a series, and is no log
-
 
 class Metric(NamedTuple):
     """A metric: its name on the page, and how its numbers come of what is looked at."""
@@ -67,9 +65,15 @@ def _field(name: str) -> Callable[[Any], Rows]:
 
 
 RECEIVER: Final = (
-    Metric("mpsr_received_messages_total", "Messages handed out.", _field("messages")),
-    Metric("mpsr_received_bytes_total", "Bytes of the messages handed out.", _field("nbytes")),
-    Metric("mpsr_received_batches_total", "Batches handed out.", _field("batches")),
+    Metric(
+        "mpsr_received_messages_total",
+        "Messages received: handed out, or with a journal committed to it.",
+        _field("messages"),
+    ),
+    Metric(
+        "mpsr_received_bytes_total", "Bytes of these messages, without framing.", _field("nbytes")
+    ),
+    Metric("mpsr_received_batches_total", "Batches of these messages.", _field("batches")),
     Metric(
         "mpsr_lost_messages_total", "Messages that producers reported as dropped.", _field("lost")
     ),
@@ -142,12 +146,21 @@ SINKS: Final = (
     ),
     Metric(
         "mpsr_sink_failing",
-        "1 while a sink fails; why is in its label, cut to 200 characters.",
-        lambda sinks: [
-            ((each["name"], (each["error"] or "")[:_LONGEST_ERROR]), float(bool(each["error"])))
-            for each in sinks
-        ],
-        ("address", "sink", "error"),
+        "1 while a sink fails; mpsr status says why.",
+        lambda sinks: [((each["name"],), float(bool(each["error"]))) for each in sinks],
+        ("address", "sink"),
+    ),
+    Metric(
+        "mpsr_sink_delivered_messages_total",
+        "Messages that a sink has committed.",
+        lambda sinks: [((each["name"],), each["delivered"]) for each in sinks],
+        ("address", "sink"),
+    ),
+    Metric(
+        "mpsr_sink_delivered_bytes_total",
+        "Bytes of these messages.",
+        lambda sinks: [((each["name"],), each["delivered_bytes"]) for each in sinks],
+        ("address", "sink"),
     ),
 )
 

@@ -83,8 +83,9 @@ class Consumer(TypedDict):
     """What the receiver's caller is doing.
 
     Attributes:
-        state: ``waiting`` for messages, ``handling`` a batch, ``stuck`` (a batch is in hand for
-            more than a second, or nobody calls the receiver for what waits), or ``stopping``.
+        state: ``waiting`` (no message waits), ``handling`` a batch, ``stuck`` (a batch is in hand
+            for more than a second, or the program does not call the receiver although messages or
+            connections wait), or ``stopping``.
         since: when that began, in seconds since 1970.
         seconds: how long ago that is.
         batch: what is in hand; None if nothing is.
@@ -110,8 +111,8 @@ class ProducerSeen(TypedDict):
         framing: how its bytes become messages.
         address: of the receiver, to which it is connected.
         connected: since when, in seconds since 1970.
-        messages: read from this connection.
-        bytes: read from it, with what frames take.
+        messages: read from this connection; one that was sent again counts once.
+        bytes: of these messages, without framing.
         unacknowledged: messages read, and not acknowledged yet.
         lost: messages that it reported as dropped.
         ring: whether it sends through shared memory.
@@ -200,6 +201,9 @@ class Sink(TypedDict):
         error: what went wrong last; None if nothing does.
         since: when the state began, in seconds since 1970.
         rejected: messages that it can never write, and that were stored elsewhere.
+        delivered: messages that it has committed since the receiver was started.
+        delivered_bytes: bytes of these messages.
+        lost: messages that producers reported as dropped, before or among these.
 
     """
 
@@ -209,6 +213,9 @@ class Sink(TypedDict):
     error: str | None
     since: Seconds
     rejected: Count
+    delivered: Count
+    delivered_bytes: Count
+    lost: Count
 
 
 class Status(TypedDict):

@@ -37,9 +37,10 @@ class ReceiverStats(NamedTuple):
     Attributes:
         connections: connections open now.
         accepted: connections accepted in all.
-        batches: batches handed out.
-        messages: messages handed out.
-        nbytes: bytes of the messages handed out.
+        batches: batches received: handed out, or, with a journal, committed to it.
+        messages: messages in these batches. Messages that a journal had before are not among them,
+            and how many of its messages are handed out is in ``journal_stats()``.
+        nbytes: bytes of these messages, without framing.
         lost: messages that producers reported as dropped.
         rejected: connections closed, or datagrams discarded, for breaking a rule.
         refused: connections and datagrams of those who may not send.

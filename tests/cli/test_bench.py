@@ -82,12 +82,12 @@ def test_text_tells_what_was_measured(cli: Cli) -> None:
     assert (status, told) == (0, "")
     n = r"[\d,.]+"
     latencies = ", ".join(rf"{name} {n} µs" for name in ("p50", "p90", "p99", "p99.9", "max"))
-    way = rf"one way, at 2,000 messages/s, apart from the throughput: {n} messages of 128 bytes"
+    way = rf"one way, at 2,000 messages/s, apart from the throughput: {n} messages of 128 B"
     lines = [
         r"mpsr \S+ \(codec: .+; Python \S+\)",
-        "4 producers, messages of 128 bytes, sent one by one",
+        "4 producers, messages of 128 B, sent one by one",
         "",
-        rf"throughput  {n} messages/s, {n} MB/s",
+        rf"throughput  {n} messages/s, {n} [kMG]B/s",
         rf"            {n} messages in 0\.\d\d s, from every producer exactly those that it sent",
         rf"            {n} to {n} from each",
         rf"CPU time    a message: receiver {n} µs, producers {n} µs",
@@ -172,7 +172,7 @@ def test_rate_is_kept(cli: Cli) -> None:
 def test_rate_that_is_too_high_is_told(cli: Cli) -> None:
     """What was not reached is not passed over."""
     _, out, _ = cli.run("bench", *SHORT, "--rate", "100000000", "--producers", "1")
-    assert re.search(r"^throughput  .* MB/s; more could not be had$", out.decode(), re.MULTILINE)
+    assert re.search(r"^throughput  .* [kM]B/s; more could not be had$", out.decode(), re.MULTILINE)
 
 
 def test_terminal_shows_the_progress(cli: Cli) -> None:
@@ -184,7 +184,7 @@ def test_terminal_shows_the_progress(cli: Cli) -> None:
     assert status == 130
     assert b"\x1b" not in out
     shown = screen.rest().decode()
-    rates = r"s +[\d,]+ messages/s +[\d,.]+ MB/s"
+    rates = r"s +[\d,]+ messages/s +[\d.]+ [kMG]?B/s"
     assert re.search(rf"latency .* \d\.\d/2\.0 {rates}", shown)
     assert re.search(rf"throughput .* \d\.\d/13\.0 {rates}", shown)
     assert shown.endswith("\x1b[2K")
@@ -366,7 +366,7 @@ def test_large_messages_tell_their_latency_at_a_modest_rate() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--size", "17M"), "bad value for --size\n  why: the largest message has 16M"),
+        (("--size", "17M"), "bad value for --size\n  why: the largest message has 16.8 MB"),
         (
             ("--duration", "0"),
             "bad value for --duration\n  why: it is too short to measure",
@@ -382,8 +382,8 @@ def test_large_messages_tell_their_latency_at_a_modest_rate() -> None:
         (
             ("--batch", "33", "--size", "1M"),
             (
-                "--batch 33 of 1048576 bytes is too much\n"
-                "  why: it is more than a producer buffers, 33554432 bytes"
+                "--batch 33 of 1.0 MB is too much\n"
+                "  why: it is more than a producer buffers, 33.6 MB"
             ),
         ),
         (("fd:3",), "a bench needs a path or @name\n  why: its producers have to find it"),

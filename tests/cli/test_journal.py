@@ -206,9 +206,9 @@ def test_stats_tell_who_and_how_far(cli: Cli, events: Path) -> None:
     status, out, told = cli.call("journal", "stats", "events.journal", env={"TZ": "UTC0"})
     assert (status, told) == (0, "")
     text = " ".join(out.decode().split())
-    assert "messages 10 messages in 5 batches, 30 bytes positions 1 to 10" in text
+    assert "messages 10 messages in 5 batches, 30 B positions 1 to 10" in text
     assert "cursor reader at 1, 9 behind" in text
-    assert "producer web 000102030405060708090a0b0c0d0e0f of uid 34: 10 messages, 30 bytes" in text
+    assert "producer web 000102030405060708090a0b0c0d0e0f of uid 34: 10 messages, 30 B" in text
     document = json.loads(cli.call("journal", "stats", "events.journal", "--json")[1])
     assert document["cursors"] == {"reader": 1}
     assert (document["messages"], document["bytes"], document["batches"]) == (10, 30, 5)

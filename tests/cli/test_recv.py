@@ -79,7 +79,7 @@ def test_start_and_end_are_told_on_stderr(cli: Cli) -> None:
         b"",
         (
             f"mpsr: listening on app.sock (pid {receiver.pid})\n"
-            "mpsr: received 3 messages, 12 bytes from 2 connections\n"
+            "mpsr: received 3 messages, 12 B from 2 connections\n"
         ),
     )
 
@@ -330,7 +330,7 @@ def test_abstract_names_and_datagrams(cli: Cli, kind: SocketType) -> None:
         status, out, told = cli.call("recv", name, "--type", kind, "--count", "2")
     assert (status, out) == (0, b"one\ntwo\nthree\n")
     origin = " from 1 connection" if kind == "stream" else ""
-    assert told.endswith(f"mpsr: received 2 messages, 12 bytes{origin}\n")
+    assert told.endswith(f"mpsr: received 2 messages, 12 B{origin}\n")
 
 
 def test_framing_can_be_forced(cli: Cli) -> None:

@@ -434,7 +434,7 @@ def test_first_signal_delivers_what_was_read(
     assert sender.popen.wait(PATIENCE) == 128 + signum  # while its stdin is still open
     _, _, told = sender.finish()
     assert told.splitlines()[-2:] == [
-        "mpsr: left out 6 bytes of an unfinished message",
+        "mpsr: left out 6 B of an unfinished message",
         "mpsr: sent 2, accepted 2",
     ]
 

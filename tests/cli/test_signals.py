@@ -49,7 +49,7 @@ def test_receiver_ends_in_order(cli: Cli, signum: signal.Signals) -> None:
     receiver.kill(signum)
     status, out, told = receiver.finish(signal.SIGCONT)
     assert (status, out) == (0, b"two\n")
-    assert told.endswith("mpsr: received 2 messages, 6 bytes from 2 connections\n")
+    assert told.endswith("mpsr: received 2 messages, 6 B from 2 connections\n")
     assert not cli.address.exists()
 
 

@@ -23,6 +23,7 @@ REFERENCE: Final = "\n".join(page.read_text() for page in sorted(API.glob("*.md"
 MADE_FOR_YOU: Final = (mpsr.Batch, mpsr.MpsrError, mpsr.observe.Tap)
 INTERNAL: Final = {"aio", "cli", "engine", "front", "store", "sync", "system", "wire"}  # packages
 ITS_NAMES: Final = {
+    "amounts",
     "arguments",
     "batch",
     "errors",

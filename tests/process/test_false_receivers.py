@@ -146,6 +146,9 @@ DOCUMENT: Final[dict[str, Any]] = {
             "error": "disk full",
             "since": 1795787342.9,
             "rejected": 0,
+            "delivered": 12,
+            "delivered_bytes": 1200,
+            "lost": 1,
         }
     ],
 }

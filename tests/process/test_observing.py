@@ -28,6 +28,7 @@ from mpsr.limits import (
     OBSERVER_REFUSAL,
     STUCK_AFTER,
 )
+from mpsr.system import ring
 from mpsr.wire.frames import (
     HEADER,
     PREFACE,
@@ -204,15 +205,81 @@ def test_blocked_event_loop_is_answered_for(address: str) -> None:
     asyncio.run(main())
 
 
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    "native": {},
+    "lines": {"framing": "lines"},
+    "packets": {"type": "seqpacket"},
+    "foreign packets": {"type": "seqpacket", "framing": "packet"},
+    "datagrams": {"type": "dgram"},
+    "in a ring": {},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_receiver_that_has_drained_all_is_stuck_only_once_a_message_waits(
+    address: str, way: str
+) -> None:
+    """Its program does something else for a while, which is no fault of it."""
+    kind = WAYS[way].get("type", "stream")
+    other = mpsr.Endpoint(f"{address}-other")  # a receiver of datagrams alone cannot be asked
+    addresses: list[Any] = [mpsr.Endpoint(address, type=kind), other]
+    at = address if kind != "dgram" else str(other.address)
+    message = bytes(100_000) if way == "in a ring" else b"x"
+    with mpsr.Receiver(addresses) as receiver, mpsr.Producer(address, **WAYS[way]) as producer:
+        for _ in range(100 if way == "in a ring" else 3):
+            producer.send(message)
+            assert receiver.receive(PATIENCE) == message
+        assert receiver.try_receive() is None
+        if way == "in a ring":
+            assert look(at)["producers"][0]["ring"] == ring.AVAILABLE
+        for _ in range(2):
+            consumer = look(at)["consumer"]
+            assert (consumer["state"], consumer["batch"]) == ("waiting", None)
+        with closing(observe.watch(at, interval=0.1, timeout=PATIENCE)) as statuses:
+            assert {next(statuses)["consumer"]["state"] for _ in range(3)} == {"waiting"}
+            producer.send(message)
+            while (status := next(statuses))["consumer"]["state"] == "waiting":
+                pass
+            assert (status["consumer"]["state"], status["consumer"]["batch"]) == ("stuck", None)
+            assert status["consumer"]["seconds"] < PATIENCE
+        assert look(at)["consumer"]["state"] == "stuck"
+        assert receiver.receive(PATIENCE) == message
+        assert receiver.try_receive() is None
+        assert look(at)["consumer"]["state"] == "waiting"
+
+
+@pytest.mark.parametrize("framing", ["native", "lines"])
+def test_receiver_whose_producers_have_gone_is_not_stuck(address: str, framing: Any) -> None:
+    """The end of a connection, and its closing message, are no messages."""
+    with mpsr.Receiver(address) as receiver:
+        with mpsr.Producer(address, framing=framing) as producer:
+            producer.send(b"x")
+            assert receiver.receive(PATIENCE) == b"x"
+            assert receiver.try_receive() is None
+            producer.flush(PATIENCE)
+        assert look(address)["consumer"]["state"] == "waiting"
+
+
+def test_connection_that_waits_makes_a_receiver_stuck(address: str) -> None:
+    """Only observers are answered while the program does not call the receiver."""
+    with ExitStack() as clients, mpsr.Receiver(address) as receiver:
+        assert receiver.try_receive() is None
+        assert look(address)["consumer"]["state"] == "waiting"
+        connect(clients, address).sendall(b"hello\n")
+        assert stuck(address)["consumer"]["batch"] is None
+        assert receiver.receive(PATIENCE) == b"hello"
+
+
 def test_caller_that_does_not_come_back_is_stuck_without_a_batch(address: str) -> None:
-    """It has acknowledged what it had, and something waits for the engine."""
+    """It has acknowledged the message that it had, and another one waits."""
     with mpsr.Producer(address) as producer, mpsr.Receiver(address) as receiver:
         producer.send(b"x")
         assert receiver.receive_batch(PATIENCE)
         receiver.acknowledge()
-        status = look(address)
-        assert status["consumer"]["state"] == "stuck"
-        assert status["consumer"]["batch"] is None
+        assert look(address)["consumer"]["state"] == "waiting"
+        producer.send(b"y")
+        assert stuck(address)["consumer"]["batch"] is None
+        assert receiver.receive(PATIENCE) == b"y"
 
 
 def test_stuck_consumer_of_a_journal_is_told_with_its_lag(address: str, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Base:
 
 
 class Raising(Base):
-    """Raises while its file is there, and counts that; else appends."""
+    """Raises while a file is there, in write() or in commit(), and counts the former."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -37,6 +37,10 @@ class Raising(Base):
             raise mpsr.SinkError("the flux is low: raise it")
         with open(self.target, "ab") as file:
             file.writelines(body + b"\n" for body in batch)
+
+    def commit(self) -> None:
+        if os.path.exists(f"{self.target}.uncommitted"):
+            raise mpsr.SinkError("the flux is low: raise it")
 
 
 class Blocking(Base):

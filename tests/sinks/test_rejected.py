@@ -98,7 +98,7 @@ def test_status_and_metrics_count_rejections(
                 producer.send(b"bad")
                 eventually(lambda: (delivery.wait(0.01), delivery.statuses()[0].rejected)[1])
             assert run(["status", str(path)]) == 0
-            assert " behind, 1 rejected" in capfd.readouterr().out
+            assert " behind, 0 delivered, 1 rejected" in capfd.readouterr().out
             page = generate_latest(registry).decode()
     (line,) = [each for each in page.splitlines() if each.startswith("mpsr_sink_rejected_total{")]
     assert line.endswith(" 1.0")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mpsr import systemd
+from mpsr.amounts import size
 from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.errors import ConfigurationError, Explanation, MessageRejected, SinkError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mpsr.batch import Batch
     from mpsr.cli.formats import Format
+    from mpsr.sinks.delivered import Loss
     from mpsr.sinks.protocol import SinkStatus
     from mpsr.sync.receiver import Receiver
 
@@ -33,14 +35,13 @@ _SWITCH_INTERVAL: Final = 0.0002  # seconds: so soon what receives has its turn 
 
 
 class Delivering:
-    """Runs sinks in place of a printer, and counts what the first of them is given.
+    """Runs sinks in place of a printer.
 
     Raises click.UsageError where the sinks make no sense, alone or beside each other.
     """
 
     def __init__(self, texts: Sequence[str], form: Format, *, journal: bool) -> None:
         self._form = form
-        self._messages = self._nbytes = self._lost = 0
         self._delivery: Delivery | None = None
         self._stopped = False
         self._status = Status.OK
@@ -64,7 +65,7 @@ class Delivering:
 
     def prepare(self, receiver: Receiver) -> None:
         """Make the sinks, and from now on take SIGHUP as they need it, until an orderly end."""
-        self._delivery = delivery = Delivery(receiver, self._sinks, tell=say, seen=self._count)
+        self._delivery = delivery = Delivery(receiver, self._sinks, tell=say, lost=_tell_loss)
         if self._stopped:
             delivery.stop()
         _reopen_at_sighup(delivery)
@@ -113,25 +114,29 @@ class Delivering:
 
     @property
     def messages(self) -> int:
-        """How many the first of the sinks was given."""
-        return self._messages
+        """How many messages the first of the sinks has committed."""
+        return self.statuses[0].delivered if self.statuses else 0
 
     def summary(self, connections: str) -> str:
         """Return in one line what was delivered."""
-        line = f"delivered {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
+        statuses = self.statuses
+        parts = [
+            f"{plural(each.delivered, 'message')}, {size(each.delivered_bytes)}"
+            + (f" to {each.name}" if len(statuses) > 1 else "")
+            for each in statuses
+        ]
+        line = f"delivered {'; '.join(parts) or 'no message'}"
         line += f" from {connections}" if connections else ""
-        rejected = sum(each.rejected for each in self.statuses)
+        rejected = sum(each.rejected for each in statuses)
         line += f"; rejected {rejected}" if rejected else ""
-        return line + (f"; producers lost {self._lost}" if self._lost else "")
+        lost = max((each.lost for each in statuses), default=0)
+        return line + (f"; producers lost {lost}" if lost else "")
 
-    def _count(self, batch: Batch[Any]) -> None:
-        self._messages += len(batch)
-        self._nbytes += batch.nbytes
-        if batch.lost:
-            self._lost += batch.lost
-            label = batch.producer.label if batch.producer is not None else ""
-            lost = plural(batch.lost, "message")
-            say(f'producer "{label}" (pid {batch.peer.pid}) lost {lost} before this')
+
+def _tell_loss(loss: Loss) -> None:
+    label = loss.producer.label if loss.producer is not None else ""
+    lost = plural(loss.messages, "message")
+    say(f'producer "{label}" (pid {loss.peer.pid}) lost {lost} before this')
 
 
 class _StdoutSink:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.amounts import duration, size
 from mpsr.cli import types
 from mpsr.cli.common import receiver_uid
 from mpsr.cli.status import Status
@@ -110,6 +111,7 @@ def _lines(seen: observe.Status) -> Iterator[str]:
     for sink in seen["sinks"]:
         error = "" if sink["error"] is None else f": {sink['error']}"
         state = f"{sink['state']}, {plural_of(sink['lag'], 'message')} behind"
+        state += f", {sink['delivered']:,} delivered"
         if sink.get("rejected"):
             state += f", {sink['rejected']:,} rejected"
         yield f"sink       {sink['name']}: {state}{error}"
@@ -145,7 +147,7 @@ def consumer(seen: observe.Consumer) -> str:
     time = duration(seen["seconds"])
     if batch is None:
         if seen["state"] == "stuck":
-            return f"stuck for {time}: the receiver has not been called for what waits"
+            return f"stuck for {time}: the program does not call the receiver, and messages wait"
         return f"{seen['state']} for {time}"
     first = batch["first_seq"]
     messages = f"message {first:,}"
@@ -176,27 +178,3 @@ def table(rows: Sequence[tuple[str, ...]], *, left: int, texts: int = 0) -> Iter
 def plural_of(count: int, what: str) -> str:
     """Return ``1,234 messages``."""
     return plural(count, what).replace(str(count), f"{count:,}", 1)
-
-
-def size(count: float) -> str:
-    """Return bytes in the unit that suits them."""
-    if count < 1000:  # noqa: PLR2004 - the next unit
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        count /= 1000
-        if count < 1000 or unit == "TB":  # noqa: PLR2004 - the next unit
-            return f"{count:.1f} {unit}"
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the units that suit it."""
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004 - an hour
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:  # noqa: PLR2004 - days are easier to grasp then
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

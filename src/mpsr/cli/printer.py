@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr import systemd
+from mpsr.amounts import size
 from mpsr.cli.status import CommandFailed, Status
 from mpsr.cli.stdio import Stdout, plural, say
 from mpsr.errors import Closed, Explanation, TimedOut
@@ -77,7 +78,7 @@ class Printer:
 
     def summary(self, connections: str) -> str:
         """Return in one line what was printed."""
-        line = f"received {plural(self._messages, 'message')}, {plural(self._nbytes, 'byte')}"
+        line = f"received {plural(self._messages, 'message')}, {size(self._nbytes)}"
         line += f" from {connections}" if connections else ""
         return line + (f"; producers lost {self._lost}" if self._lost else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from mpsr.amounts import size
 from mpsr.cli.complaint import explained
 from mpsr.cli.status import CommandFailed, Status, status_of
 from mpsr.cli.stdio import plural
@@ -76,9 +77,7 @@ class SendResult:
             text = self._explained(self.undelivered or self.failure)
             yield Explanation(text.what, text.why, self._advice() or text.advice)
         if self.unfinished and self.signum is not None:
-            yield Explanation(
-                f"left out {plural(self.unfinished, 'byte')} of an unfinished message"
-            )
+            yield Explanation(f"left out {size(self.unfinished)} of an unfinished message")
         if stats.lost:
             yield Explanation(
                 f"{plural(stats.lost, 'message')} dropped",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.amounts import size
 from mpsr.cli.common import receiver_uid
 from mpsr.cli.look import answer_timeout, consumer
 from mpsr.cli.signals import orderly_end
@@ -165,7 +166,7 @@ def _text(sample: Sample) -> bytes:
     if sample.producer is not None and sample.producer.label:
         who += f" {printable(sample.producer.label)}"
     skipped = f"  … {sample.skipped:,} skipped\n" if sample.skipped else ""
-    cut = f" … {sample.size:,} bytes" if sample.size > len(sample.body) else ""
+    cut = f" … {size(sample.size)}" if sample.size > len(sample.body) else ""
     body = printable(sample.body.decode("utf-8", "backslashreplace"))
     return f"{skipped}{time} {who}: {body}{cut}\n".encode("utf-8", "backslashreplace")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from mpsr.batch import Batch
+    from mpsr.sinks.delivered import Loss
     from mpsr.sinks.protocol import SinkStatus
     from mpsr.sync.receiver import Receiver
 
@@ -47,7 +47,8 @@ class Delivery:
         sinks: texts such as ``"file:events.jsonl"``, or what ``sink()`` has made of one.
         tell: is given a line where a sink fails, or works again, in that sink's thread; default:
             a warning to the logger ``mpsr``.
-        seen: is given each batch that the first of the sinks has taken, in that sink's thread.
+        lost: is given each loss that producers have reported, once the first of the sinks has
+            committed it, in that sink's thread.
 
     Raises:
         ConfigurationError: a sink makes no sense, two have one name, or several have no journal.
@@ -60,7 +61,7 @@ class Delivery:
         sinks: Sequence[str | NamedSink],
         *,
         tell: Callable[[str], None] | None = None,
-        seen: Callable[[Batch[Any]], None] | None = None,
+        lost: Callable[[Loss], None] | None = None,
     ) -> None:
         named = [sink(each) if isinstance(each, str) else each for each in sinks]
         self._receiver = receiver
@@ -100,7 +101,7 @@ class Delivery:
                     path=None if journal is None else journal.path,
                     tell=self._tell,
                     ended=self._waiter.wake,
-                    seen=seen if each is named[0] else None,
+                    lost=lost if each is named[0] else None,
                 )
                 self._runners.append(runner)
             self._check_outputs()

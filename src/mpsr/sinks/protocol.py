@@ -105,3 +105,9 @@ class SinkStatus(NamedTuple):
     """When this state began, in seconds since 1970."""
     rejected: int = 0
     """Messages that it can never write, and that were stored since the receiver was started."""
+    delivered: int = 0
+    """Messages that it has committed since the receiver was started."""
+    delivered_bytes: int = 0
+    """Bytes of these messages."""
+    lost: int = 0
+    """Messages that producers reported as dropped, before or among these."""

@@ -15,6 +15,7 @@ from mpsr.limits import (
     SINK_REMINDER,
     SINK_STUCK,
 )
+from mpsr.sinks.delivered import Delivered
 from mpsr.sinks.group import Group
 from mpsr.sinks.protocol import Displaced, Grouping, Reopening, SinkStatus
 from mpsr.sinks.rejected import Rejections, checked, described, output_of, place_of, rest_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpsr.batch import Batch
+    from mpsr.sinks.delivered import Loss
     from mpsr.sinks.protocol import Sink, State
     from mpsr.sinks.source import Source
     from mpsr.sinks.table import NamedSink
@@ -54,7 +56,7 @@ class Runner:
         path: the path of that journal; None without one.
         tell: is given a line for people, in the sink's thread.
         ended: is called in the end.
-        seen: is given each batch that the sink has taken, the first time.
+        lost: is given each loss that producers have reported, once the sink has committed it.
 
     Attributes:
         failure: what ended the source, or the sink for good; None while neither has.
@@ -75,7 +77,7 @@ class Runner:
         path: str | None,
         tell: Callable[[str], None],
         ended: Callable[[], None],
-        seen: Callable[[Batch[Any]], None] | None = None,
+        lost: Callable[[Loss], None] | None = None,
     ) -> None:
         self.name: str = named.name
         self.failure: BaseException | None = None
@@ -93,13 +95,13 @@ class Runner:
         self._journal = journal
         self._tell = tell
         self._ended = ended
-        self._seen = seen
+        self._lost = lost
         self._state: State = "running"
         self._error: str | None = None
         self._since = time()
         self._calling: tuple[str, float] | None = None  # what was called, and when
         self._stuck = False  # that was told
-        self._written = False  # since the last commit
+        self._delivered = Delivered()
         self._stopping = False
         self._abandoned = False
         self._reopen = False
@@ -147,8 +149,18 @@ class Runner:
             what, seconds = stuck
             state, since = "failing", time() - seconds
             error = f"{what}() has not returned for {seconds:.0f} s"
-        count = self._rejections.count
-        return SinkStatus(self.name, state, self._source.lag, error, since, count)
+        done = self._delivered
+        return SinkStatus(
+            self.name,
+            state,
+            self._source.lag,
+            error,
+            since,
+            self._rejections.count,
+            done.messages,
+            done.nbytes,
+            done.lost,
+        )
 
     def check(self) -> None:
         """Tell, once, that the sink does not return."""
@@ -226,6 +238,9 @@ class Runner:
 
     def _open(self, sink: Sink) -> None:
         after = self._call("open", sink.open, self._journal)
+        if after is not None:  # a commit that raised an error may have committed
+            self._count(after)
+        self._delivered.forget()
         try:
             gone = self._source.begin(after)
         except ConfigurationError as exc:
@@ -238,7 +253,6 @@ class Runner:
 
     def _pump(self, sink: Sink) -> None:
         group = Group(getattr(sink, "grouping", Grouping()))
-        self._written = False
         while True:
             batch = self._take()
             if batch is not None:
@@ -275,9 +289,7 @@ class Runner:
                 self._rejections.add(part, reasons)  # synced before the sink may pass them
                 parts += reversed([*rest_of(part, reasons)])
             else:
-                self._written = True
-                if self._seen is not None:
-                    self._seen(part)
+                self._delivered.write(part)
 
     def _stop_at(
         self, sink: Sink, group: Group, batch: Batch[Any], reasons: dict[int, str]
@@ -288,7 +300,7 @@ class Runner:
             if index:
                 before = part_of(batch, 0, index, lost=batch.lost)
                 self._call("write", sink.write, before)
-                self._written = True
+                self._delivered.write(before)
                 group.add(before)
             self._commit(sink, group)
         what = f"it can never write {described(batch, index)}: {why}"
@@ -299,13 +311,19 @@ class Runner:
     def _commit(self, sink: Sink, group: Group) -> None:
         last = group.last
         if last is not None:
-            if self._written:  # else all messages were rejected
+            if self._delivered.pending:  # else all messages were rejected
                 self._call("commit", sink.commit)
-                self._written = False
+                self._count()
             self._source.done(last)
             self._rejections.committed()
             group.clear()
             self._recover()
+
+    def _count(self, after: int | None = None) -> None:
+        """Count what was committed, and report the losses in it."""
+        for loss in self._delivered.commit(after):
+            if self._lost is not None:
+                self._lost(loss)
 
     def _take(self) -> Batch[Any] | None:
         if self._abandoned:

@@ -9,6 +9,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from mpsr import amounts
 from mpsr.errors import Explanation, JournalError, JournalFull
 from mpsr.limits import (
     CURSOR_ROOM,
@@ -234,7 +235,7 @@ class Log:
         if not self._fits(wanted - self._tail.size):
             wanted = least
         if not self._fits(least - self._tail.size):
-            why = f"its {self._limit} bytes are full"
+            why = f"its {amounts.size(self._limit)} are full"
             advice = "it goes on once its readers have moved on, or with a larger limit"
             error = Explanation(f"cannot append to {self.path}", why, advice)
             raise JournalFull(error, path=self.path)

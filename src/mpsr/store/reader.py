@@ -16,7 +16,9 @@ from mpsr.errors import JournalDamaged, NoJournal
 from mpsr.limits import MIB
 from mpsr.store import faults
 from mpsr.store.records import HEADER_SIZE, Kind, Record, unpack_entry
-from mpsr.store.recovery import Recovery, find_log, open_segment, recover
+from mpsr.store.recovery import SPARE, Recovery, find_log, open_segment, recover
+from mpsr.store.segments import list_segments, name_of
+from mpsr.store.tail import in_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,12 +64,12 @@ class Reader:
 
     @property
     def used(self) -> int:
-        """Bytes that the log takes on the disk."""
+        """Bytes that the segments take on the disk, as the log's owner counts them."""
         used = 0
-        with faults.translating("read", self.path), os.scandir(self.path) as files:
-            for file in files:
-                with suppress(FileNotFoundError):  # if it is trimmed
-                    used += file.stat().st_blocks * 512
+        with faults.translating("read", self.path):
+            for name in (*map(name_of, list_segments(self.path)), SPARE):
+                with suppress(FileNotFoundError):  # if it is trimmed, or there is none
+                    used += in_blocks(os.stat(os.path.join(self.path, name)).st_size)
         return used
 
     def recover(self) -> Recovery:

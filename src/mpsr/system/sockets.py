@@ -6,8 +6,11 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Final
 
 from mpsr.batch import UNKNOWN_PEER, Peer
@@ -40,6 +43,13 @@ def peer_of(sock: socket.socket) -> Peer:
         return UNKNOWN_PEER
     # pid 0 is nobody, or somebody outside our pid namespace, whose uid is certain all the same.
     return Peer(pid or None, uid if uid <= MAX_ID else None, gid if gid <= MAX_ID else None)
+
+
+def unread_in(sock: socket.socket) -> int:
+    """Return the number of bytes that wait in a socket; of datagrams, those of the first."""
+    size = bytearray(4)
+    ioctl(sock, FIONREAD, size)
+    return int.from_bytes(size, sys.byteorder)
 
 
 def path_target(address: Address, directory: int, doing: str = "claim") -> str:

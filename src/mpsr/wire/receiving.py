@@ -82,6 +82,8 @@ class ReceivingSession:
         "foreign",
         "framing",
         "may_observe",
+        "messages",
+        "nbytes",
         "refusal",
         "seq",
         "settled",
@@ -123,6 +125,8 @@ class ReceivingSession:
         self._lost = 0  # reported, and not yet handed on with a batch
         self.foreign: Deframer[Run] | None = None
         self.seq: int = 0  # foreign framings: messages so far
+        self.messages: int = 0  # in batches so far; one that is sent again counts once
+        self.nbytes: int = 0  # of these messages, without framing
         self._events: list[Event] = []
         self._out = b""
         if framing != "auto" and (framing == "native" or not packets):
@@ -194,8 +198,11 @@ class ReceivingSession:
         if producer_state is None:
             return 0
         peer, producer, decoder = self._peer, producer_state.identity, self._decode
-        end, found = codec.scan_batches(data, producer_state.expected_seq, self._max_frame)
+        expected = producer_state.expected_seq
+        end, found = codec.scan_batches(data, expected, self._max_frame)
+        size = 0
         for seq, count, nbytes, payload in found:
+            size += nbytes
             messages = partial(codec.iter_batch, payload, 0)
             batch: Batch[Any] = Batch(
                 messages, count, nbytes, peer, producer, seq, 0, decoder, payload, producer_state
@@ -204,6 +211,8 @@ class ReceivingSession:
             batches.append(batch)
             producer_state.expected_seq = seq + count
             self.apart = False
+        self.messages += producer_state.expected_seq - expected
+        self.nbytes += size
         return end
 
     def wanted(self) -> list[memoryview]:
@@ -429,6 +438,8 @@ class ReceivingSession:
     ) -> None:
         """Tell of messages, and of those that were lost before them."""
         lost, self._lost = self._lost, 0
+        self.messages += count
+        self.nbytes += nbytes
         state, peer, decoder = self._producer, self._peer, self._decode
         producer = None if state is None else state.identity
         batch: Batch[Any] = Batch(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr import amounts
 from mpsr.cli import types
 from mpsr.cli.bench.display import show
 from mpsr.cli.bench.load import buffer_of
@@ -22,7 +23,7 @@ from mpsr.cli.signals import held_back, orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, may_draw, say
 from mpsr.errors import Explanation
-from mpsr.limits import MAX_MESSAGE, MIB
+from mpsr.limits import MAX_MESSAGE
 from mpsr.system.address import parse_address
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def _size(_: click.Context, __: click.Parameter, value: int) -> int:
     if value > MAX_MESSAGE:
         raise click.BadParameter(
             Explanation(
-                f"the largest message has {MAX_MESSAGE // MIB}M", advice="choose a smaller size"
+                f"the largest message has {amounts.size(MAX_MESSAGE)}",
+                advice="choose a smaller size",
             )
         )
     return value
@@ -127,8 +129,8 @@ def bench(
     works = plan(producers=producers, size=size, seconds=duration, batch=batch, rate=rate or 0)
     buffer = buffer_of(works[-1])
     if batch is not None and batch * size > buffer:
-        what = f"--batch {batch} of {size} bytes is too much"
-        why = f"it is more than a producer buffers, {buffer} bytes"
+        what = f"--batch {batch} of {amounts.size(size)} is too much"
+        why = f"it is more than a producer buffers, {amounts.size(buffer)}"
         raise click.UsageError(Explanation(what, why, "choose a smaller --batch"))
     screen = Stdout()
     board = shared(Board, 1)[0]

@@ -6,6 +6,7 @@ import select
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
+from mpsr.amounts import size
 from mpsr.cli.bench.load import SECOND
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def show(works: Sequence[Work], board: Board, gate: Gate) -> None:
                 completed=passed,
                 clock=f"{passed:.1f}/{work.seconds:.1f} s",
                 rate=f"{messages * SECOND / elapsed:>11,.0f} messages/s",
-                flow=f"{nbytes * SECOND / elapsed / 1e6:>9,.1f} MB/s",
+                flow=f"{size(nbytes * SECOND / elapsed):>9}/s",
             )
             progress.refresh()
 

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Final
 
+from mpsr import amounts
 from mpsr.cli.bench.latency import Histogram
 from mpsr.cli.bench.load import SECOND, STAMP, Load, cpu_ns
 from mpsr.cli.bench.shared import Gate, Report, shared
@@ -159,7 +160,7 @@ def disagreement(report: Report, tally: Tally, size: int) -> str:
     if report.accepted == report.sent and came == (report.sent, report.sent * size, 0):
         return ""
     return (
-        f"sent {plural(report.sent, 'message')} of {plural(size, 'byte')}, of which "
+        f"sent {plural(report.sent, 'message')} of {amounts.size(size)}, of which "
         f"{report.accepted} were accepted; received from it: {tally.messages}, in all "
-        f"{plural(tally.nbytes, 'byte')}; it reported {tally.lost} as lost"
+        f"{amounts.size(tally.nbytes)}; it reported {tally.lost} as lost"
     )

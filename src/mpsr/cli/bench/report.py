@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr import __version__, _speedups
+from mpsr.amounts import size
 from mpsr.cli import version
 from mpsr.cli.stdio import plural
 
@@ -82,7 +83,7 @@ class Bench:
         if work.rate:
             how = f"{work.rate:,.0f} a second"
         who = _many(work.producers, "producer")
-        what = f"messages of {_many(work.size, 'byte')}, sent {how}"
+        what = f"messages of {size(work.size)}, sent {how}"
         lines = [version.LINE, f"{who}, {what}{'; interrupted' * bool(self.signum)}", ""]
         if self.throughput is not None:
             lines += _throughput_lines(self.throughput)
@@ -125,7 +126,7 @@ def _throughput_lines(outcome: Outcome) -> Iterator[str]:
     short = rate < outcome.work.rate * _HELD
     exact = "" if outcome.failures else ", from every producer exactly those that it sent"
     yield (
-        f"throughput  {rate:,.0f} messages/s, {outcome.nbytes / seconds / _MILLION:,.1f} MB/s"
+        f"throughput  {rate:,.0f} messages/s, {size(outcome.nbytes / seconds)}/s"
         f"{'; more could not be had' * short}"
     )
     yield f"            {_many(messages, 'message')} in {seconds:.2f} s{exact}"
@@ -140,8 +141,8 @@ def _latency_lines(outcome: Outcome, *, apart: bool) -> Iterator[str]:
     yield f"latency     {figures}"
     line = f"            one way, at {_many(round(outcome.work.rate), 'message')}/s"
     if apart:
-        size = _many(outcome.work.size, "byte")
-        line += f", apart from the throughput: {_many(outcome.messages, 'message')} of {size}"
+        many = _many(outcome.messages, "message")
+        line += f", apart from the throughput: {many} of {size(outcome.work.size)}"
     yield line
 
 

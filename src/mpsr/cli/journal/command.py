@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mpsr.amounts import size
 from mpsr.cli.journal import rescue
 from mpsr.cli.journal.progress import shown
 from mpsr.cli.journal.report import Survey, as_json, as_text
@@ -126,7 +127,7 @@ def trim(directory: str, drop: tuple[str, ...]) -> Status:
                     used = opened.used
         trimmed = plural(opened.trimmed - before, "position")
         left = opened.last - opened.trimmed
-        _show(screen, f"trimmed {trimmed}; {left} left, {opened.used} bytes on the disk")
+        _show(screen, f"trimmed {trimmed}; {left} left, {size(opened.used)} on the disk")
         if left and not opened.cursors():
             say(f"{directory} has no cursor: nobody has said what may be trimmed")
     return Status.OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpsr.amounts import size
 from mpsr.cli.journal.tally import missing_text
 from mpsr.json_format import local_time
 from mpsr.names import all_in_utf8, printable
@@ -30,8 +31,8 @@ def as_text(survey: Survey) -> str:
     """Return a few lines."""
     path, used, trimmed, state, tally = survey
     lines = [
-        ("journal", f"{printable(path)}, {used:,} bytes on the disk"),
-        ("messages", f"{tally}, {tally.total.nbytes:,} bytes"),
+        ("journal", f"{printable(path)}, {size(used)} on the disk"),
+        ("messages", f"{tally}, {size(tally.total.nbytes)}"),
     ]
     if trimmed < state.last:
         lines.append(("positions", f"{trimmed + 1:,} to {state.last:,}"))
@@ -51,7 +52,7 @@ def as_text(survey: Survey) -> str:
             else f"{printable(producer.label) or '-'} {producer.id.hex()}"
         )
         by = "an unknown user" if uid is None else f"uid {uid}"
-        held = f"{count.messages:,} messages, {count.nbytes:,} bytes"
+        held = f"{count.messages:,} messages, {size(count.nbytes)}"
         lines.append(("producer", f"{who} of {by}: {held}"))
     lines.append(("known", f"{len(state.producers):,} producers, by their sequence numbers"))
     return "".join(f"{what:<11} {text}\n" for what, text in lines)

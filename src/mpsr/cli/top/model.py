@@ -70,7 +70,7 @@ class Model:
     Attributes:
         status: the last document; None before the first.
         rows: the producers' connections, in the receiver's order.
-        total: what was handed out.
+        total: what was received.
 
     """
 

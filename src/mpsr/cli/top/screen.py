@@ -42,8 +42,9 @@ MSGS/S and BYTES/S are what a producer sends, now and in the last looks.
 UNACK are messages that were read and not acknowledged yet.
 LOST are messages that the producer had to drop.
 
-The consumer is STUCK when it has had one batch for more than a second.
-It may be slow, or wait for whoever reads its output.
+The consumer is STUCK when it has had one batch for more than a second,
+or does not call the receiver although messages wait. It may be slow,
+or wait for the process that reads its output.
 
 Press any key to go back."""
 

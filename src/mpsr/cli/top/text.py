@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from mpsr.amounts import duration, size
 from mpsr.cli.stdio import plural
-from mpsr.limits import KIB
 from mpsr.names import printable
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mpsr.observe import Consumer, Journal, Status
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 class Said(NamedTuple):
@@ -91,7 +90,7 @@ def head(model: Model) -> list[Said]:
         Said(f"{where}  pid {status['pid']}, uid {status['uid']}, mpsr {status['mpsr']}, up {age}"),
         consumer(status["consumer"]),
         Said(
-            f"handed out: {amount(model.total.messages_now)} messages/s, "
+            f"received: {amount(model.total.messages_now)} messages/s, "
             f"{size(model.total.bytes_now)}/s; in all {stats['messages']:,}; "
             f"{plural(stats['connections'], 'connection')}"
         ),
@@ -146,6 +145,7 @@ def sinks(status: Status) -> list[Said]:
     for each in status["sinks"]:
         line = f"sink {each['name']} {each['state']}"
         line += f" for {duration(status['now'] - each['since'])}, {each['lag']:,} messages behind"
+        line += f", {each['delivered']:,} delivered"
         rejected = each.get("rejected", 0)
         line += f", {rejected:,} rejected" if rejected else ""
         error = each["error"]
@@ -164,30 +164,6 @@ def amount(number: float) -> str:
     if number != int(number) and number < 9.95:  # noqa: PLR2004 - …
         return f"{number:.1f}"
     return f"{number:,.0f}"
-
-
-def size(number: float) -> str:
-    """Return bytes in at most 6 characters, in powers of 1,024: ``900B``, ``1.5K``, ``12M``."""
-    for unit in "BKMGT":
-        if number < 999.5 or unit == "T":  # noqa: PLR2004 - three digits
-            break
-        number /= KIB
-    short = unit != "B" and number < 9.95  # noqa: PLR2004 - two digits
-    return f"{number:.1f}{unit}" if short else f"{number:.0f}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in its two largest units: ``0.4 s``, ``12 s``, ``3 m 20 s``, ``2 d 4 h``."""
-    if seconds < 9.95:  # noqa: PLR2004 - two digits
-        return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} m {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} m"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 def sparkline(numbers: Sequence[float], width: int) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import socket
-import sys
 from contextlib import suppress
-from fcntl import ioctl
-from termios import FIONREAD
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +14,9 @@ from mpsr.limits import READ_BEHIND
 from mpsr.system import closing, passing
 from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.processes import peer_named
+from mpsr.system.sockets import unread_in
 from mpsr.wire.files import FileSession
-from mpsr.wire.frames import frame_size
+from mpsr.wire.frames import HEADER, frame_size
 
 if TYPE_CHECKING:
     from mpsr.batch import Peer
@@ -51,9 +49,6 @@ class Connection:
         files: set where its producer may send files: bounds how many of its user are open.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
-        nbytes: bytes that were read from it, frames and all.
-        greeted_nbytes: how many of them came before it was accepted or welcomed.
-        first_seq: the number of the first message that it could bring, of a native producer's.
         lost: messages that it reported as dropped.
         opened_at: when it was accepted, on the monotonic clock.
 
@@ -65,13 +60,10 @@ class Connection:
         "_spared_at",
         "ended",
         "files",
-        "first_seq",
-        "greeted_nbytes",
         "heard",
         "heard_at",
         "in_ring",
         "lost",
-        "nbytes",
         "open",
         "opened_at",
         "order",
@@ -122,9 +114,6 @@ class Connection:
         self.until_ring: int = 0
         self.ended: bool = False
         self.out: bytes = b""
-        self.nbytes: int = 0
-        self.greeted_nbytes: int = 0
-        self.first_seq: int = 0
         self.lost: int = 0
         self.opened_at: float = monotonic()
 
@@ -265,14 +254,15 @@ class Connection:
 
     def unread(self) -> int:
         """Return how many bytes there are to be read."""
-        size = bytearray(4)
-        if not self.in_ring:
-            ioctl(self.socket, FIONREAD, size)
-        unread = int.from_bytes(size, sys.byteorder)
+        unread = 0 if self.in_ring else unread_in(self.socket)
         if self.ring is not None:
             with suppress(ValueError):  # reading tells
                 unread += self.ring.filled()
         return unread
+
+    def has_message(self) -> bool:
+        """Return whether a message, or a part of one, may wait to be read: more than a BYE."""
+        return self.unread() > (HEADER.size if self.session.settled else 0)
 
     def spare(self) -> bool:
         """Return whether it must be read before it counts as silent; at most once per message.

@@ -215,7 +215,6 @@ class Connections:
         if not size:
             self._end(connection)
             return 0
-        connection.nbytes += size
         if connection.until_ring:
             self._count_for_ring(connection, size)
         if settled and data:  # the short way for whole batches
@@ -246,7 +245,6 @@ class Connections:
         size = 0
         if packets:
             size = sum(map(len, packets)) or 1
-            connection.nbytes += size
             failure = connection.feed_packets(packets) or failure
         if size or failure is not None:
             self._understand(connection, failure, size)
@@ -329,9 +327,7 @@ class Connections:
         state.fence = partial(self._fence, connection)
         self._by_producer[state] = connection
         connection.state = state
-        connection.first_seq = state.expected_seq
         connection.session.welcome(state)
-        connection.greeted_nbytes = connection.nbytes
         self._greeted_at = self._clock.now
 
     def newcomers_time(self, now: float) -> float:
@@ -341,7 +337,7 @@ class Connections:
         """
         if now >= self._greeted_at + FIRST_MESSAGE:
             return 0.0
-        new = (each for each in self.open - self.held if each.nbytes == each.greeted_nbytes)
+        new = (each for each in self.open - self.held if not each.session.messages)
         since = max((each.heard_at for each in new), default=-inf)
         return max(0.0, since + FIRST_MESSAGE - now)
 

@@ -72,9 +72,6 @@ class Follower:
         self._left = False
         self.wakeup: Wakeup = Wakeup()
         self.changed_at: float = monotonic()  # when a batch was handed out, or none was left
-        self.batches: int = 0  # handed out
-        self.messages: int = 0
-        self.nbytes: int = 0
 
     @property
     def finished(self) -> bool:
@@ -110,9 +107,6 @@ class Follower:
             return None
         self.changed_at = monotonic()  # first, for whoever looks from another thread
         self._handed = batch
-        self.batches += 1
-        self.messages += len(batch)
-        self.nbytes += batch.nbytes
         return batch
 
     def _next_after_clearing(self) -> Batch[Any] | None:

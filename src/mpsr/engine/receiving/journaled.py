@@ -94,6 +94,7 @@ class JournaledInbox:
         self._moved_at: float | None = None  # when a cursor moved that is not committed
         self._followers: list[Follower] = []
         self._full = False  # whether what has come waits for room
+        self._batches = self._messages = self._nbytes = 0  # committed
         self._main = self.follower()
         inbox.observers.overview.source = self
         inbox.observers.overview.journal = self._describe_journal
@@ -214,12 +215,12 @@ class JournaledInbox:
         self._inbox.stop()
 
     def stats(self) -> ReceiverStats:
-        """Return what was seen so far; what was handed out is the main follower's."""
+        """Return what was seen so far; messages count as received once they are committed."""
         main = self._main
         return self._inbox.stats()._replace(
-            batches=main.batches,
-            messages=main.messages,
-            nbytes=main.nbytes,
+            batches=self._batches,
+            messages=self._messages,
+            nbytes=self._nbytes,
             in_hand=0.0 if main.in_hand is None else monotonic() - main.changed_at,
         )
 
@@ -393,6 +394,9 @@ class JournaledInbox:
             self._inbox.accept(group.batches)
             for batch, position in zip(group.batches, outcome, strict=True):
                 batch.position = position
+                self._messages += len(batch)
+                self._nbytes += batch.nbytes
+            self._batches += len(group.batches)
             for follower in tuple(self._followers):
                 follower.offer(group.batches)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.keeping import Keeper
 from mpsr.limits import ACCEPT_PAUSE
 from mpsr.system import passing
 from mpsr.system.poller import READ
+from mpsr.system.sockets import unread_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +84,10 @@ class Listener:
         if self._keeper.look_at is not None and self._keeper.timer is None:
             times.append(self._keeper.look_at - now)
         return times
+
+    def has_datagram(self) -> bool:
+        """Return whether a datagram waits to be read."""
+        return self.type == socket.SOCK_DGRAM and unread_in(self.socket) > 0
 
     # -- accepting --------------------------------------------------------------------------
 

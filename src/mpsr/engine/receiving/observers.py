@@ -338,11 +338,20 @@ class Observers:
     def _describe(self, most: int) -> dict[str, Any]:
         still = None
         if self._still is not None:
-            if self._still[0] == self._held.rounds:
-                still = self._still[1]
-            else:
+            rounds, since = self._still
+            if rounds != self._held.rounds:
                 self._still = None
+            elif self._something_waits():
+                still = since
+            else:  # the next message or connection waits from now on, at the earliest
+                self._still = (rounds, monotonic())
         return self.overview.document(still_since=still, most=most)
+
+    def _something_waits(self) -> bool:
+        """Return whether anything but observers waits for the engine, which has not moved."""
+        undecided = {each.order for each in self._undecided}  # it may be an observer
+        held = set(self._held.waiting)  # in one step, for the engine may take one meanwhile
+        return self._held.full or not held <= undecided or self.overview.messages_wait()
 
     def _release(self, *, inherited: bool = False) -> None:
         for observer in [*self._observers, *self._handed]:

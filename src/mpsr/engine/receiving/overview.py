@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from heapq import nlargest
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.limits import STUCK_AFTER, TOLD_PRODUCERS
-from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,11 +63,21 @@ class Overview:
         self._started = time()
         self._names: dict[int, str | None] = {}  # of programs, by the number of a connection
 
+    def messages_wait(self) -> bool:
+        """Return whether messages wait to be read; call it only while the engine does not move."""
+        if self._connections.pending:
+            return True
+        with suppress(OSError, ValueError):  # the engine has moved, and closed a socket
+            return any(each.has_datagram() for each in self._acceptor.listeners) or any(
+                each.has_message() for each in list(self._connections.open)
+            )
+        return False
+
     def document(self, *, still_since: float | None, most: int = TOLD_PRODUCERS) -> dict[str, Any]:
         """Return the document, with so many producers at most.
 
-        ``still_since`` says since when the engine has stood still, on the monotonic clock, where
-        it should have done something.
+        ``still_since`` says since when the engine has stood still while messages or connections
+        wait for it, on the monotonic clock; None if nothing waits, or the engine moves.
         """
         producers, left_out = self._producers(most)
         return {
@@ -112,7 +122,7 @@ class Overview:
 
     def _producers(self, most: int) -> tuple[list[dict[str, Any]], int]:
         connections = list(self._connections.open)  # one step, in which no other thread runs
-        busiest = nlargest(most, connections, key=lambda each: each.nbytes)
+        busiest = nlargest(most, connections, key=lambda each: each.session.nbytes)
         names = {each.order: self._name(each) for each in busiest}
         self._names = names
         now, wall = monotonic(), time()
@@ -132,13 +142,7 @@ class Overview:
 
 def _producer(connection: Connection, name: str | None, now: float, wall: float) -> dict[str, Any]:
     session, state = connection.session, connection.state
-    if state is None:
-        messages, unacknowledged = session.seq, 0
-        if session.state is not State.FOREIGN:
-            messages = 0
-    else:
-        messages = max(0, state.expected_seq - connection.first_seq - connection.lost)
-        unacknowledged = max(0, state.expected_seq - state.accepted_seq)
+    unacknowledged = 0 if state is None else max(0, state.expected_seq - state.accepted_seq)
     return {
         "id": None if state is None else state.identity.id.hex(),
         "label": None if state is None else state.identity.label,
@@ -149,8 +153,8 @@ def _producer(connection: Connection, name: str | None, now: float, wall: float)
         "framing": session.framing,
         "address": session.address,
         "connected": wall - max(0.0, now - connection.opened_at),
-        "messages": messages,
-        "bytes": connection.nbytes,
+        "messages": session.messages,
+        "bytes": session.nbytes,
         "unacknowledged": unacknowledged,
         "lost": connection.lost,
         "ring": connection.in_ring,
