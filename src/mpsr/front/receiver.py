@@ -318,9 +318,11 @@ class ReceiverBase(Generic[T]):
     def stop(self) -> None:
         """Ask for an orderly end: iteration ends once what has arrived by now is handed out.
 
-        Safe in a signal handler and in any thread.
+        Safe in a signal handler and in any thread, at any time and any number of times. A receiver
+        that is closed, or belongs to the parent process, stays as it is.
         """
-        self._engine().stop()
+        if self._inbox is not None:
+            self._inbox.stop()
 
     def stats(self) -> ReceiverStats:
         """Return counters of everything since the receiver was created.
