@@ -131,10 +131,11 @@ class ReceiverBase(Generic[T]):
                 receiver. Default: no journal.
             journal_limit: int, bytes that the directory may take on the disk (default 1 GiB);
                 producers wait while it is full. A message is at most a fourth of it.
-            handover: bool; where a receiver of our own user or of root has the addresses, take
-                them over from it, with its connections and what it knows of producers. It hands
-                out what it has read, and its iteration ends; nobody is refused meanwhile. This
-                waits for it, 30 s at most. Default: an address in use is an error.
+            handover: bool; if a receiver of the same user has the addresses, take them over from
+                it, with its connections and the state of its producers. It hands out what it has
+                read, and its iteration ends; no connection is refused meanwhile. This waits for
+                it, and for other new receivers that asked before, 30 s at most. Default: an
+                address in use is an error.
             accept_files: bool, whether native producers may send open files with their messages;
                 see ``Batch.files``. Whoever may send may then have 64 descriptors under way, of
                 whatever file, and nothing is read in place or through a ring. Not with a journal.
