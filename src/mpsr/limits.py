@@ -164,6 +164,10 @@ SINK_STOP_TIMEOUT: Final = 5.0  # seconds that an end waits for sinks, as close(
 SINK_CLOSE_TIMEOUT: Final = 5.0  # seconds that a program has to end once its input has
 SINK_KILL_TIMEOUT: Final = 1.0  # seconds from SIGTERM to SIGKILL: its input ended long before
 
+# -- command line ---------------------------------------------------------------------------
+
+SIGNAL_REPEAT: Final = 1.0  # seconds: the same signal again within it was sent by a wrapper
+
 # -- producer -------------------------------------------------------------------------------
 
 BUFFER: Final = 32 * MIB  # bytes not yet accepted: two of the largest messages

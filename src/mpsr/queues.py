@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import suppress
 from queue import Empty, Full
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -356,8 +355,7 @@ class QueueReader(Generic[T]):
             finally:
                 self._lock.release()
         else:  # a thread is at it, and closes it when it leaves
-            with suppress(Closed):
-                self.receiver.stop()
+            self.receiver.stop()
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.receiver.addresses))

@@ -269,7 +269,7 @@ def test_what_an_interruption_leaves_is_exact(cli: Cli) -> None:
 
 def test_second_interruption_ends_at_once(cli: Cli) -> None:
     """Also where a stopped producer would keep the first from ending it; no traceback."""
-    bench = cli.start("bench", "--duration", "60s")
+    bench = cli.start("bench", "--duration", "60s", limits={"SIGNAL_REPEAT": 0})
     os.kill(children_of(bench)[0], signal.SIGSTOP)
     bench.kill(signal.SIGINT)
     bench.await_signal_seen()

@@ -220,7 +220,7 @@ def test_sigterm_prints_what_has_arrived(cli: Cli) -> None:
 def test_second_signal_ends_at_once(cli: Cli, signum: signal.Signals) -> None:
     """A receiver that waits for a stuck reader ends at the second signal: 130, or 143."""
     producer = mpsr.Producer(cli.address)
-    receiver = cli.recv()
+    receiver = cli.recv(limits={"SIGNAL_REPEAT": 0})
     producer.send_many([b"x" * 999] * 1000)
     assert receiver.read_line()
     receiver.kill(signum)

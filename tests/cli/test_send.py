@@ -441,7 +441,9 @@ def test_first_signal_delivers_what_was_read(
 
 def test_second_signal_ends_at_once(cli: Cli, receiver: mpsr.Receiver) -> None:
     """A user who does not want to wait interrupts again; the number of lost messages is printed."""
-    sender = cli.start("send", "app.sock", stdin=PIPE, limits={"CLOSE_TIMEOUT": 1000})
+    sender = cli.start(
+        "send", "app.sock", stdin=PIPE, limits={"CLOSE_TIMEOUT": 1000, "SIGNAL_REPEAT": 0}
+    )
     sender.write(b"one\n")
     assert receiver.receive(timeout=PATIENCE) == b"one"
     sender.kill(signal.SIGINT)

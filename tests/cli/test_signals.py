@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+import mpsr
 from tests.chance import Chance
 from tests.cli.conftest import COMMAND, PATIENCE, Cli
 from tests.cli.test_recv import speak
@@ -51,6 +53,49 @@ def test_receiver_ends_in_order(cli: Cli, signum: signal.Signals) -> None:
     assert (status, out) == (0, b"two\n")
     assert told.endswith("mpsr: received 2 messages, 6 B from 2 connections\n")
     assert not cli.address.exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_that_is_sent_twice_ends_in_order(cli: Cli, signum: signal.Signals) -> None:
+    """A wrapper forwards a signal that the process has received, too."""
+    receiver = cli.recv(limits={"SIGNAL_REPEAT": 60})
+    producer = mpsr.Producer(cli.address)
+    producer.send_many([b"x" * 999] * 1000)
+    line = receiver.read_line()
+    for _ in range(3):  # while it waits for the reader of its stdout
+        receiver.kill(signum)
+        receiver.await_signal_seen()
+    status, out, told = receiver.finish()
+    with suppress(mpsr.Undelivered):  # what it had not read when it was stopped
+        producer.close(timeout=0)
+    count = (line + out).count(b"\n")
+    assert status == 0
+    assert f"mpsr: received {count} messages, {count * 999} bytes from 1 connection\n" in told
+    assert producer.stats().accepted == count
+
+
+def test_signal_that_is_repeated_until_the_end_changes_nothing(cli: Cli) -> None:
+    """Not even after the command has done its work."""
+    receiver = cli.recv(limits={"SIGNAL_REPEAT": 60})
+    while receiver.popen.poll() is None:
+        receiver.kill(signal.SIGTERM)
+        time.sleep(SHORT)
+    assert receiver.finish()[0] == 0
+    assert not cli.address.exists()
+
+
+def test_another_signal_ends_at_once(cli: Cli) -> None:
+    """It does not count as the same one, however soon it arrives."""
+    receiver = cli.recv(limits={"SIGNAL_REPEAT": 60})
+    producer = mpsr.Producer(cli.address)
+    producer.send_many([b"x" * 999] * 1000)
+    assert receiver.read_line()
+    receiver.kill(signal.SIGTERM)
+    receiver.await_signal_seen()
+    receiver.kill(signal.SIGINT)
+    assert receiver.popen.wait(PATIENCE) == 130
+    with pytest.raises(mpsr.Undelivered):
+        producer.close(timeout=0)
 
 
 def test_hangup_of_the_terminal_ends_a_receiver(cli: Cli) -> None:

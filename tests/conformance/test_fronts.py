@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -462,6 +463,29 @@ def test_stop_ends_the_iteration_after_what_has_arrived(front: Front, address: s
                 assert [batch async for batch in receiver.batches()] == []
                 with pytest.raises(mpsr.Closed, match="stopped"):
                     await receiver.receive()
+
+    front.run(test)
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+def test_stop_may_be_called_at_any_time_and_any_number_of_times(
+    front: Front, address: str, tmp_path: Path, *, journaled: bool
+) -> None:
+    """Before, during and after the iteration, and once the receiver is closed."""
+
+    async def test(front: Front) -> None:
+        journal = tmp_path / "journal" if journaled else None
+        async with front.receiver(address, journal=journal) as receiver:
+            async with front.producer(address) as producer:
+                await producer.send_many([b"one", b"two"])
+                async for message in receiver:
+                    receiver.stop()
+                    receiver.stop()
+                    assert message in {b"one", b"two"}
+            receiver.stop()
+        receiver.stop()
+        await receiver.close()
+        receiver.stop()
 
     front.run(test)
 

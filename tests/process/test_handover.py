@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import mpsr
-from mpsr.wire.frames import HEADER, PREFACE, Handover, RejectCode, encode
+from mpsr import observe
+from mpsr.system.sockets import peer_of
+from mpsr.wire.frames import PREFACE, Handover, Offer, encode
 from tests.eventually import eventually
 from tests.process import roles
-from tests.process.programs import run
+from tests.process.programs import begin, run
 from tests.process.workers import PATIENCE, beside
+from tests.users import let_others_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -298,30 +300,109 @@ def test_other_users_get_nothing_and_are_counted(address: str) -> None:
             receiver.stop()
 
 
-def answer(address: str, first: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(PATIENCE)
-        sock.connect(address)
-        sock.sendall(first)
-        return sock.recv(1000)
+ACROSS = """
+import os, sys, mpsr
+import mpsr.front.takeover
+mpsr.Receiver(f"@{os.getpid()}").close()  # imports all as root
+os.setuid(3000)
+address, way = sys.argv[1:]
+try:
+    with mpsr.Receiver(address, mode=0o666, handover=way == "asks") as receiver:
+        print("ready", flush=True)
+        print(list(receiver))
+except mpsr.AddressError as error:
+    print(type(error).__name__)
+"""
 
 
-def test_second_taker_and_more_frames_are_refused(address: str) -> None:
-    """While one hand-over is under way there is no other; behind HANDOVER nothing comes."""
-    asking = PREFACE + encode(Handover())
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to be another user")
+@pytest.mark.parametrize("abstract", [False, True])
+def test_only_the_same_user_can_take_over(address: str, *, abstract: bool) -> None:
+    """Another user cannot take over from root, and root cannot take over from another user."""
+    directory = os.path.dirname(address)
+    let_others_in(Path(directory))
+    os.chmod(directory, 0o777)
+    address = f"@{address}" if abstract else address
+    error = mpsr.AddressInUse if abstract else mpsr.AddressOccupied
+    options: dict[str, Any] = {} if abstract else {"mode": 0o666}
+    across = ACROSS.replace("mode=0o666, ", "") if abstract else ACROSS
+    with mpsr.Receiver(address, **options) as receiver, beside(lambda: list(receiver)):
+        assert run(across, address, "asks").output == f"{error.__name__}\n"
+        receiver.stop()
+    if not abstract:
+        os.unlink(f"{address}.lock")  # which is root's
+    with begin(across, address, "runs") as other:
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(error):
+            mpsr.Receiver(address, handover=True)
+        other.kill()
+
+
+def test_second_new_receiver_waits_for_the_first(address: str) -> None:
+    """If the first one dies, all is offered to the second, which has asked meanwhile."""
     with mpsr.Receiver(address) as receiver:
         with beside(lambda: list(receiver)):
-            with socket.socket(socket.AF_UNIX) as first:
-                first.connect(address)
-                first.sendall(asking)
-                eventually(lambda: receiver._inbox.handover.giver is not None)  # type: ignore[union-attr]
-                assert struct.unpack_from("<I", answer(address, asking), HEADER.size)[0] == (
-                    RejectCode.BUSY
-                )
-            with mpsr.Producer(address) as producer:  # it goes on
-                producer.send(b"x")
-                producer.flush(PATIENCE)
+            with ExitStack() as sockets:
+                askers = [sockets.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+                for asker in askers:
+                    asker.settimeout(PATIENCE)
+                    asker.connect(address)
+                    asker.sendall(PREFACE + encode(Handover()))
+                    with mpsr.Producer(address) as producer:  # the receiver continues
+                        producer.send(b"x")
+                        producer.flush(PATIENCE)
+                for asker in askers[:2]:
+                    data, descriptors, _, _ = socket.recv_fds(asker, 1000, 1)
+                    assert data == encode(Offer())
+                    os.close(descriptors[0])
             receiver.stop()
+
+
+def test_simultaneous_hand_overs_queue(start: Start, address: str, tmp_path: Path) -> None:
+    """Of ten that start at once, each becomes the receiver, one after the other."""
+    record = tmp_path / "record"
+    receivers = [start(roles.hand_over, address, str(record))]
+    assert receivers[0].hear() == "ready"
+    with Load(address, producers=1) as load:
+        receivers += [start(roles.hand_over, address, str(record)) for _ in range(10)]
+        for each in receivers[1:]:
+            assert each.hear() == "ready", each.complaint()
+        eventually(lambda: sum(each.said() for each in receivers) == 10)
+    await_all(record, load.expected)
+    (last,) = (each for each in receivers if not each.said())
+    last.process.terminate()
+    for each in receivers:
+        each.hear()
+        assert each.wait() == 0, each.complaint()
+    assert load.refused == []
+    assert received(record) == Counter(load.expected)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_kernel_names_the_new_receiver(
+    start: Start, address: str, tmp_path: Path, *, abstract: bool
+) -> None:
+    """``AddressInUse`` and the status name a living process; the backlog is as requested."""
+    address = f"@{address}" if abstract else address
+    old = start(roles.hand_over, address, str(tmp_path / "record"))
+    assert old.hear() == "ready"
+    target = f"\0{address[1:]}" if abstract else address
+    with mpsr.Receiver(address, handover=True, backlog=3) as receiver, ExitStack() as waiting:
+        old.hear()
+        assert old.wait() == 0
+        with beside(lambda: list(receiver)):
+            assert observe.status(address)["pid"] == os.getpid()
+            receiver.stop()
+        with pytest.raises(mpsr.AddressInUse) as refused:
+            mpsr.Receiver(address)
+        assert refused.value.pid == os.getpid()
+        with pytest.raises(BlockingIOError):
+            for _ in range(10):
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(target)
+                assert peer_of(client).pid == os.getpid()
 
 
 def test_without_handover_the_address_is_in_use(address: str) -> None:

@@ -135,6 +135,35 @@ def test_closing_in_the_handler_of_sigterm_delivers_and_ends(address: str, seed:
     assert len(numbers) in (int(output), int(output) + 1)  # one may be taken, and not yet counted
 
 
+STOPPED = """
+import signal, sys, mpsr
+
+signals = 0
+
+def stop(*_):
+    global signals
+    signals += 1
+    receiver.stop()
+
+with mpsr.Receiver(sys.argv[1]) as receiver:
+    signal.signal(signal.SIGTERM, stop)
+    print("ready", flush=True)
+    print(sum(1 for _ in receiver), flush=True)
+signal.raise_signal(signal.SIGTERM)
+print(signals, flush=True)
+"""
+
+
+def test_stop_in_the_handler_of_a_second_sigterm_raises_nothing(address: str) -> None:
+    """A wrapper sends it twice; the second may arrive once the receiver is closed."""
+    with begin(STOPPED, address) as program:
+        assert program.stdout
+        assert program.stdout.readline() == "ready\n"
+        program.send_signal(signal.SIGTERM)
+        output, complaint = program.communicate(timeout=PATIENCE)
+    assert (program.returncode, output, complaint) == (0, "0\n2\n", "")
+
+
 FINALIZED = """
 import gc, sys, mpsr
 

@@ -64,12 +64,31 @@ def test_second_signal_ends_at_once_whatever_blocks(
     funnels: Callable[..., Funnel], plugin: None
 ) -> None:
     funnel = funnels("blocking:x")
-    funnel.limits["SINK_STOP_TIMEOUT"] = 1000
+    funnel.limits |= {"SINK_STOP_TIMEOUT": 1000, "SIGNAL_REPEAT": 0}
     funnel.start()
     funnel.send(b"one")
     funnel.process.send_signal(signal.SIGTERM)
     await_signal_taken(funnel.process.pid)  # so that the next is a second one
     assert funnel.end() == 143
+
+
+def test_signal_that_is_sent_twice_leaves_a_sink_its_time(
+    funnels: Callable[..., Funnel], tmp_path: Path
+) -> None:
+    """All 800 received messages are in the sink, and the status is 0."""
+    import mpsr
+    from mpsr import observe
+
+    funnel = funnels("file:a.txt?format=lines", journal=False)
+    funnel.limits["SIGNAL_REPEAT"] = 60
+    funnel.start()
+    with mpsr.Producer(funnel.address) as producer:
+        producer.send_many([b"%d" % number for number in range(800)])
+        eventually(lambda: observe.status(str(funnel.address))["stats"]["messages"] == 800)
+        for _ in range(20):
+            funnel.process.send_signal(signal.SIGTERM)
+        assert funnel.end() == 0
+    assert lines_in(tmp_path / "a.txt") == [b"%d" % number for number in range(800)]
 
 
 def test_blocking_sink_without_a_journal_keeps_messages_with_the_producer(

@@ -26,7 +26,7 @@ def main() -> NoReturn:
     from mpsr.cli.entry import run  # noqa: PLC0415
 
     status = run(sys.argv[1:])
-    if interruptible:
+    if interruptible and _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.freeze()  # Python would search all for cycles at the end: a fifth of a short run
     sys.exit(status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -20,7 +20,7 @@ from mpsr.cli.printer import Printer
 from mpsr.cli.signals import orderly_end
 from mpsr.cli.status import Status
 from mpsr.cli.stdio import Stdout, plural, say
-from mpsr.errors import AddressInUse, Closed, Explanation
+from mpsr.errors import AddressInUse, Explanation
 from mpsr.limits import DESCRIPTOR_RESERVE, JOURNAL_LIMIT, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.sync.receiver import Receiver
 from mpsr.system.address import SOCKET_TYPES
@@ -339,8 +339,7 @@ class _Stop:
     def __call__(self, _: int) -> None:
         self._wanted = True
         if self._receiver is not None:
-            with suppress(Closed):  # it has ended by itself
-                self._receiver.stop()
+            self._receiver.stop()
 
     def of(self, receiver: Receiver | Delivering) -> None:
         """Stop this one."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr.cli.status import Interrupted
+from mpsr.limits import SIGNAL_REPEAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,20 +28,20 @@ def heed_interrupts() -> None:
 def orderly_end(begin: Callable[[int], None]) -> Iterator[None]:
     """Call ``begin`` with the number of the first signal; raise Interrupted at the second.
 
-    A third kills. A signal that our parent ignores (as ``nohup`` and ``&`` in a script may)
-    stays ignored.
+    A third kills the process. Within SIGNAL_REPEAT seconds, the same signal again is not another
+    one: a wrapper that forwards a signal, and a terminal, both send it. After the block, a signal
+    that has ended it is ignored. A signal that our parent ignores (as ``nohup`` and ``&`` in a
+    script may) stays ignored.
     """
-    first = True
+    counted: dict[int, float] = {}  # the signals, and when each was last counted
+    ends = iter((begin, _raise))
 
     def handle(signum: int, _: FrameType | None) -> None:
-        nonlocal first
-        if first:
-            first = False
-            begin(signum)
-        else:
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            raise Interrupted(signum)
+        now = monotonic()
+        if now - counted.get(signum, -inf) < SIGNAL_REPEAT:
+            return
+        counted[signum] = now
+        next(ends, _kill)(signum)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
@@ -48,7 +51,7 @@ def orderly_end(begin: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in counted else handler)
 
 
 @contextmanager
@@ -87,3 +90,8 @@ def end_by_signals() -> None:
 
 def _raise(signum: int) -> None:
     raise Interrupted(signum)
+
+
+def _kill(signum: int) -> None:
+    signal.signal(signum, signal.SIG_DFL)
+    signal.raise_signal(signum)

@@ -131,10 +131,11 @@ class ReceiverBase(Generic[T]):
                 receiver. Default: no journal.
             journal_limit: int, bytes that the directory may take on the disk (default 1 GiB);
                 producers wait while it is full. A message is at most a fourth of it.
-            handover: bool; where a receiver of our own user or of root has the addresses, take
-                them over from it, with its connections and what it knows of producers. It hands
-                out what it has read, and its iteration ends; nobody is refused meanwhile. This
-                waits for it, 30 s at most. Default: an address in use is an error.
+            handover: bool; if a receiver of the same user has the addresses, take them over from
+                it, with its connections and the state of its producers. It hands out what it has
+                read, and its iteration ends; no connection is refused meanwhile. This waits for
+                it, and for other new receivers that asked before, 30 s at most. Default: an
+                address in use is an error.
             accept_files: bool, whether native producers may send open files with their messages;
                 see ``Batch.files``. Whoever may send may then have 64 descriptors under way, of
                 whatever file, and nothing is read in place or through a ring. Not with a journal.
@@ -318,9 +319,11 @@ class ReceiverBase(Generic[T]):
     def stop(self) -> None:
         """Ask for an orderly end: iteration ends once what has arrived by now is handed out.
 
-        Safe in a signal handler and in any thread.
+        Safe in a signal handler and in any thread, at any time and any number of times. A receiver
+        that is closed, or belongs to the parent process, stays as it is.
         """
-        self._engine().stop()
+        if self._inbox is not None:
+            self._inbox.stop()
 
     def stats(self) -> ReceiverStats:
         """Return counters of everything since the receiver was created.

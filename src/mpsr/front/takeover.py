@@ -33,6 +33,7 @@ from mpsr.system.sockets import peer_of, type_of
 from mpsr.wire.frames import (
     HEADER,
     PREFACE,
+    RETRY_CODES,
     Handover,
     Offer,
     Reject,
@@ -129,9 +130,8 @@ class _Taker:
                     self._await_end(sock)
                 break
         closing.close_apart(sockets)  # of a giver that died in between
-        for claim, _ in claims:
-            if isinstance(claim, PathClaim):
-                claim.own()
+        for place, (claim, _) in zip(self._places, claims, strict=True):
+            claim.own(place.backlog)
         self._undo.pop_all().pop_all()
         sock.close()
         return claims, inherited
@@ -167,15 +167,20 @@ class _Taker:
             closing.close_apart(descriptors)
             raise self._unreadable(exc) from exc
         if isinstance(frame, Reject):
-            raise AddressInUse(
-                _refused(self._held, f"it does not hand over: {frame.text}"),
-                address=self._held.address,
-                pid=self._held.pid,
-            )
+            raise self._rejected(frame)
         if not isinstance(frame, Offer) or len(descriptors) != 1:
             closing.close_apart(descriptors)
             raise self._held
         return Socket(fileno=descriptors[0])
+
+    def _rejected(self, frame: Reject) -> Exception:
+        """Return the error for a receiver that does not hand over; _Cancelled if it may later."""
+        if frame.code in RETRY_CODES:
+            return _Cancelled()
+        why = f"it does not hand over: {frame.text}"
+        return AddressInUse(
+            _refused(self._held, why), address=self._held.address, pid=self._held.pid
+        )
 
     def _inherit(self, sockets: Sequence[int], listeners: int) -> Inherited:
         """Return what was passed with a state; raise ValueError if it does not fit together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from mpsr.errors import InvalidAddress
@@ -14,7 +14,7 @@ from mpsr.system.activation import passed
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
 from mpsr.system.descriptors import Socket
 from mpsr.system.refusals import cannot, in_use, translating
-from mpsr.system.sockets import target_of, who_holds, wrap
+from mpsr.system.sockets import peer_of, target_of, who_holds, wrap
 
 
 class Claim:
@@ -52,6 +52,17 @@ class Claim:
         address = os.fsencode(str(self.address)).decode("latin-1")
         told = {"address": address, "type": int(self.socket.type), "locked": False}
         return told, [self.socket.fileno()]
+
+    def own(self, backlog: int) -> None:
+        """Have the kernel name this process as the receiver: another one has handed it over.
+
+        The kernel names the process that called listen() last. Connections that wait stay in the
+        backlog. Producers trust the user that listened, so another user than ours stays named.
+        """
+        with suppress(OSError):  # only the name is at stake
+            listens = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listens and peer_of(self.socket).uid == os.geteuid():
+                self.socket.listen(backlog)
 
     def touch(self) -> None:
         """Refresh the time stamps of our files, for what removes files by their age."""

@@ -131,8 +131,9 @@ class PathClaim(Claim):
         self._lock = None if lock is None else lockfile.Lock(lock)
         self._bound = self._lstat(self._name)
 
-    def own(self) -> None:
-        """Write our process id into the lock: its former owner has handed it over."""
+    def own(self, backlog: int) -> None:
+        """Have the kernel name this process, and write its id into the lock."""
+        super().own(backlog)
         if self._lock is not None:
             self._lock.sign()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import socket
 from base64 import b64encode
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -186,7 +187,7 @@ class Giver:
 
 
 class Handovers:
-    """The hand-overs of a receiver, of which there is one at a time.
+    """The hand-overs of a receiver, one at a time; new receivers that ask meanwhile wait in order.
 
     Attributes:
         giver: the one that is under way, or has ended the receiver.
@@ -207,6 +208,7 @@ class Handovers:
         self._senders = senders
         self._logger = logger
         self.giver: Giver | None = None
+        self._queue: deque[Connection] = deque()  # of new receivers that have asked
         self._answer_by = inf  # when the taker is to have answered, on the monotonic clock
 
     def ask(self, connection: Connection, *, ending: bool) -> None:
@@ -218,11 +220,28 @@ class Handovers:
             why = "it asked for a hand-over, and may not receive here"
             self._senders.count(connection.peer, why, self._logger)
             raise RemoteProtocolError(why, code=RejectCode.DENIED)
-        if self.giver is not None or ending or not self._acceptor.may_go_on:
-            text = "the receiver is handing over or ending already, or has sockets of others"
-            raise RemoteProtocolError(text, code=RejectCode.BUSY)
-        self.giver = Giver(connection, self._acceptor.listeners)
-        self._poller.register(self.giver, READ, self.giver)
+        if not self._acceptor.may_go_on:
+            why = "the receiver has sockets that another process has passed to it"
+            raise RemoteProtocolError(why, code=RejectCode.DENIED)
+        if ending:
+            raise RemoteProtocolError("the receiver is ending", code=RejectCode.BUSY)
+        self._queue.append(connection)
+        self._offer_next()
+
+    def _offer_next(self) -> None:
+        """Offer what we have to the first in the queue that is still connected."""
+        while self._queue and self.giver is None:
+            connection = self._queue.popleft()
+            if connection.open:
+                self.giver = Giver(connection, self._acceptor.listeners)
+                self._poller.register(self.giver, READ, self.giver)
+
+    def _dismiss(self) -> None:
+        """Close the connections in the queue: they will ask the receiver that has taken over."""
+        while self._queue:
+            connection = self._queue.popleft()
+            if connection.open:
+                self._connections.part_with(connection)
 
     @property
     def alone(self) -> bool:
@@ -240,13 +259,16 @@ class Handovers:
         return self.giver is not None and self.giver.step is Step.TAKEN
 
     def hear(self) -> None:
-        """Take note of what the taker says; go on as before if it is gone."""
+        """Take note of what the taker says; if it is gone, go on, or offer all to the next one."""
         if self.giver is not None:
             self.giver.hear()
             if self.giver.step is Step.OVER:
                 self._poller.unregister(self.giver)
                 self.giver.close()
                 self.giver, self._answer_by = None, inf
+                self._offer_next()
+            elif self.giver.step is Step.TAKEN:
+                self._dismiss()
 
     def listen(self, now: float) -> None:
         """Listen to the taker alone, until it has taken too long to answer."""
