@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mpsr
+from mpsr.amounts import size
 from tests.chance import Chance
 from tests.cli.conftest import COMMAND, PATIENCE, Cli
 from tests.cli.test_recv import speak
@@ -70,7 +71,7 @@ def test_signal_that_is_sent_twice_ends_in_order(cli: Cli, signum: signal.Signal
         producer.close(timeout=0)
     count = (line + out).count(b"\n")
     assert status == 0
-    assert f"mpsr: received {count} messages, {count * 999} bytes from 1 connection\n" in told
+    assert f"mpsr: received {count} messages, {size(count * 999)} from 1 connection\n" in told
     assert producer.stats().accepted == count
 
 
