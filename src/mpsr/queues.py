@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from queue import Empty, Full
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mpsr.errors import BufferFull, Closed, SendTimedOut, TimedOut
 from mpsr.front.receiver import has_more
 from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
 from mpsr.sync.producer import Producer
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     import os

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 from collections.abc import Sequence
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpsr.errors import AddressError
@@ -13,6 +12,7 @@ from mpsr.front import reasons
 from mpsr.front.producer import ProducerBase
 from mpsr.limits import ACK_READ_INTERVAL, DESCRIPTOR_CHECK
 from mpsr.system import exits, primitives
+from mpsr.system.clock import monotonic
 from mpsr.system.forks import watch_forks
 from mpsr.system.sigmask import MASK
 from mpsr.system.threads import start_thread

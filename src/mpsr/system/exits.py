@@ -13,9 +13,10 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import ReferenceType, ref
+
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from mpsr.errors import MpsrError, Undelivered

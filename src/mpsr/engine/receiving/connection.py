@@ -7,7 +7,6 @@ import sys
 from contextlib import suppress
 from fcntl import ioctl
 from termios import FIONREAD
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.receiving.files import FilePacketEnd, FileReader
@@ -15,6 +14,7 @@ from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, Sock
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import closing, passing
+from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.processes import peer_named
 from mpsr.wire.files import FileSession

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from heapq import nlargest
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.limits import STUCK_AFTER, TOLD_PRODUCERS
+from mpsr.system.clock import monotonic
 from mpsr.wire.transitions import State
 
 if TYPE_CHECKING:
