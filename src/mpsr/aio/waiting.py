@@ -1,4 +1,4 @@
-"""Wait for a time at most, also while the event loop's clock is frozen."""
+"""Wait with a time limit, even while the event loop's clock is frozen."""
 
 from __future__ import annotations
 

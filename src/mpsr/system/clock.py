@@ -1,4 +1,4 @@
-"""Read the monotonic clock, also while a test has frozen Python's.
+"""Read the monotonic clock, even while a test has frozen Python's.
 
 freezegun replaces ``time.monotonic`` in every module, by identity. The functions of a second
 instance of the built-in module ``time`` are other objects, so they stay real, even if mpsr is
