@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from queue import Empty, Full
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mpsr.errors import BufferFull, Closed, DecodeError, SendTimedOut, TimedOut
@@ -14,6 +13,7 @@ from mpsr.limits import BUFFER, LONGEST_TIMEOUT, SHORT_MESSAGE
 from mpsr.sync.background import end_in_background
 from mpsr.sync.producer import Producer
 from mpsr.sync.receiver import arrives
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     import os

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint
 
 from mpsr import arguments
+from mpsr.aio.turns import Turns
+from mpsr.aio.waiting import wait_at_most
 from mpsr.arguments import OWN, Own
 from mpsr.engine.sending.batches import FileMessage
 from mpsr.engine.sending.outbox import Outbox
@@ -20,6 +22,7 @@ from mpsr.errors import Closed, Undelivered
 from mpsr.front import reasons
 from mpsr.front.producer import ProducerBase
 from mpsr.front.steps import LET_OTHERS_RUN, R, Steps, Wait
+from mpsr.system.clock import monotonic
 from mpsr.system.files import keep
 from mpsr.system.forks import watch_forks
 from mpsr.system.poller import READ, Poller
@@ -80,12 +83,11 @@ class AsyncProducer(ProducerBase[T]):
         if timeout is not OWN:
             arguments.timeout(timeout)
         encoded: Any = message if self._encode is None else self._encode(message)
-        if not self._deferred:
-            if self._append(encoded):
-                return
-            if self._write_direct(encoded):
-                await cancel_shielded_checkpoint()
-                return
+        if not self._deferred and self._append(encoded):
+            return
+        await self._turns.begin(cancellable=False)
+        if not self._deferred and self._write_direct(encoded):
+            return
         body = self._checked(encoded)
         await self._follow(self._send_steps([body], [message], self._timeout_of(timeout)))
 
@@ -112,6 +114,7 @@ class AsyncProducer(ProducerBase[T]):
         """
         timeout = self._timeout_of(timeout)
         messages, bodies = self._checked_all(messages)
+        await self._turns.begin(cancellable=False)
         await self._follow(self._send_steps(bodies, messages, timeout))
 
     async def send_file(
@@ -152,6 +155,7 @@ class AsyncProducer(ProducerBase[T]):
         if isinstance(file, str | bytes | os.PathLike):
             kept = await anyio.to_thread.run_sync(keep, file)
         else:
+            await self._turns.begin(cancellable=False)
             kept = keep(file)
         await self._follow(self._file_steps(FileMessage(body, kept), timeout))
 
@@ -171,7 +175,7 @@ class AsyncProducer(ProducerBase[T]):
         """
         self._check_spooled(spooled=spooled)
         timeout = arguments.timeout(timeout)
-        await checkpoint()
+        await self._turns.begin()
         await self._follow(self._flush_steps(timeout, spooled=spooled))
 
     async def close(self, timeout: float | None = None) -> None:
@@ -233,6 +237,7 @@ class AsyncProducer(ProducerBase[T]):
 
     def _use(self, outbox: Outbox) -> None:
         super()._use(outbox)
+        self._turns = Turns()
         try:
             self._poller = Poller()
         except OSError:
@@ -341,8 +346,7 @@ class AsyncProducer(ProducerBase[T]):
             woken = anyio.Event()
             waiter = self._waiters.add(wait.until, wait.need, woken.set)
         try:
-            with anyio.move_on_after(left):
-                await woken.wait()
+            await wait_at_most(left, woken.wait)
         except BaseException:  # cancelled
             self._waiters.remove(waiter)
             self._notify()  # others can use what it was woken for
@@ -378,8 +382,7 @@ class AsyncProducer(ProducerBase[T]):
                     self._wakes_at = inf if wait is None else now + wait
                     self._allow_direct(now)
                     self._watch()
-                with anyio.move_on_after(wait):
-                    await anyio.wait_readable(self._poller.fileno())
+                await wait_at_most(wait, partial(anyio.wait_readable, self._poller.fileno()))
         except Exception as exc:  # noqa: BLE001 - whatever it is, those who send get it
             outbox.fail(reasons.failed(self.address, exc))
         finally:

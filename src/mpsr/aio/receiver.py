@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Generic
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from mpsr import arguments
+from mpsr.aio.turns import Turns
+from mpsr.aio.waiting import wait_at_most
 from mpsr.errors import Closed
 from mpsr.front.receiver import ReceiverBase
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +38,10 @@ class AsyncReceiver(ReceiverBase[T]):
     cancelled has taken no message, and like every way of coming back for more it has
     acknowledged what was handed out before.
     """
+
+    @cached_property
+    def _turns(self) -> Turns:
+        return Turns()
 
     async def receive(self, timeout: float | None = None) -> T:
         """Return the next message.
@@ -69,12 +75,12 @@ class AsyncReceiver(ReceiverBase[T]):
 
         """
         timeout = arguments.timeout(timeout)
-        # The checkpoint comes before the batch is taken, so that cancelling loses nothing.
-        await checkpoint()
+        # It may suspend before the batch is taken, not after, so that cancelling loses nothing.
+        await self._turns.begin()
         since = monotonic()
         while (batch := self.try_receive_batch()) is None:
-            with anyio.move_on_after(self._wait_time(timeout, since)):
-                await anyio.wait_readable(self._engine().fileno())
+            wait = self._wait_time(timeout, since)
+            await wait_at_most(wait, partial(anyio.wait_readable, self._engine().fileno()))
         return batch
 
     def batches(
@@ -104,7 +110,7 @@ class AsyncReceiver(ReceiverBase[T]):
         handled = True
         try:
             while not engine.closed:
-                await checkpoint()
+                await self._turns.begin()
                 batch = follower.next_batch()
                 if batch is not None:
                     handled = False

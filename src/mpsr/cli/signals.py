@@ -50,8 +50,9 @@ def orderly_end(begin: Callable[[int], None]) -> Iterator[None]:
                 signal.signal(number, handle)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if number in counted else handler)
+        with held_back():  # Python complains about a signal that loses its handler on its way
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_IGN if number in counted else handler)
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def immediate_end() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold the signals back while a child is forked.
+    """Hold the signals back while a child is forked, or while handlers change.
 
     Python ignores what a handler raises in the hooks of a fork. They stay held back in the child,
     until it calls ``end_by_signals`` or ``heed_again``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mpsr import arguments
@@ -12,6 +11,7 @@ from mpsr.errors import BufferFull, ConfigurationError, FilesRefused, MpsrError,
 from mpsr.front import reasons
 from mpsr.front.sender import Sender
 from mpsr.front.steps import LET_OTHERS_RUN, Steps, Wait
+from mpsr.system.clock import monotonic
 from mpsr.system.sigmask import MASK
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ class FileSender(Sender):
         try:
             while True:
                 taken, wrote = self._take([message], patient=self._patient and timeout is None)
-                if wrote:
-                    yield LET_OTHERS_RUN
                 if taken:
                     return
                 if wrote:
+                    yield LET_OTHERS_RUN
                     continue
                 if self._outbox.interrupted_here:
                     text = reasons.no_room_inside(self.address, left)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr import arguments
@@ -25,6 +24,7 @@ from mpsr.errors import (
 )
 from mpsr.limits import BUSY_PAUSE, LONGEST_WAIT, OBSERVE_AGAIN, READ_SIZE
 from mpsr.system.address import Address, SocketType, parse_address
+from mpsr.system.clock import monotonic
 from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.poller import READ, Poller
 from mpsr.system.sockets import peer_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from contextlib import ExitStack
 from operator import length_hint
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from mpsr import arguments
@@ -24,6 +23,7 @@ from mpsr.limits import (
     MAX_MESSAGE,
     MAX_RINGS_PER_UID,
 )
+from mpsr.system.clock import monotonic
 from mpsr.system.forks import watch_forks
 from mpsr.system.path_claim import DEFAULT_MODE
 

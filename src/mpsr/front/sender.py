@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -30,6 +29,7 @@ from mpsr.errors import (
 from mpsr.front import reasons
 from mpsr.front.steps import LET_OTHERS_RUN, Steps, Wait
 from mpsr.limits import BURST_TIME, CLOSE_TIMEOUT, LONGEST_WAIT, MESSAGE_COST
+from mpsr.system.clock import monotonic
 from mpsr.system.primitives import RLock
 from mpsr.system.sigmask import MASK
 
@@ -181,10 +181,10 @@ class Sender:
             position, wrote = self._take(
                 bodies, position, patient=self._patient and timeout is None
             )
+            if position == len(bodies):
+                return  # at once: a call that has taken all cannot be cancelled
             if wrote:
                 yield LET_OTHERS_RUN
-            if position == len(bodies):
-                return
             if not wrote:
                 position = self._check_room(bodies, messages, position)
             if not wrote and position < len(bodies):

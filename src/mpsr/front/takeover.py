@@ -7,7 +7,6 @@ import socket
 import stat
 from contextlib import ExitStack, suppress
 from itertools import chain
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.receiving.handover import DESCRIPTORS, PACKET, Word, read_word
@@ -25,6 +24,7 @@ from mpsr.limits import HANDOVER_PAUSE, HANDOVER_TIMEOUT, MAX_CONTROL_FRAME
 from mpsr.system import closing, passing, primitives
 from mpsr.system.address import absolute
 from mpsr.system.claims import Claim
+from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import Socket
 from mpsr.system.endpoint import reach
 from mpsr.system.path_claim import PathClaim

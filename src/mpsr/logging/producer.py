@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr.errors import Explanation, Undelivered
 from mpsr.sync.producer import Producer
+from mpsr.system.clock import monotonic
 from mpsr.system.sigmask import MASK
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import ConfigurationError, Explanation, SinkError
@@ -14,6 +13,7 @@ from mpsr.sinks.runner import Runner
 from mpsr.sinks.source import MAIN_CURSOR, source_of
 from mpsr.sinks.table import NamedSink, sink
 from mpsr.system.address import are_one
+from mpsr.system.clock import monotonic
 from mpsr.system.waiting import Waiter
 
 if TYPE_CHECKING:

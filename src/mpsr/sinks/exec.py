@@ -9,7 +9,6 @@ import select
 import signal
 import struct
 import termios
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.errors import SinkError
@@ -17,6 +16,7 @@ from mpsr.limits import MIB, SINK_CLOSE_TIMEOUT, SINK_KILL_TIMEOUT
 from mpsr.sinks.options import choice, options, unnamed
 from mpsr.sinks.records import RECORDS
 from mpsr.system import primitives
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch

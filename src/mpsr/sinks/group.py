@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mpsr.engine.receiving.group import weight
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from mpsr.batch import Batch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.batch import part_of, position_of
@@ -15,6 +14,7 @@ from mpsr.limits import SINK_REMINDER
 from mpsr.sinks.file import FileSink
 from mpsr.sinks.records import json_lines
 from mpsr.sinks.rotation import Rotation
+from mpsr.system.clock import monotonic
 from mpsr.system.outputs import PRIVATE
 
 if TYPE_CHECKING:

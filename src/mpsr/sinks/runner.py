@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from math import inf
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpsr.batch import part_of
@@ -19,6 +19,7 @@ from mpsr.sinks.delivered import Delivered
 from mpsr.sinks.group import Group
 from mpsr.sinks.protocol import Displaced, Grouping, Reopening, SinkStatus
 from mpsr.sinks.rejected import Rejections, checked, described, output_of, place_of, rest_of
+from mpsr.system.clock import monotonic
 from mpsr.system.threads import start_thread
 from mpsr.system.waiting import Waiter
 

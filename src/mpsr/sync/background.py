@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ReferenceType, ref
 
@@ -16,6 +15,7 @@ from mpsr.front import reasons
 from mpsr.front.producer import ProducerBase
 from mpsr.limits import ACK_READ_INTERVAL, DESCRIPTOR_CHECK
 from mpsr.system import exits, primitives
+from mpsr.system.clock import monotonic
 from mpsr.system.forks import watch_forks
 from mpsr.system.sigmask import MASK
 from mpsr.system.threads import start_thread

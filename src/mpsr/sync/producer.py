@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpsr import arguments
@@ -12,6 +11,7 @@ from mpsr.errors import Closed, MpsrError, ReentrantCall
 from mpsr.front import reasons
 from mpsr.front.steps import LET_OTHERS_RUN, R, Steps, Wait
 from mpsr.sync.background import BackgroundProducer
+from mpsr.system.clock import monotonic
 from mpsr.system.files import keep
 from mpsr.system.greenlets import world
 from mpsr.system.primitives import RLock

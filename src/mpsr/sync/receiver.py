@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr import arguments
 from mpsr.errors import Closed
 from mpsr.front.receiver import ReceiverBase
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

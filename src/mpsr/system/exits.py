@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from time import monotonic
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
+
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr.errors import MpsrError
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

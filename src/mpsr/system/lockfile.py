@@ -6,11 +6,11 @@ import fcntl
 import os
 import stat
 from contextlib import ExitStack, suppress
-from time import monotonic
 from typing import Final
 
 from mpsr.limits import DYING_OWNER
 from mpsr.system import primitives
+from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import OpenFile
 from mpsr.system.processes import named, pid_namespace
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpsr.limits import COMPLAINT_INTERVAL, COMPLAINTS
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from logging import Logger

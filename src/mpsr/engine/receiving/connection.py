@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mpsr.engine.receiving.files import FilePacketEnd, FileReader
@@ -12,6 +11,7 @@ from mpsr.engine.transport import GuardedSocketReader, ReadEnd, RingReader, Sock
 from mpsr.errors import RemoteProtocolError
 from mpsr.limits import READ_BEHIND
 from mpsr.system import closing, passing
+from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.processes import peer_named
 from mpsr.system.sockets import unread_in

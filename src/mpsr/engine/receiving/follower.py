@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.batch import Batch
@@ -11,6 +10,7 @@ from mpsr.engine.receiving.group import weight
 from mpsr.errors import ConfigurationError
 from mpsr.limits import MIB, READ_AHEAD
 from mpsr.system import primitives
+from mpsr.system.clock import monotonic
 from mpsr.system.poller import wait_readable
 from mpsr.system.threads import are_stopped
 from mpsr.system.wakeup import Wakeup

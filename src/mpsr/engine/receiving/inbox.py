@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import ExitStack
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mpsr.batch import Batch, state_of
@@ -32,6 +31,7 @@ from mpsr.errors import Explanation, MpsrError
 from mpsr.limits import ACK_DELAY, MAX_CONNECTIONS, MAX_MESSAGE
 from mpsr.stats import ReceiverStats
 from mpsr.system import closing
+from mpsr.system.clock import monotonic
 from mpsr.system.heap import keep_freed_memory
 from mpsr.system.poller import READ, WRITE, Poller
 from mpsr.wire.frames import Handover, Observe

@@ -13,7 +13,6 @@ import select
 from collections import deque
 from contextlib import suppress
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.batch import Batch, batch_of, state_of
@@ -25,6 +24,7 @@ from mpsr.stats import CursorStats, JournalStats
 from mpsr.store.journal import Journal
 from mpsr.store.records import MAX_HEAD
 from mpsr.system import primitives
+from mpsr.system.clock import monotonic
 from mpsr.system.threads import start_thread
 from mpsr.system.wakeup import Wakeup
 from mpsr.wire.ledger import ProducerState

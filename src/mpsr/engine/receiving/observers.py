@@ -15,7 +15,6 @@ from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from functools import partial
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from mpsr.engine.receiving.complaints import logger
@@ -32,6 +31,7 @@ from mpsr.limits import (
     UNDECIDED_TIME,
 )
 from mpsr.names import all_in_utf8
+from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import Socket
 from mpsr.system.poller import READ, WRITE, EpollPoller, Poller
 from mpsr.system.sockets import peer_of

@@ -10,10 +10,11 @@ import os
 import sys
 from contextlib import suppress
 from heapq import nlargest
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpsr.limits import STUCK_AFTER, TOLD_PRODUCERS
+from mpsr.system.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpsr.system.clock import monotonic
 from mpsr.system.threads import start_thread
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.time = monotonic  # type: ignore[method-assign]  # also while a test has frozen it
         self._thread = start_thread(self._run, name=name)
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
