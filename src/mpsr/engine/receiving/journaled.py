@@ -391,12 +391,12 @@ class JournaledInbox:
         elif group.batches:
             self._most_batches = inf
             self._full = False
-            self._inbox.accept(group.batches)
             for batch, position in zip(group.batches, outcome, strict=True):
                 batch.position = position
                 self._messages += len(batch)
                 self._nbytes += batch.nbytes
             self._batches += len(group.batches)
+            self._inbox.accept(group.batches)  # what a producer knows to be accepted is counted
             for follower in tuple(self._followers):
                 follower.offer(group.batches)
 
