@@ -18,7 +18,7 @@ MpsrError
 │   └── UnframeableMessage  its bytes would be taken for a boundary
 ├── NotSent                 messages that were not taken; ``messages`` gives them back
 │   ├── BufferFull          the buffer is full and ``on_full="raise"``
-│   └── Undelivered         the end came before the receiver accepted them
+│   └── Undelivered         the receiver has not accepted them, and will not
 ├── TimedOut                the time-out passed (also a TimeoutError)
 │   └── SendTimedOut        ... while waiting for room (also a NotSent)
 ├── DecodeError             ``decode=`` failed; ``body`` holds the bytes
@@ -175,7 +175,7 @@ class FilesRefused(MessageError):
 
     Attributes:
         messages: sequence of the messages, in order, that had been taken before that was known,
-            and were dropped; they count as lost.
+            and were dropped, as many as the producer's buffer holds; they count as lost.
 
     """
 
@@ -217,17 +217,22 @@ class BufferFull(NotSent):
 
 
 class Undelivered(NotSent):
-    """The producer ended before the receiver accepted everything.
+    """The receiver has not accepted all messages that were taken, and will not.
+
+    The producer has ended before, or has dropped messages that are larger than the receiver takes.
 
     Attributes:
-        messages: sequence of the messages, in order, as ``encode=`` made them.
-        count: int, how many they are.
+        messages: sequence of the messages, in order, as ``encode=`` made them; dropped ones come
+            first. Of dropped ones, it holds as many as the producer's buffer.
+        count: int, how many messages were not delivered.
 
     """
 
-    def __init__(self, message: str, *, messages: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, message: str, *, messages: Sequence[Any] = (), count: int | None = None
+    ) -> None:
         super().__init__(message, messages=messages)
-        self.count: int = len(messages)
+        self.count: int = len(messages) if count is None else count
 
 
 class TimedOut(MpsrError, TimeoutError):

@@ -580,6 +580,8 @@ def test_a_message_over_the_receivers_limit_is_counted_as_lost(front: Front, add
                 with pytest.raises(mpsr.MessageTooLarge):
                     await producer.send(bytes(6000))
                 receiver.acknowledge()
+                with pytest.raises(mpsr.Undelivered):
+                    await producer.close()
 
     front.run(test)
 

@@ -352,6 +352,33 @@ def test_drops_are_the_cause_if_all_other_records_arrive(
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("flush", [False, True])
+def test_record_that_is_larger_than_the_receiver_takes_is_counted_with_the_cause(
+    address: str, log: logging.Logger, capsys: pytest.CaptureFixture[str], flush: bool
+) -> None:
+    """Whether ``flush()`` or ``close()`` learns of it; the others arrive."""
+    handler = mpsr.logging.Handler(address, timeout=PATIENCE)
+    log.addHandler(handler)
+    log.info("x" * 10_000)
+    log.info("last")
+    with mpsr.Receiver(address, max_message=8192) as receiver:
+        got: list[bytes] = []
+
+        def end() -> None:
+            if flush:
+                handler.flush()
+            handler.close()
+
+        with served(receiver, lambda: got.extend(receiver)):
+            end()
+    assert [json.loads(body)["message"] for body in got] == ["last"]
+    assert handler.lost == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"mpsr: 1 log record to {address} not delivered: ")
+    assert "the receiver takes messages of 8192 bytes at most" in told
+    assert told.count("\n") == 1
+
+
 def test_process_that_lives_within_a_restart_of_the_receiver_loses_nothing(address: str) -> None:
     """It has met no receiver, but one was there: so the end waits for the next."""
     with mpsr.Receiver(address):

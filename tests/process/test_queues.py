@@ -281,6 +281,26 @@ def test_child_joined_before_its_objects_are_got_reports_where_they_are(
     )
 
 
+def test_object_that_is_larger_than_the_reader_takes_is_reported(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By join_thread(), or on stderr if the thread that delivers has ended before."""
+    writer = mpsr.queue(address)
+    for item in (b"first", bytes(10_000), b"last"):
+        writer.put(item)
+    with mpsr.QueueReader(mpsr.Receiver(address, max_message=8192)) as reader:
+        assert get_all(reader, 2) == [b"first", b"last"]
+        writer.close()
+        told = ""
+        try:
+            writer.join_thread()
+        except mpsr.Undelivered as error:
+            told = str(error)
+    told += capsys.readouterr().err
+    assert "1 message to " in told
+    assert told.count("messages of 8192 bytes at most") == 1
+
+
 def test_some_of_what_is_undelivered_may_arrive(address: str) -> None:
     with mpsr.QueueReader(mpsr.Receiver(address)) as reader:
         writer = mpsr.queue(address)

@@ -181,6 +181,8 @@ def test_receiver_that_takes_less_makes_its_producer_drop_and_report(address: st
             received += batch
             lost += batch.lost
         receiver.acknowledge()
+        with pytest.raises(mpsr.Undelivered, match="takes no message so large"):
+            producer.flush(PATIENCE)
     assert (received, lost) == ([b"first", b"last"], 1)
 
 

@@ -206,6 +206,9 @@ def test_receiver_that_takes_less_gets_what_it_takes(address: str, spool: str) -
         with mpsr.Producer(address, spool=spool, max_message=50) as producer:
             assert [receiver.receive(timeout=10)[:1] for _ in range(2)] == [b"a", b"c"]
             receiver.acknowledge()
+            with pytest.raises(mpsr.Undelivered, match="messages of 10000 bytes at most") as caught:
+                producer.flush(10)
+        assert caught.value.messages == [b"b" * 100_000]
         assert producer.stats()[:4] == (3, 2, 1, 0)
 
 

@@ -207,8 +207,10 @@ def test_message_that_turns_out_too_large_while_it_waits_is_counted_as_lost(
             receiver = start(roles.receive, address, str(record), max_message=5000)
             assert receiver.hear() == "ready"
         producer.send(stamped(2))
-        producer.flush(timeout=PATIENCE)
+        with pytest.raises(mpsr.Undelivered) as caught:
+            producer.flush(timeout=PATIENCE)
         stats = producer.stats()
+    assert caught.value.messages == [stamped(1, size=size)]
     assert (stats.sent, stats.accepted, stats.lost) == (3, 2, 1)
     assert ended(receiver)["lost"] == 1
     assert taken(record)[0] == [0, 2]

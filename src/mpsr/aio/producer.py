@@ -169,6 +169,8 @@ class AsyncProducer(ProducerBase[T]):
         Raises:
             TimedOut: it has not, and why. Nothing is lost by it.
             FilesRefused: it has, but for messages whose files it did not take.
+            Undelivered: it has, except messages that were taken before it was known that they are
+                larger than it takes. They are dropped, and reported once; the producer continues.
             Rejected: the receiver has refused this producer for good.
             Closed: the producer was closed.
 
@@ -189,7 +191,8 @@ class AsyncProducer(ProducerBase[T]):
                 after five seconds without.
 
         Raises:
-            Undelivered: it carries what neither the receiver has accepted nor a spool holds.
+            Undelivered: it carries what neither the receiver has accepted nor a spool holds, and
+                the dropped messages that no ``flush`` has reported.
 
         """
         undelivered = await self._drain_and_close(arguments.timeout(timeout))

@@ -119,6 +119,8 @@ class Delivery:
                 break
             except TimedOut:
                 self.look()
+            except Undelivered:  # the result reports them, as it counts them as lost
+                break
         stats = self._producer.stats()
         unused = not (self._spooled or stats.sent or stats.connects)
         if unused and (self._native or self._kind == "dgram"):

@@ -1,4 +1,4 @@
-"""Send files: check what is passed, take it, and tell what was refused."""
+"""Send files: check what is passed, and take it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from mpsr.front import reasons
 from mpsr.front.sender import Sender
 from mpsr.front.steps import LET_OTHERS_RUN, Steps, Wait
 from mpsr.system.clock import monotonic
-from mpsr.system.sigmask import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +71,3 @@ class FileSender(Sender):
         taken = self._window.offer_file(message)
         self._use_packer()
         return int(taken)
-
-    def _flush_steps(self, timeout: float | None, *, spooled: bool) -> Steps[None]:
-        yield from super()._flush_steps(timeout, spooled=spooled)
-        with MASK, self._lock:
-            messages, self._window.refused = self._window.refused, []
-        if messages:
-            error = reasons.files_dropped(self.address, len(messages))
-            raise FilesRefused(error, messages=messages)

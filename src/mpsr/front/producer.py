@@ -11,6 +11,7 @@ from mpsr import arguments
 from mpsr._speedups import codec
 from mpsr.arguments import OWN, Own
 from mpsr.engine.sending.batches import FileMessage
+from mpsr.engine.sending.drops import REPORTED
 from mpsr.engine.sending.outbox import Outbox
 from mpsr.errors import (
     AddressError,
@@ -351,14 +352,18 @@ class ProducerBase(FileSender, Generic[T]):
         return 0 if own and not self._outbox.may_deliver else None
 
     def _undelivered(self) -> Undelivered | None:
-        left, refused = self._window.unaccepted(), self._window.refused
-        messages = [*refused, *left]
-        if not messages:
+        left = self._window.unaccepted()
+        messages, count, why = left, len(left), self._why() if left else None
+        for reason in REPORTED:
+            number, dropped = self._window.drops.take(reason)
+            if number:
+                messages, count = [*dropped, *messages], count + number
+                why = why or reasons.why_dropped(self._outbox, reason)
+        if why is None:
             return None
-        why = self._why() if left else reasons.FILES_REFUSED
         in_flight = self._window.in_flight if self._spool is None else 0
-        error = reasons.not_delivered(self.address, len(messages), why, in_flight)
-        return Undelivered(error, messages=messages)
+        error = reasons.not_delivered(self.address, count, why, in_flight)
+        return Undelivered(error, messages=messages, count=count)
 
     def _give_up_spool(self) -> None:
         """In a forked child: end, as the spool is the parent's."""

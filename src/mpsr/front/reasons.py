@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpsr.errors import Explanation, MpsrError
+from mpsr.wire.frames import LostReason
 
 if TYPE_CHECKING:
     from mpsr.engine.sending.outbox import Outbox
@@ -82,9 +83,24 @@ def not_delivered(
     return Explanation(error.what, why, error.advice)
 
 
-def files_dropped(address: Address, count: int) -> str:
-    """Return what to say of messages that were dropped because their files were refused."""
-    return f"{_messages(count)} with a file to {address} dropped: {FILES_REFUSED}"
+def dropped(outbox: Outbox, reason: LostReason, count: int) -> Explanation:
+    """Return the text for messages that were dropped unasked."""
+    beside = " with a file" if reason is LostReason.FILE_REFUSED else ""
+    return why_dropped(outbox, reason).caused(
+        f"{_messages(count)}{beside} to {outbox.address} dropped"
+    )
+
+
+def why_dropped(outbox: Outbox, reason: LostReason) -> Explanation:
+    """Return why messages were dropped, and how to have them delivered."""
+    if reason is LostReason.FILE_REFUSED:
+        return FILES_REFUSED
+    if outbox.packets:
+        return Explanation("the receiver takes no message so large, or the system no such packet")
+    return Explanation(
+        f"the receiver takes messages of {outbox.window.largest} bytes at most",
+        advice="raise max_message= at the receiver, and journal_limit= to four times as much",
+    )
 
 
 def failed(address: Address, cause: BaseException) -> MpsrError:

@@ -20,11 +20,13 @@ from mpsr.errors import (
     BufferFull,
     Closed,
     Explanation,
+    FilesRefused,
     JournalFull,
     MpsrError,
     ReentrantCall,
     SendTimedOut,
     TimedOut,
+    Undelivered,
 )
 from mpsr.front import reasons
 from mpsr.front.steps import LET_OTHERS_RUN, Steps, Wait
@@ -32,6 +34,7 @@ from mpsr.limits import BURST_TIME, CLOSE_TIMEOUT, LONGEST_WAIT, MESSAGE_COST
 from mpsr.system.clock import monotonic
 from mpsr.system.primitives import RLock
 from mpsr.system.sigmask import MASK
+from mpsr.wire.frames import LostReason
 
 if TYPE_CHECKING:
     from mpsr.engine.sending.outbox import Write
@@ -335,10 +338,24 @@ class Sender:
         while True:
             with MASK, self._lock:
                 if self._is_safe(until, target):
-                    return
+                    break
                 self._check(taking=False)
             if not (yield Wait(until, target, deadline)):
                 raise self._late(timeout or 0, spooled=spooled)
+        self._report_drops()
+
+    def _report_drops(self) -> None:
+        """Raise the error for messages that were dropped unasked, once; one reason at a time."""
+        with MASK, self._lock:
+            files, large = LostReason.FILE_REFUSED, LostReason.TOO_LARGE
+            count, messages = self._window.drops.take(files)
+            if count:
+                error = reasons.dropped(self._outbox, files, count)
+                raise FilesRefused(error, messages=messages)
+            count, messages = self._window.drops.take(large)
+            if count:
+                error = reasons.dropped(self._outbox, large, count)
+                raise Undelivered(error, messages=messages, count=count)
 
     # -- committing to the spool ----------------------------------------------------------------
 

@@ -165,6 +165,8 @@ class Handler(logging.Handler):
         sent = producer.stats().sent
         try:
             producer.flush(0 if producer.hopeless else self._timeout)
+        except Undelivered as error:  # the others were accepted
+            producer.drop(error)
         except MpsrError:
             self._vain = sent
 

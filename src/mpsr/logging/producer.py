@@ -48,6 +48,10 @@ class LogProducer(Producer[bytes]):
         self.refused += 1
         self._refusal = error
 
+    def drop(self, error: Undelivered) -> None:
+        """Keep the cause for records that were dropped, which ``stats().lost`` counts."""
+        self._refusal = error
+
     def loss(self, undelivered: Undelivered | None) -> Undelivered | None:
         """Return the error for all records that were not delivered until the end; None if none.
 

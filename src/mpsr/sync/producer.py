@@ -148,6 +148,8 @@ class Producer(BackgroundProducer[T]):
         Raises:
             TimedOut: it has not, and why. Nothing is lost by it.
             FilesRefused: it has, but for messages whose files it did not take.
+            Undelivered: it has, except messages that were taken before it was known that they are
+                larger than it takes. They are dropped, and reported once; the producer continues.
             Rejected: the receiver has refused this producer for good.
             Closed: the producer was closed.
             ReentrantCall: a signal handler called it in the middle of another call.
@@ -167,7 +169,8 @@ class Producer(BackgroundProducer[T]):
                 after five seconds without.
 
         Raises:
-            Undelivered: it carries what neither the receiver has accepted nor a spool holds.
+            Undelivered: it carries what neither the receiver has accepted nor a spool holds, and
+                the dropped messages that no ``flush`` has reported.
             ReentrantCall: a signal handler called it in the middle of another call. What was
                 taken is delivered all the same, at the end of the program at the latest.
 

@@ -42,6 +42,7 @@ class Link:
         obstacle: why there is no connection just now.
         failure: why there will never be one again.
         peer_pid: the process that receives, or did last, where the kernel tells it.
+        packets: whether the socket sends packets, whose size the system limits.
         sends_files: whether a file may go with a message at all.
         takes_files: whether the receiver takes files, by its own word; True while there is none
             that has answered.
@@ -66,6 +67,7 @@ class Link:
         self.address = address
         self.id: bytes = spooled_as or os.urandom(PRODUCER_ID_SIZE)
         self._type: SocketType = type
+        self.packets: bool = type != "stream"
         self._label = label
         self._receivers = receivers or trusted()
         self._native = framing == "native"

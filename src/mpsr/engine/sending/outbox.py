@@ -194,7 +194,7 @@ class Outbox(Link):
         if failure is Failure.PACKET:
             self.window.drop_chosen(LostReason.TOO_LARGE)
         elif failure is Failure.FILE:
-            self.window.refuse_chosen_file()
+            self.window.drop_chosen(LostReason.FILE_REFUSED)
         return failure is not Failure.CONNECTION
 
     def _fail_write(self, connection: Connection, error: OSError, now: float) -> None:

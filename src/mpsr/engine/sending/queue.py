@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mpsr._speedups import codec
 from mpsr.engine.sending.batches import SendBatch, lost_batch
+from mpsr.engine.sending.drops import REPORTED, Drops
 from mpsr.limits import ACK_READ_BATCHES, ACK_READ_BYTES, MESSAGE_COST, WRITE_BUFFERS, WRITE_SIZE
 from mpsr.wire.frames import LostReason
 
@@ -37,17 +38,17 @@ class SendQueue:
         sealed_seq: everything below is sealed.
         written_seq: behind what was written directly on this connection.
         lost: messages dropped so far.
-        refused: those of them that were to go with a file, until somebody is told.
+        drops: those of them that ``on_full=`` did not ask for, until a call reports them.
 
     """
 
-    def __init__(self, foreign: ForeignFraming | None, *, spooled: bool) -> None:
+    def __init__(self, foreign: ForeignFraming | None, *, spooled: bool, buffer: int) -> None:
         self.start_seq: int = 0
         self.accepted_seq: int = 0
         self.sealed_seq: int = 0
         self.written_seq: int = 0
         self.lost: int = 0
-        self.refused: list[bytes] = []
+        self.drops: Drops = Drops(buffer)
         self._lost_accepted = 0
         self._foreign = foreign
         self._unsent: deque[SendBatch] = deque()
@@ -66,6 +67,11 @@ class SendQueue:
     def accepted(self) -> int:
         """How many messages were accepted."""
         return self.accepted_seq - self.start_seq - self._lost_accepted
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest message that the receiver takes, once it takes less than others."""
+        return self._largest
 
     @property
     def unsent(self) -> bool:
@@ -145,11 +151,14 @@ class SendQueue:
         if merges:
             first_seq = self._unsent[index - 1].first_seq
         note = self._lost_note(first_seq, batch.end_seq, reason)
+        unasked = batch.split()[-count:] if reason in REPORTED else []
         self._cost -= batch.cost
         self.lost += count
         self._unsent[index] = note
         if merges:
             del self._unsent[index - 1]
+        if unasked:
+            self.drops.add(reason, unasked)
 
     def _drop_oldest(self) -> bool:
         """Drop the oldest batch of which no byte is written; return False if there is none."""
@@ -160,20 +169,14 @@ class SendQueue:
         return False
 
     def drop_chosen(self, reason: LostReason) -> None:
-        """Drop the batch that was chosen: the kernel does not take it."""
+        """Drop the batch that was chosen: the kernel takes neither it nor its file."""
         self._chosen = 0
         self._drop(0, reason)
 
     def refuse_files(self) -> None:
         """Drop what is to go with a file: the receiver takes none. No write is under way."""
         for batch in [each for each in self._unsent if each.file is not None]:
-            self.refused += batch.split()
             self._drop(self._unsent.index(batch), LostReason.FILE_REFUSED)
-
-    def refuse_chosen_file(self) -> None:
-        """Drop the batch that was chosen: the system does not pass its file."""
-        self.refused += self._unsent[0].split()
-        self.drop_chosen(LostReason.FILE_REFUSED)
 
     def forget_files(self) -> None:
         """Close the files of what was not accepted, at the end."""

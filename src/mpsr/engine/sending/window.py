@@ -62,7 +62,7 @@ class Window(SendQueue):
         largest_packet: int | None = None,
     ) -> None:
         """Begin with none; ``largest_packet``: each batch goes in a packet, of so many bytes."""
-        super().__init__(foreign, spooled=spooled)
+        super().__init__(foreign, spooled=spooled, buffer=buffer)
         packets = largest_packet is not None
         self._one_a_write = packets or (foreign is not None and foreign.alone)
         self._on_full = on_full
@@ -179,7 +179,7 @@ class Window(SendQueue):
             self.lose(1)
         elif len(message) > self.max_message:  # checked before a receiver said that it takes less
             self.seal()
-            self._push_lost(1, LostReason.TOO_LARGE)
+            self._drop_too_large(message)
         else:
             self._gather(message, cost, now, alone=alone)
         return True
@@ -227,7 +227,7 @@ class Window(SendQueue):
                 return False
             self._push_lost(1, LostReason.DROPPED_NEWEST)
         elif len(message.body) > self.max_message:  # as in offer
-            self._push_lost(1, LostReason.TOO_LARGE)
+            self._drop_too_large(message.body)
         else:
             self._push(file_batch(self.sealed_seq, message, cost))
         return True
@@ -264,6 +264,10 @@ class Window(SendQueue):
                     return False
                 self.seal()
         return True
+
+    def _drop_too_large(self, message: bytes) -> None:
+        self._push_lost(1, LostReason.TOO_LARGE)
+        self.drops.add(LostReason.TOO_LARGE, [message])
 
     def lose(self, count: int) -> None:
         """Count messages as dropped for want of room, behind all that were taken."""
