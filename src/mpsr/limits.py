@@ -17,6 +17,7 @@ MAX_MESSAGE: Final = 16 * MIB  # bytes: one message must fit a receiver's memory
 FRAME_OVERHEAD: Final = 24  # bytes: what a BATCH payload of one message adds to its body
 LARGEST_MESSAGE: Final = 4 * 1024 * MIB - 64  # bytes: with its frame, lengths are 32 bits wide
 MAX_CONTROL_FRAME: Final = 4 * KIB  # bytes: HELLO, LOST, ACK, REJECT and BYE are small
+LEAST_MAX_MESSAGE: Final = MAX_CONTROL_FRAME - FRAME_OVERHEAD  # bytes: a frame may be that long
 MAX_LABEL: Final = 255  # bytes of UTF-8: a label is a name, not a message
 BATCH_TARGET: Final = 384 * KIB  # bytes: what is done once a batch is then lost in what it holds
 FIRST_READ: Final = 64 * KIB  # bytes: one bounded read, where little comes

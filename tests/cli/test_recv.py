@@ -296,7 +296,7 @@ def test_missing_stderr_is_no_error(cli: Cli) -> None:
 
 def test_broken_rule_is_told(cli: Cli) -> None:
     """A connection closed for its fault is a line that begins like all lines."""
-    receiver = cli.recv("--max-message", "10")
+    receiver = cli.recv("--max-message", "10", "--framing", "lines")
     speak(cli, b"x" * 100)
     receiver.await_word("too large: a message of more than 10 bytes\n")
     *_, line = receiver.told.splitlines()

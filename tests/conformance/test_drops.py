@@ -110,6 +110,31 @@ def test_close_reports_what_no_flush_has(front: Front, address: str) -> None:
     front.run(test)
 
 
+@pytest.mark.parametrize(
+    ("framing", "limit"), [("native", 4072), ("native", 4096), ("null", 1), ("length", 1000)]
+)
+def test_limit_of_a_receiver_is_exact(front: Front, address: str, framing: str, limit: int) -> None:
+    """The smallest that is allowed, too: a message of one byte more never arrives."""
+
+    async def test(front: Front) -> None:
+        async with (
+            front.receiver(address, framing=framing, max_message=limit) as receiver,
+            front.producer(address, framing=framing) as large,
+        ):
+            await large.send(b"x" * (limit + 1))
+            async with front.producer(address, framing=framing) as producer:
+                await producer.send(b"x" * limit)
+                got = await receiver.receive_batch(20)
+                while not got:
+                    got = await receiver.receive_batch(20)
+                assert list(got) == [b"x" * limit]
+                receiver.acknowledge()
+            with suppress(mpsr.Undelivered):
+                await large.close(20)
+
+    front.run(test)
+
+
 def test_messages_to_report_take_a_bounded_memory() -> None:
     """Beyond it they are counted; each reason is reported by itself."""
     large, files = LostReason.TOO_LARGE, LostReason.FILE_REFUSED

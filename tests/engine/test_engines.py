@@ -219,7 +219,7 @@ def test_closing_counts_what_foreign_connections_lose(
 
 def test_oversized_datagram_is_discarded_and_counted(address: str) -> None:
     """A datagram over the limit is never cut: it is left out, and told."""
-    with mpsr.Receiver(address, type="dgram", max_message=100) as receiver:
+    with mpsr.Receiver(address, type="dgram", framing="packet", max_message=100) as receiver:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             client.connect(address)
             client.send(bytes(101))

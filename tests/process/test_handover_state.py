@@ -188,9 +188,9 @@ def test_begun_message_that_is_too_long_for_the_new_receiver_is_rejected(address
     with socket.socket(socket.AF_UNIX) as foreign:
         with mpsr.Receiver[bytes](address) as old, beside(lambda: got.extend(old)):
             foreign.connect(address)
-            foreign.sendall(b"line\n" + bytes(2000))
+            foreign.sendall(b"line\n" + bytes(6000))
             eventually(lambda: got == [b"line"])
-            new = mpsr.Receiver[bytes](address, handover=True, max_message=1000)
+            new = mpsr.Receiver[bytes](address, handover=True, max_message=5000)
         with new, mpsr.Producer[bytes](address) as producer:
             producer.send(b"next")
             assert new.receive(PATIENCE) == b"next"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpsr import arguments
 from mpsr.errors import ConfigurationError, Explanation
+from mpsr.limits import LEAST_MAX_MESSAGE
 from mpsr.system.address import SOCKET_TYPES, Address, parse_address
 from mpsr.system.claims import claim_passed
 from mpsr.system.endpoint import claim
@@ -120,6 +121,15 @@ def _place(endpoint: Endpoint, shared: Endpoint, backlog: int, *, alone: bool) -
         advice = "see SocketMode= and SocketGroup=; leave out mode= and group="
         raise ConfigurationError(Explanation(what, "", advice))
     return Place(address, kind, framing, mode, group, backlog)
+
+
+def check_max_message(places: Sequence[Place], max_message: int) -> None:
+    """Refuse a limit that native producers, whose frames have 4 KiB in any case, may exceed."""
+    if max_message < LEAST_MAX_MESSAGE and any(each.framing in _NATIVE for each in places):
+        what = f"max_message={max_message} is too small for native producers"
+        why = f"a native message may have {LEAST_MAX_MESSAGE} bytes in any case"
+        advice = f"pass max_message={LEAST_MAX_MESSAGE} or more, or framing= of a foreign protocol"
+        raise ConfigurationError(Explanation(what, why, advice))
 
 
 def check_files(places: Sequence[Place], *, journal: bool) -> None:

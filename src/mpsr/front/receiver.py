@@ -14,7 +14,13 @@ from mpsr.engine.receiving.inbox import Inbox
 from mpsr.engine.receiving.inherited import NOTHING
 from mpsr.engine.receiving.senders import Senders
 from mpsr.errors import AddressError, Closed, ConfigurationError, Explanation, TimedOut
-from mpsr.front.listening import Endpoint, check_files, claim_all, places_of
+from mpsr.front.listening import (
+    Endpoint,
+    check_files,
+    check_max_message,
+    claim_all,
+    places_of,
+)
 from mpsr.limits import (
     BACKLOG,
     JOURNAL_LIMIT,
@@ -110,7 +116,7 @@ class ReceiverBase(Generic[T]):
                 groups and program.
             decode: a function of one message (bytes), applied to each; default: messages are bytes.
             max_message: int, bytes (default 16 MiB); a connection that sends more in one message
-                is sent the reason and closed.
+                is sent the reason and closed. At least 4,072 where native producers may connect.
             max_connections: int (default 1,024); further connections wait in the backlog.
             max_connections_per_uid: int, connections of one user at once (default: no limit but
                 ``max_connections``); further ones of that user wait, and hold up no other user's.
@@ -160,6 +166,7 @@ class ReceiverBase(Generic[T]):
         senders = Senders(allow_uids, allow_gids, authorize)
         arguments.function("decode", decode)
         max_message = arguments.max_message(max_message)
+        check_max_message(places, max_message)
         max_connections = arguments.integer("max_connections", max_connections, "connections")
         per_uid = UserLimits(
             arguments.limit("max_connections_per_uid", max_connections_per_uid, "connections"),
