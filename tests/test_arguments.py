@@ -61,8 +61,10 @@ WRONG_VALUES_FOR_RECEIVERS: list[Refusal] = [
     (
         "max_message",
         4071,
-        "max_message=4071 is too small for native producers: a native message may have 4072 bytes "
-        "in any case; pass max_message=4072 or more, or framing= of a foreign protocol",
+        (
+            "max_message=4071 is too small for native producers: a native message may have 4072 "
+            "bytes in any case; pass max_message=4072 or more, or framing= of a foreign protocol"
+        ),
     ),
     ("mode", 660, "mode=660 is 0o1224: write 0o660"),
     ("mode", 600, "mode=600 is 0o1130: write 0o600"),

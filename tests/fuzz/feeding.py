@@ -65,6 +65,20 @@ def written_out(data: bytes) -> bytes:
     return b"".join(parts)[:LONGEST]
 
 
+def length_together(pieces: list[bytes]) -> list[bytes]:
+    """Return the pieces; the first four bytes are in one if they are a length that holds a newline.
+
+    A little-endian length comes in one piece, and only then no line of text precedes its refusal.
+    """
+    opening = b"".join(pieces)[:4]
+    if opening[2:] != b"\0\0" or b"\n" not in opening[:2]:
+        return pieces
+    first, rest = b"", list(pieces)
+    while len(first) < len(opening):
+        first += rest.pop(0)
+    return [first, *rest]
+
+
 def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
     """Give the data in pieces of these sizes, in turn."""
     begin = 0

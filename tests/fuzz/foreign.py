@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
-from tests.fuzz.feeding import Source, cut
+from tests.fuzz.feeding import Source, cut, length_together
 from tests.fuzz.trees import TREES, Tree, same
 
 FRAMINGS: Final = ["auto", "lines", "null", "length", "length-le", "octet-counted", "eof"]
@@ -95,7 +95,7 @@ def run(data: bytes) -> None:
     limit, runs, ends = LIMITS[(kind & 7) % len(LIMITS)], bool(kind & 8), bool(kind & 16)
     sizes = source.sizes()
     stream = source.rest(runs=runs)
-    pieces = list(cut(stream, sizes)) if sizes else [stream]
+    pieces = length_together(list(cut(stream, sizes))) if sizes else [stream]
     answers = [feed(tree, framing, limit, pieces, ends=ends) for tree in TREES]
     outcome = same(answers)[0]
     known = framing if framing != "auto" else outcome.framing

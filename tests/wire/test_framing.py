@@ -26,6 +26,7 @@ from mpsr.wire.frames import HEADER, Ack, Bye, FrameType, RejectCode, encode
 from mpsr.wire.framing import ByteOrder, Deframer, Framing, Run, detect, single
 from mpsr.wire.native import NativeDeframer, RawFrame
 from mpsr.wire.packing import FOREIGN_FRAMINGS
+from tests.fuzz.feeding import length_together
 from tests.wire.pair import cut_at
 
 FOREIGN: list[Framing] = ["length", "length-le", "octet-counted", "lines", "null", "eof"]
@@ -161,7 +162,7 @@ def test_text_means_the_same_however_it_is_cut(limit: int, data: bytes, places: 
         target = TextDeframer(limit)
         failure = ""
         try:
-            for piece in pieces:
+            for piece in length_together(pieces):
                 target.feed(memoryview(piece), runs)
             target.finish(runs)
         except RemoteProtocolError as exc:
@@ -170,6 +171,21 @@ def test_text_means_the_same_however_it_is_cut(limit: int, data: bytes, places: 
             (target.framing, [message for run in runs for message in run.split()], failure)
         )
     assert results[0] == results[1] == results[2]
+
+
+@given(
+    length=st.integers(1, 2**16 - 1) | st.sampled_from([10, 266, *range(2560, 2816)]), data=PLACES
+)
+def test_little_endian_length_is_refused_before_any_message(length: int, data: list[int]) -> None:
+    """Whatever its bytes are, newlines too, and however the rest is cut."""
+    stream = length.to_bytes(4, "little") + b"a\n" * 20
+    runs: list[Run] = []
+    target = TextDeframer(MAX_MESSAGE)
+    if length & 0xFF:  # else it is taken for a length, the high byte first
+        with pytest.raises(RemoteProtocolError, match="length-le"):
+            for piece in length_together(cut_at(stream, data)):
+                target.feed(memoryview(piece), runs)
+        assert runs == []
 
 
 @pytest.mark.parametrize("framing", ["lines", "null", "octet-counted"])

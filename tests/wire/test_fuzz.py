@@ -28,6 +28,7 @@ from mpsr.wire.packing import FRAMINGS
 from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
 from mpsr.wire.transitions import State
 from tests.chance import Chance
+from tests.fuzz.feeding import length_together
 from tests.wire.pair import PRODUCER_ID, UID, ReceiverEnd, Understood, cut_at, frames_in
 from tests.wire.vectors import RECEIVING, SENDING, read, unhex
 
@@ -267,7 +268,7 @@ def fuzz_receiver(rng: random.Random) -> str:
     setting = Setting(framing, rng.choice(LIMITS), known, rng.choice([1, 1, 1, 0]))
     if setting.producers == 0:
         setting = setting._replace(known=None)
-    pieces = pieces_of(rng, data)
+    pieces = length_together(pieces_of(rng, data))
     ends = rng.random() < 0.7
     try:
         whole, cut = receive(setting, [data], ends=ends), receive(setting, pieces, ends=ends)

@@ -18,6 +18,7 @@ from mpsr.wire.framing import Framing
 from mpsr.wire.ledger import Ledger
 from mpsr.wire.observing import ObservingSession, SampleSeen, StatusSeen
 from mpsr.wire.sending import Acknowledged, SendingSession, Welcomed
+from tests.fuzz.feeding import length_together
 from tests.wire.pair import UID, Dropped, Messages, ReceiverEnd, Understood, bytewise, frames_in
 from tests.wire.vectors import (
     CONNECTIONS,
@@ -101,7 +102,7 @@ def whole(data: bytes) -> list[bytes]:
 def test_receiver_understands_each_vector_however_it_is_cut(vector: Vector, cut: Cut) -> None:
     """Bytes mean the same whole and byte by byte, up to the end of the stream."""
     end = receiver_for(vector)
-    end.feed_all(cut(unhex(vector["bytes"])))
+    end.feed_all(length_together(cut(unhex(vector["bytes"]))))
     check(end, vector)
     end.error = None
     end.finish()

@@ -241,8 +241,9 @@ class TextDeframer:
     The first separator decides, a newline or a zero byte; or a length in digits and the priority
     that opens a syslog message: ``34 <165>``. Text that has neither, up to its end, is a line.
 
-    Where a zero byte comes first, four bytes are awaited before it decides. If they are a
-    little-endian length, what follows is no text, and is refused.
+    If the first four bytes are a little-endian length, what follows is no text, and is refused.
+    A zero byte waits for them before it decides. A newline does not, because a program may send
+    one short line and then nothing: it relies on a length that comes in one piece.
     """
 
     def __init__(self, max_message: int) -> None:
@@ -265,7 +266,8 @@ class TextDeframer:
         before = len(self._opening)
         self._opening += bytes(data[: _OPENING - before])
         if before < LENGTH_PREFIX and self._opens_little_endian():
-            self._take(data[: LENGTH_PREFIX - before], out)
+            if self._deframer is None:
+                self._begun += data[: LENGTH_PREFIX - before]
             length = int.from_bytes(self._opening[:LENGTH_PREFIX], "little")
             raise malformed("text", f"zero bytes; {_read_as('little', length, 'length-le')}")
         self._take(data, out)
