@@ -96,7 +96,8 @@ RECEIVER: Final = (
     ),
     Metric(
         "mpsr_paused",
-        "1 while accepting is suspended because connections or descriptors ran out.",
+        "1 while accepting is suspended because connections or descriptors ran out, or it is "
+        "refused.",
         _field("paused"),
     ),
     Metric("mpsr_limited", "1 while a user is at a limit of its own.", _field("limited")),

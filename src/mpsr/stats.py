@@ -48,7 +48,8 @@ class ReceiverStats(NamedTuple):
             unknown ones.
         discarded: bytes of foreign messages that were read and not handed out when the receiver
             closed.
-        paused: whether accepting is suspended because connections or descriptors ran out.
+        paused: whether accepting is suspended: connections or descriptors ran out, or the system
+            refused the call; it is tried again every 0.1 s.
         limited: whether a user is at a limit of its own, so that it waits to be accepted or read.
         in_hand: seconds since a batch was handed out; 0.0 once the caller is back for more.
 

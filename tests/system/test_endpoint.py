@@ -928,7 +928,7 @@ def test_socket_that_we_may_not_ask_is_refused(home: str, path: str, worker: Wor
     ("number", "error", "advice"),
     [
         (errno.EROFS, AddressDenied, "choose a path on a file system that can be written"),
-        (errno.EMFILE, AddressError, "try again once that is remedied"),
+        (errno.EMFILE, AddressError, "close files, or see ulimit -n"),
     ],
 )
 def test_lock_that_cannot_be_opened_is_explained(
@@ -1298,8 +1298,8 @@ def test_other_failures_to_reach_are_explained(path: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(endpoint, "Socket", failing)
     assert str(unreached(AddressError, path)) == (
-        f"cannot reach {path}: it cannot be connected to: Too many open files; "
-        "try again once that is remedied"
+        f"cannot reach {path}: no socket can be made: socket: Too many open files; "
+        "close files, or see ulimit -n"
     )
 
 

@@ -101,6 +101,13 @@ static PyObject *packets_read(PyObject *op, PyObject *sock)
     prepare(self);
     int got = recvmmsg(descriptor, self->headers, (unsigned)self->count,
                        MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
+    if (got < 0 && (errno == ENOSYS || errno == EPERM)) {  /* a policy may know recvmsg(2) only */
+        ssize_t size = recvmsg(descriptor, &self->headers[0].msg_hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (size >= 0) {
+            self->headers[0].msg_len = (unsigned)size;
+            got = 1;
+        }
+    }
     if (got < 0) return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *items = PyList_New(got);
     size_t size = 0;

@@ -25,6 +25,7 @@ from mpsr.front import reasons
 from mpsr.front.files import FileSender
 from mpsr.limits import BUFFER, GROUP_TIME, LINGER, MAX_MESSAGE, MAX_SPOOLED
 from mpsr.system.address import SOCKET_TYPES, absolute, parse_address
+from mpsr.system.calls import advice_for
 from mpsr.system.files import keep
 from mpsr.system.trust import trusted
 from mpsr.wire.packing import PRODUCER_FRAMINGS
@@ -193,8 +194,8 @@ class ProducerBase(FileSender, Generic[T]):
         try:
             self._use(Outbox(self._place, **self._options))
         except OSError as exc:
-            advice = "close files, or see ulimit -n"
-            error = Explanation(f"cannot send to {self.address}", exc.strerror or str(exc), advice)
+            what, why = f"cannot send to {self.address}", exc.strerror or str(exc)
+            error = Explanation(what, why, advice_for(exc))
             raise AddressError(error, address=str(self.address)) from exc
         if self._spool is not None:
             left, self._spool.left = self._spool.left, []

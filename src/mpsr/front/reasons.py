@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpsr.errors import Explanation, MpsrError
+from mpsr.system.calls import RefusedCall
 from mpsr.wire.frames import LostReason
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def why_dropped(outbox: Outbox, reason: LostReason) -> Explanation:
 
 def failed(address: Address, cause: BaseException) -> MpsrError:
     """Return the error for what has ended the work in the background."""
+    if isinstance(cause, RefusedCall):
+        what = f"the producer for {address} has failed"
+        return MpsrError(Explanation(what, cause.strerror or str(cause)))
     what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     error = MpsrError(f"the producer for {address} has failed, within mpsr itself: {what}")
     error.__cause__ = cause

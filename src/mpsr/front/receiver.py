@@ -29,6 +29,7 @@ from mpsr.limits import (
     MAX_MESSAGE,
     MAX_RINGS_PER_UID,
 )
+from mpsr.system.calls import advice_for
 from mpsr.system.clock import monotonic
 from mpsr.system.forks import watch_forks
 from mpsr.system.path_claim import DEFAULT_MODE
@@ -203,10 +204,8 @@ class ReceiverBase(Generic[T]):
                     claimed.close()
                 if not isinstance(exc, OSError):
                     raise
-                advice = "close files, or see ulimit -n"
-                error = Explanation(
-                    f"cannot receive at {self._where}", exc.strerror or str(exc), advice
-                )
+                what, why = f"cannot receive at {self._where}", exc.strerror or str(exc)
+                error = Explanation(what, why, advice_for(exc))
                 raise AddressError(error, address=self._where) from exc
 
         taken_over: tuple[list[tuple[Claim, Framing]], Inherited] | None = None

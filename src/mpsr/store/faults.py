@@ -16,6 +16,7 @@ from mpsr.errors import (
     NoJournal,
     NotAJournal,
 )
+from mpsr.system.calls import advice_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +51,8 @@ def translating(doing: str, path: str) -> Iterator[None]:
 def of_system(doing: str, path: str, exc: OSError) -> JournalError:
     """Return the error for what the system says."""
     kind = _BY_ERRNO.get(exc.errno, JournalError)
-    text = Explanation(
-        f"cannot {doing} {path}", exc.strerror or str(exc), ADVICE.get(exc.errno, "")
-    )
+    advice = advice_for(exc) or ADVICE.get(exc.errno, "")
+    text = Explanation(f"cannot {doing} {path}", exc.strerror or str(exc), advice)
     return kind(text, path=path)
 
 

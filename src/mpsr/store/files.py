@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mpsr.limits import KIB
 from mpsr.system import primitives
+from mpsr.system.calls import NO_SUCH_CALL, naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +74,12 @@ def write(file: int, buffers: Iterable[Buffer], offset: int) -> int:
     rest = iter(buffers)
     while group := list(islice(rest, _BUFFERS)):
         while group:
-            done = os.pwritev(file, group, offset)
+            try:
+                done = os.pwritev(file, group, offset)
+            except OSError as exc:
+                if exc.errno not in NO_SUCH_CALL:
+                    raise
+                done = os.pwrite(file, group[0], offset)
             offset += done
             group = _behind(group, done)
     return offset
@@ -113,6 +119,7 @@ def sync_directory(path: str) -> None:
     """Wait until the names in a directory are on the disk."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        with naming("fsync"):
+            os.fsync(directory)
     finally:
         primitives.close(directory)

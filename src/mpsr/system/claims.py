@@ -12,6 +12,7 @@ from mpsr.errors import InvalidAddress
 from mpsr.system import primitives
 from mpsr.system.activation import passed
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
+from mpsr.system.calls import naming
 from mpsr.system.descriptors import Socket
 from mpsr.system.refusals import cannot, in_use, translating
 from mpsr.system.sockets import peer_of, target_of, who_holds, wrap
@@ -29,11 +30,13 @@ class Claim:
     def __init__(self, address: Address, sock: Socket) -> None:
         self.address = address
         self.socket = sock
-        sock.setblocking(False)
+        with naming("ioctl"):
+            sock.setblocking(False)
         # Before bind: no datagram without its sender. Connections inherit it: there it tells an
         # empty packet from the end.
         if LINUX and sock.type != socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with naming("setsockopt"):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def holds(self) -> bool:
         """Tell whether the address still leads to our socket."""

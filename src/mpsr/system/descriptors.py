@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from mpsr.system import primitives
+from mpsr.system.calls import naming
 
 T = TypeVar("T")
 
@@ -93,8 +94,10 @@ def accept(listener: socket.socket) -> Socket:
 
 def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[Socket, Socket]:
     """Return two connected sockets."""
-    one, other = primitives.socketpair(socket.AF_UNIX, kind)
-    return Socket(fileno=one.detach()), Socket(fileno=other.detach())
+    with naming("socketpair"):
+        one, other = primitives.socketpair(socket.AF_UNIX, kind)
+    with naming("getsockopt"):
+        return Socket(fileno=one.detach()), Socket(fileno=other.detach())
 
 
 class OpenFile:
@@ -164,13 +167,15 @@ class Registry:
 
     def __init__(self) -> None:
         self._witness = -1
-        self.epoll: primitives.epoll = primitives.epoll()
+        with naming("epoll_create1"):
+            self.epoll: primitives.epoll = primitives.epoll()
         try:
             # It never has an event. It is a number, and not an object: this object closes it, and
             # no other, whatever the order in which the objects are collected.
             witness = primitives.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()
             self._witness, self._identity = witness, identity_of(witness)
-            self.epoll.register(witness, 0)
+            with naming("epoll_ctl"):
+                self.epoll.register(witness, 0)
         except BaseException:
             self.epoll.close()
             if self._witness >= 0:

@@ -24,12 +24,13 @@ from mpsr.errors import (
 from mpsr.limits import BACKLOG
 from mpsr.system import primitives, trust
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType
+from mpsr.system.calls import RefusedCall, naming
 from mpsr.system.claims import Claim, claim_abstract, claim_descriptor
 from mpsr.system.descriptors import Socket
 from mpsr.system.path_claim import DEFAULT_MODE, PathClaim
 from mpsr.system.processes import peer_named
 from mpsr.system.refusals import cannot, described, translated, translating
-from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, wrap
+from mpsr.system.sockets import MAX_ID, PROC, peer_of, target_of, type_at, type_of, wrap
 from mpsr.system.trust import Trusted
 
 _UNREACHED: Final[dict[int | None, tuple[type[AddressError], str, str]]] = {
@@ -106,8 +107,10 @@ def reach(
         return _reach_descriptor(address, type)
     with ExitStack() as undo:
         try:
-            sock = undo.enter_context(Socket(socket.AF_UNIX, SOCKET_TYPES[type]))
-            sock.setblocking(False)
+            with naming("socket"):
+                sock = undo.enter_context(Socket(socket.AF_UNIX, SOCKET_TYPES[type]))
+            with naming("ioctl"):
+                sock.setblocking(False)
             with target_of(address) as target:
                 sock.connect(target)
         except OSError as exc:
@@ -139,7 +142,7 @@ def check_receiver(
     peer = peer_of(sock)
     uid = peer.uid
     try:
-        if uid is None and address.kind == "path":
+        if uid is None and address.kind == "path" and sock.type == socket.SOCK_DGRAM:
             uid = _reach_owned(address.value, sock)
         steps: Sequence[trust.Step] = ()
         if trusted.by_default:
@@ -157,7 +160,11 @@ def check_receiver(
     value: int | str = "any" if uid is None else uid
     who = f"uid {uid} ({peer_named(peer.pid, peer.uid)})"
     if uid is None:
-        who, why = "an unknown user", "the system does not report users at an abstract name"
+        who = "an unknown user"
+        if address.kind != "path":
+            why = "the system does not report users at an abstract name"
+        elif type_of(sock) == "stream":
+            why = "the system does not report its user (SO_PEERCRED)"
     choice = f"pass receiver_uid={value!r} or set {trust.VARIABLE}={value}"
     advice = f"if that user may receive, {choice}; else choose another address"
     error = Explanation(f"cannot {doing} {address}", f"{who} receives there, and {why}", advice)
@@ -261,7 +268,9 @@ def _unreached(address: Address, kind: SocketType, exc: OSError) -> AddressError
     if exc.errno in _UNREACHED:
         error, why, advice = _UNREACHED[exc.errno]
         return cannot(address, why, advice, error, "reach")
-    if found is not None and isinstance(exc, PermissionError):
+    if isinstance(exc, RefusedCall):
+        what = "no socket can be made"
+    elif found is not None and isinstance(exc, PermissionError):
         owner = f"uid {found.st_uid}, gid {found.st_gid}"
         what = f"its socket, of {owner} and mode {stat.S_IMODE(found.st_mode):04o}, refused"
     return translated(address, what, exc, "reach")

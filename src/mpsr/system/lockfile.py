@@ -10,6 +10,7 @@ from typing import Final
 
 from mpsr.limits import DYING_OWNER
 from mpsr.system import primitives
+from mpsr.system.calls import refused
 from mpsr.system.clock import monotonic
 from mpsr.system.descriptors import OpenFile
 from mpsr.system.processes import named, pid_namespace
@@ -115,6 +116,8 @@ def _flock(lock: int) -> None:
             owner = _living(text)
             if owner is not None or not text or monotonic() >= give_up_at:
                 raise Held(owner) from None
+        except OSError as exc:
+            raise refused("flock", exc) from exc
         primitives.sleep(_PAUSE)
 
 

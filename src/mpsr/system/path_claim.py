@@ -12,6 +12,7 @@ from mpsr.errors import AddressError
 from mpsr.limits import BACKLOG
 from mpsr.system import lockfile, primitives
 from mpsr.system.address import LINUX, SOCKET_TYPES, Address, SocketType, absolute
+from mpsr.system.calls import naming
 from mpsr.system.claims import Claim
 from mpsr.system.descriptors import Socket, identity_of
 from mpsr.system.refusals import described, in_use, occupied, translating
@@ -41,7 +42,8 @@ class PathClaim(Claim):
             undo.callback(primitives.close, self._directory)
             self._directory_is = identity_of(self._directory)
             self._target = path_target(self._place, self._directory)
-            sock = sock or Socket(socket.AF_UNIX, SOCKET_TYPES[kind])
+            with naming("socket"):
+                sock = sock or Socket(socket.AF_UNIX, SOCKET_TYPES[kind])
             super().__init__(address, sock)
             undo.pop_all()
 

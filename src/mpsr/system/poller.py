@@ -7,6 +7,7 @@ import selectors
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from mpsr.system.calls import naming, refused
 from mpsr.system.descriptors import Registry
 from mpsr.system.greenlets import world
 from mpsr.system.primitives import DefaultSelector, close, epoll, poll
@@ -39,7 +40,10 @@ class EpollPoller:
 
     def register(self, file: FileDescriptorLike, events: int, data: object) -> None:
         """Await READ, or WRITE, or both."""
-        self._epoll.register(file, events)
+        try:
+            self._epoll.register(file, events)
+        except OSError as exc:
+            raise refused("epoll_ctl", exc) from exc
         self._data[_number(file)] = data
 
     def modify(self, file: FileDescriptorLike, events: int) -> None:
@@ -58,7 +62,11 @@ class EpollPoller:
         left = _wait_among_others(self, seconds)
         if self._epoll.closed:  # meanwhile, by another greenlet or a fork
             return []
-        return [(data[number], events) for number, events in self._epoll.poll(left, MAX_EVENTS)]
+        try:
+            found = self._epoll.poll(left, MAX_EVENTS)
+        except OSError as exc:
+            raise refused("epoll_wait", exc) from exc
+        return [(data[number], events) for number, events in found]
 
     def close(self) -> None:
         """Close the descriptor, unless the program has closed it."""
@@ -108,7 +116,8 @@ def ready_events(descriptor: int, events: int) -> int:
     """Return for what a descriptor is ready now; bits other than READ and WRITE mean both."""
     single = poll()
     single.register(descriptor, events)
-    found = single.poll(0)
+    with naming("poll"):
+        found = single.poll(0)
     return found[0][1] if found else 0
 
 
@@ -118,7 +127,8 @@ def wait_readable(file: HasFileno, seconds: float | None) -> None:
     if seconds != 0:
         single = poll()
         single.register(file, READ)
-        single.poll(None if seconds is None else max(0.0, seconds) * 1000)
+        with naming("poll"):
+            single.poll(None if seconds is None else max(0.0, seconds) * 1000)
 
 
 def _wait_among_others(file: HasFileno, seconds: float | None) -> float | None:

@@ -17,6 +17,7 @@ from mpsr.errors import (
     Explanation,
     InvalidAddress,
 )
+from mpsr.system.calls import advice_for
 from mpsr.system.processes import named
 
 _KINDS: Final = {
@@ -64,6 +65,8 @@ def translating(address: object, what: str, doing: str = "claim") -> Iterator[No
 def translated(address: object, what: str, exc: OSError, doing: str) -> AddressError:
     """Return an error of the system as one of ours, with what to do next."""
     error, advice = ADVICE.get(exc.errno, (AddressError, "try again once that is remedied"))
+    if own := advice_for(exc):
+        error, advice = AddressError, own
     return cannot(address, f"{what}: {exc.strerror or exc}", advice, error, doing)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from mpsr.system.calls import naming
 from mpsr.system.descriptors import DONTWAIT, Socket, socketpair
 
 
@@ -27,8 +28,9 @@ class Wakeup:
     def renew(self) -> None:
         """Make new descriptors if the program has closed the old ones."""
         reader, writer = socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
+        with naming("ioctl"):
+            reader.setblocking(False)
+            writer.setblocking(False)
         if hasattr(self, "_reader"):
             self._close()
         self._reader: Socket = reader

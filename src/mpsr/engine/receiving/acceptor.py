@@ -158,7 +158,10 @@ class Acceptor:
         """Accept a round of connections, or read a round of datagrams."""
         datagrams = self._datagrams.get(listener)
         if datagrams is not None:
-            self._connections.pending.extend(datagrams.read(listener.socket))
+            try:
+                self._connections.pending.extend(datagrams.read(listener.socket))
+            except OSError as exc:
+                listener.fail("recvmsg", exc)
             return
         for _ in range(ACCEPTS_PER_ROUND):
             accepted = listener.accept()

@@ -49,6 +49,7 @@ class Connection:
         files: set where its producer may send files: bounds how many of its user are open.
         ended: whether its socket has ended, while there may be something in the ring.
         out: what the peer has not taken yet.
+        refused: the error of the last write that failed, until it is reported.
         lost: messages that it reported as dropped.
         opened_at: when it was accepted, on the monotonic clock.
 
@@ -71,6 +72,7 @@ class Connection:
         "packets",
         "peer",
         "reader",
+        "refused",
         "ring",
         "session",
         "socket",
@@ -114,6 +116,7 @@ class Connection:
         self.until_ring: int = 0
         self.ended: bool = False
         self.out: bytes = b""
+        self.refused: OSError | None = None
         self.lost: int = 0
         self.opened_at: float = monotonic()
 
@@ -198,7 +201,8 @@ class Connection:
                 sent = self.socket.sendmsg([out], passing.along(descriptor))
         except BlockingIOError:
             sent = 0
-        except OSError:  # gone: reading will tell
+        except OSError as exc:  # gone: reading will tell
+            self.refused = exc
             sent = len(out)
         self.out = out[sent:]
         return bool(self.out) != had
@@ -217,7 +221,8 @@ class Connection:
                     descriptor = None
             except BlockingIOError:
                 return True
-            except OSError:  # gone: reading will tell
+            except OSError as exc:  # gone: reading will tell
+                self.refused = exc
                 self.out = b""
                 break
             self.out = self.out[len(frame) :]

@@ -23,6 +23,7 @@ from mpsr.limits import (
     READ_SIZE,
 )
 from mpsr.system import primitives
+from mpsr.system.calls import PEER_GONE
 from mpsr.system.heap import give_back_freed_memory
 from mpsr.system.poller import READ, WRITE
 from mpsr.wire.frames import Handover, Hello, Move, Observe, RejectCode, malformed
@@ -207,8 +208,8 @@ class Connections:
             if isinstance(exc, RemoteProtocolError):
                 self._fail(connection, exc)
             return 0
-        except OSError:  # reset: the peer is gone, and so is what it had not sent
-            pass
+        except OSError as exc:
+            self._tell_refused(connection, "recv", exc)
         if len(data) == self._read_size:
             self._read_size = min(2 * self._read_size, READ_SIZE)
         size = placed + len(data)
@@ -240,7 +241,8 @@ class Connections:
             packets, ended, failure = reader.read()
         except BlockingIOError:
             return 0
-        except OSError:  # reset
+        except OSError as exc:
+            self._tell_refused(connection, "recv", exc)
             ended = True
         size = 0
         if packets:
@@ -251,6 +253,12 @@ class Connections:
         if ended and connection.open:
             self._end(connection)
         return size
+
+    def _tell_refused(self, connection: Connection, call: str, error: OSError) -> None:
+        """Log that the system does not let us read or write; else the peer is gone (reset)."""
+        if error.errno not in PEER_GONE:
+            what = "lost the connection of %s: %s: %s"
+            self._complaints.tell(what, connection, call, error.strerror)
 
     def _understand(
         self, connection: Connection, failure: RemoteProtocolError | None, size: int
@@ -445,7 +453,11 @@ class Connections:
 
     def flush(self, connection: Connection, descriptor: int | None = None) -> None:
         """Send what the peer will take now, and wait for room for the rest."""
-        if connection.flush(descriptor):
+        changed = connection.flush(descriptor)
+        if connection.refused is not None:
+            self._tell_refused(connection, "send", connection.refused)
+            connection.refused = None
+        if changed:
             if connection not in self.held:
                 self._poller.modify(connection, READ | WRITE if connection.out else READ)
             elif connection.out:

@@ -24,6 +24,7 @@ from mpsr.stats import CursorStats, JournalStats
 from mpsr.store.journal import Journal
 from mpsr.store.records import MAX_HEAD
 from mpsr.system import primitives
+from mpsr.system.calls import naming
 from mpsr.system.clock import monotonic
 from mpsr.system.threads import start_thread
 from mpsr.system.wakeup import Wakeup
@@ -327,7 +328,8 @@ class JournaledInbox:
             poll.register(self._inbox.fileno(), select.POLLIN)
             waits.append(self._inbox.wait_time(now))
         wait = min((max(0, each) for each in waits if each is not None), default=None)
-        poll.poll(None if wait is None else wait * 1000)
+        with naming("poll"):
+            poll.poll(None if wait is None else wait * 1000)
 
     def _gather(self) -> bool:
         """Add to the group what has come; tell whether it is as large as a write is worth."""

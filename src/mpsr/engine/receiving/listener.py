@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mpsr.system.poller import AnyPoller
     from mpsr.wire.framing import Framing
 
+_NONE_WAITS: Final = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EBADF})
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -68,7 +69,7 @@ class Listener:
         self.paused: bool = False
         self.starved: bool = False
         self._resume_at: float | None = None
-        self._pause_told = False
+        self._told: set[str] = set()  # why it has paused
 
     def register(self) -> None:
         """Have the poller wait for the socket, and for the time to look at the address."""
@@ -99,16 +100,20 @@ class Listener:
         self.starved = False
         try:
             return self._held.accept(self.socket)
-        except OSError as exc:  # there is none, or it is gone by now
-            if exc.errno in _NO_DESCRIPTORS:
-                self.starved = True
-                self.pause_for(ACCEPT_PAUSE, str(exc))
+        except OSError as exc:
+            if exc.errno not in _NONE_WAITS:  # there is one, and it stays in the backlog
+                self.starved = exc.errno in _NO_DESCRIPTORS
+                self.fail("accept", exc)
             return None
+
+    def fail(self, call: str, error: OSError) -> None:
+        """Pause because a system call was refused: to call again at once would be a busy loop."""
+        self.pause_for(ACCEPT_PAUSE, f"{call}: {error.strerror}")
 
     def pause_for(self, seconds: float, why: str = "") -> None:
         """Stop accepting for so long; what connects meanwhile waits in the backlog."""
-        if why and not self._pause_told:
-            self._pause_told = True  # once: a receiver that lives at its limit would flood the log
+        if why and why not in self._told:
+            self._told.add(why)  # once: a receiver that lives at its limit would flood the log
             self._logger.warning("stopped accepting for now: %s", why)
         self.pause()
         self._resume_at = self._clock.monotonic(seconds)

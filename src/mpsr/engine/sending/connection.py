@@ -12,6 +12,7 @@ from mpsr.engine.transport import FileWriter, RingWriter, SocketWriter, WriteEnd
 from mpsr.limits import MAX_CONTROL_FRAME, SEND_BUFFER, WRITE_TIMEOUT
 from mpsr.system import closing, passing, primitives, ring
 from mpsr.system.address import SOCKET_TYPES
+from mpsr.system.calls import naming
 from mpsr.system.descriptors import DONTWAIT
 from mpsr.system.sockets import peer_of, wrap
 from mpsr.wire.transitions import State
@@ -35,14 +36,18 @@ def largest_packet(address: Address, type: SocketType) -> int:  # noqa: A002 - t
             return _room(sock)
         finally:
             sock.detach()
-    with primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type]) as probe:
+    with naming("socket"):
+        probe = primitives.socket(socket.AF_UNIX, SOCKET_TYPES[type])
+    with probe:
         if type != "dgram":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            with suppress(OSError):  # then it has the system's size
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         return _room(probe)
 
 
 def _room(sock: socket.socket) -> int:
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _PACKET_OVERHEAD
+    with naming("getsockopt"):
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _PACKET_OVERHEAD
 
 
 class Connection:
@@ -61,9 +66,10 @@ class Connection:
         """Take a connected socket; ``is_ours`` says that its options may be changed."""
         self._socket = sock
         if is_ours and sock.type != socket.SOCK_DGRAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            sock.setblocking(True)  # every call but a write that waits says MSG_DONTWAIT
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _WRITE_TIMEOUT)
+            with suppress(OSError):  # without them, no write waits in the kernel
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _WRITE_TIMEOUT)
+                sock.setblocking(True)  # every call but a write that waits says MSG_DONTWAIT
         self.pid: int | None = peer_of(sock).pid
         self.session = session
         self.control: bytes = b"" if session is None else session.data_to_send()

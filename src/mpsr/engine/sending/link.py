@@ -20,6 +20,7 @@ from mpsr.errors import (
 )
 from mpsr.limits import BACKOFF_FIRST, BACKOFF_MOST, BUFFER, LINGER, MAX_CONTROL_FRAME, MAX_MESSAGE
 from mpsr.system import ring
+from mpsr.system.calls import PEER_GONE
 from mpsr.system.endpoint import check_receiver, reach
 from mpsr.system.trust import Trusted, trusted
 from mpsr.system.wakeup import Wakeup
@@ -176,7 +177,7 @@ class Link:
         except BlockingIOError:
             return False
         except OSError as exc:
-            self._drop(self._gone(exc), now)
+            self._drop(self._gone(exc, "recvmsg"), now)
             return False
         if connection.carrier is Carrier.RING:
             self._room()  # any byte may announce room in the ring
@@ -237,7 +238,11 @@ class Link:
 
     # -- losing the connection --------------------------------------------------------------
 
-    def _gone(self, error: OSError | None) -> MpsrError:
+    def _gone(self, error: OSError | None, call: str = "") -> MpsrError:
+        if error is not None and error.errno not in PEER_GONE:
+            what = f"the system does not let messages through to {self.address}"
+            text = Explanation(what, f"{call}: {error.strerror}")
+            return AddressError(text, address=str(self.address))
         why = error.strerror if error is not None and error.strerror else "it closed the connection"
         text = Explanation(f"the receiver at {self.address} is gone", why, "start it again")
         return NoReceiver(text, address=str(self.address))

@@ -202,7 +202,7 @@ class Outbox(Link):
         while self._connection is connection and self._native and self.read(now):
             pass
         if self._connection is connection:
-            self._drop(self._gone(error), now)
+            self._drop(self._gone(error, "sendmsg"), now)
 
     def _took(self, connection: Connection, write: Write, size: int) -> WriteEvent:
         """Note that the connection took so many bytes; return how the write ends."""
