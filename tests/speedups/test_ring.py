@@ -10,9 +10,10 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 
@@ -24,7 +25,7 @@ from mpsr.limits import MIB, RING_AFTER, RING_SIZE
 from mpsr.system import passing, ring
 from mpsr.system.address import parse_address
 from mpsr.wire.frames import PREFACE, Hello, Move, Ring, encode
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,6 +240,40 @@ def test_only_a_safe_ring_is_taken() -> None:
     os.close(unsealed)
     with open(os.devnull) as file:
         assert ring.attach(file.fileno(), RING_SIZE) is None
+
+
+def page_as(size: int, byteorder: Literal["big", "little"] = sys.byteorder) -> bytes:
+    return size.to_bytes(4, byteorder)
+
+
+OTHER: Final[Literal["big", "little"]] = "big" if sys.byteorder == "little" else "little"
+
+
+@pytest.mark.parametrize(
+    "layout", [page_as(mmap.PAGESIZE, OTHER), page_as(16 * mmap.PAGESIZE), page_as(1024), bytes(4)]
+)
+def test_ring_of_another_machine_is_left_alone(
+    address: str, monkeypatch: pytest.MonkeyPatch, layout: bytes
+) -> None:
+    """An emulated program has other pages, or another byte order: it sends through the socket."""
+    make = ring.make
+    made: list[int] = []
+
+    def other() -> tuple[int, Reader]:
+        descriptor, reader = make()
+        assert os.pwrite(descriptor, layout, 256) == 4
+        made.append(descriptor)
+        return descriptor, reader
+
+    monkeypatch.setattr(ring, "make", other)
+    with mpsr.Receiver[bytes](address) as receiver, mpsr.Producer[bytes](address) as producer:
+        for number in range(100):  # more than after which a ring is given
+            producer.send(b"%d " % number + bytes(MIB // 8))
+            assert receiver.receive(PATIENCE).startswith(b"%d " % number)
+        assert made
+        assert not any(each.in_ring for each in receiver._inbox._connections.open)  # type: ignore[union-attr]
+        receiver.acknowledge()
+        producer.flush(PATIENCE)
 
 
 # -- between two processes --------------------------------------------------------------------

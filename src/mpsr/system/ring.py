@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from mpsr._speedups import IN_C_ON_LINUX
@@ -20,6 +21,10 @@ if TYPE_CHECKING or AVAILABLE:
     _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     _BLOCK: Final = 512  # bytes: the unit of st_blocks
     _PAGES: Final = os.sysconf("SC_PAGESIZE")
+    # The receiver's page size as it stores a number: an emulated program may have another one, or
+    # another byte order.
+    _LAYOUT: Final = _PAGES.to_bytes(4, sys.byteorder)
+    _LAYOUT_AT: Final = 256  # bytes: behind the numbers that both ends change
 
 
 def make() -> tuple[int, _c.Reader]:
@@ -31,6 +36,7 @@ def make() -> tuple[int, _c.Reader]:
     descriptor = os.memfd_create("mpsr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.posix_fallocate(descriptor, 0, whole)  # what there is no memory for fails here
+        os.pwrite(descriptor, _LAYOUT, _LAYOUT_AT)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor, _c.Reader(descriptor, RING_SIZE)
     except BaseException:
@@ -48,6 +54,8 @@ def attach(descriptor: int, size: int) -> _c.Writer | None:
         if not sealed or about.st_size < whole or about.st_blocks * _BLOCK < whole:
             return None
         if os.fstatvfs(descriptor).f_bsize != _PAGES:  # huge pages can run out
+            return None
+        if os.pread(descriptor, len(_LAYOUT), _LAYOUT_AT) != _LAYOUT:
             return None
         return _c.Writer(descriptor, size)
     except (OSError, ValueError):
